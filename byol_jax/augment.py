@@ -1,0 +1,245 @@
+"""Image augmentations of BYOL App. C and Table 6, on the device.
+
+Each operation takes one float image `[H, W, 3]` with values in [0, 1]; `make_view`
+composes them with one key, and its caller maps it over the batch. Every probability
+and strength is a traced value, so that varying them (Table 17) compiles nothing.
+Cropping is not here: it runs beside the JPEG decoder (data/crops.py).
+"""
+
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Channel statistics of ImageNet, as the authors' code has them (App. C).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Weights of red, green and blue in the luma (App. C).
+LUMA = (0.2989, 0.5870, 0.1140)
+# Image heights per blur kernel: 23 taps at 224 pixels (App. C), other sizes in proportion.
+BLUR_DIVIDER = 10
+
+Scalar = jax.Array | float
+
+
+class AugmentParams(NamedTuple):
+    """A column of BYOL Table 6, and the constants of App. C. Defaults are T's.
+
+    Probabilities are in [0, 1]; the `max` values are largest offsets (brightness,
+    hue) or largest distances of the factor from 1 (contrast, saturation);
+    `blur_sigma_*` are in pixels.
+    """
+
+    flip: Scalar = 0.5
+    color_jitter: Scalar = 0.8
+    brightness_max: Scalar = 0.4
+    contrast_max: Scalar = 0.4
+    saturation_max: Scalar = 0.2
+    hue_max: Scalar = 0.1
+    grayscale: Scalar = 0.2
+    blur: Scalar = 1.0
+    blur_sigma_min: Scalar = 0.1
+    blur_sigma_max: Scalar = 2.0
+    solarize: Scalar = 0.0
+    solarize_threshold: Scalar = 0.5
+
+
+def adjust_brightness(image: jax.Array, offset: Scalar) -> jax.Array:
+    """Adds an offset; `[H, W, 3]`, not clipped."""
+    return image + offset
+
+
+def adjust_contrast(image: jax.Array, factor: Scalar) -> jax.Array:
+    """Scales the distance from each channel's mean; `[H, W, 3]`, not clipped."""
+    mean = jnp.mean(image, axis=(0, 1), keepdims=True)
+    return (image - mean) * factor + mean
+
+
+def rgb_to_hsv(rgb: jax.Array) -> jax.Array:
+    """Hue, saturation and value of colours `[..., 3]` in [0, 1]; hue in turns.
+
+    Ties of the largest channel go to red, then green; a grey has hue and
+    saturation 0.
+    """
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    spread = value - jnp.minimum(jnp.minimum(red, green), blue)
+    safe_spread = jnp.where(spread > 0, spread, 1)
+    sextant = jnp.where(
+        value == red,
+        (green - blue) / safe_spread,
+        jnp.where(value == green, 2 + (blue - red) / safe_spread, 4 + (red - green) / safe_spread),
+    )
+    hue = jnp.where(spread > 0, (sextant / 6) % 1, 0)
+    saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1), 0)
+    return jnp.stack([hue, saturation, value], axis=-1)
+
+
+def hsv_to_rgb(hsv: jax.Array) -> jax.Array:
+    """Inverse of `rgb_to_hsv`, `[..., 3]`; the hue is taken modulo one turn."""
+    hue, saturation, value = hsv[..., :1], hsv[..., 1:2], hsv[..., 2:]
+    # A channel falls from v to v (1 - s) and back as the hue goes round; red, green
+    # and blue do so a third of a turn apart.
+    phase = (hue * 6 + jnp.asarray([5, 3, 1], hsv.dtype)) % 6
+    dip = jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)
+    return value - value * saturation * dip
+
+
+def adjust_saturation(image: jax.Array, factor: Scalar) -> jax.Array:
+    """Scales the saturation, cut to [0, 1]; `[H, W, 3]`."""
+    hsv = rgb_to_hsv(image)
+    saturation = jnp.clip(hsv[..., 1:2] * factor, 0, 1)
+    return hsv_to_rgb(jnp.concatenate([hsv[..., :1], saturation, hsv[..., 2:]], axis=-1))
+
+
+def adjust_hue(image: jax.Array, turns: Scalar) -> jax.Array:
+    """Turns the hue; `[H, W, 3]`."""
+    hsv = rgb_to_hsv(image)
+    return hsv_to_rgb(jnp.concatenate([hsv[..., :1] + turns, hsv[..., 1:]], axis=-1))
+
+
+COLOR_OPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+
+
+def color_jitter(image: jax.Array, amounts: jax.Array, order: jax.Array) -> jax.Array:
+    """The four colour operations in the given order, clipped to [0, 1] after each.
+
+    Args:
+      image: `[H, W, 3]`.
+      amounts: `[4]`, one for each of `COLOR_OPS`.
+      order: `[4]`, a permutation: which operation comes first, second, ...
+    """
+
+    def apply_next(image: jax.Array, which: jax.Array) -> tuple[jax.Array, None]:
+        branches = [
+            lambda x, op=op, amount=amounts[i]: jnp.clip(op(x, amount), 0, 1)
+            for i, op in enumerate(COLOR_OPS)
+        ]
+        return jax.lax.switch(which, branches, image), None
+
+    # A scan: unrolled, the 16 operations are most of the step's compile time.
+    return jax.lax.scan(apply_next, image, order)[0]
+
+
+def to_grayscale(image: jax.Array) -> jax.Array:
+    """The luma in all three channels; `[H, W, 3]`."""
+    luma = sum(weight * image[..., i] for i, weight in enumerate(LUMA))
+    return jnp.broadcast_to(jnp.asarray(luma)[..., None], image.shape)
+
+
+def gaussian_blur(image: jax.Array, sigma: Scalar) -> jax.Array:
+    """Separable Gaussian blur, zero outside the image; `[H, W, 3]`, sigma in pixels.
+
+    The kernel has 2 int(H / 20) + 1 taps: 23 at 224 pixels (App. C).
+    """
+    radius = image.shape[0] // BLUR_DIVIDER // 2
+    offsets = jnp.arange(-radius, radius + 1, dtype=image.dtype)
+    weights = jnp.exp(-(offsets**2) / (2 * jnp.square(jnp.asarray(sigma, image.dtype))))
+    weights = weights / jnp.sum(weights)
+    for axis in (0, 1):
+        # A sum of shifted images: XLA fuses it into one pass, and unlike a convolution
+        # with a kernel for each image it stays exact and fast on every backend.
+        padding = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
+        padded = jnp.pad(image, padding)
+        size = image.shape[axis]
+        image = jnp.zeros_like(image)
+        for i in range(2 * radius + 1):
+            image += weights[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
+    return image
+
+
+def solarize(image: jax.Array, threshold: Scalar) -> jax.Array:
+    """x where x < threshold, else 1 - x; `[H, W, 3]`."""
+    return jnp.where(image < threshold, image, 1 - image)
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """Subtracts ImageNet's mean colour and divides by its standard deviation (App. C)."""
+    mean = jnp.asarray(IMAGENET_MEAN, images.dtype)
+    return (images - mean) / jnp.asarray(IMAGENET_STD, images.dtype)
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 pixels to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def _named(key: jax.Array, name: str) -> jax.Array:
+    """A key for each purpose: adding an operation changes no draw of the others."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def example_key(
+    seed_key: jax.Array, example_id: jax.Array, epoch: jax.Array, view: int
+) -> jax.Array:
+    """The key of one view of one example in one epoch, whatever device holds it."""
+    for value in (example_id, epoch, view):
+        seed_key = jax.random.fold_in(seed_key, value)
+    return seed_key
+
+
+def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Array:
+    """Draws t ~ T (or T') and applies it: App. C in the listed order, without the crop.
+
+    Args:
+      image: `[H, W, 3]` in [0, 1].
+      key: a PRNG key of this view alone.
+      params: a column of Table 6.
+
+    Returns:
+      The view `[H, W, 3]` in [0, 1], not yet normalised.
+    """
+
+    def applies(name: str, probability: Scalar) -> jax.Array:
+        return jax.random.uniform(_named(key, name)) < probability
+
+    def uniform(name: str, low: Scalar, high: Scalar) -> jax.Array:
+        return jax.random.uniform(_named(key, name), dtype=image.dtype, minval=low, maxval=high)
+
+    image = jnp.where(applies("flip", params.flip), image[:, ::-1], image)
+
+    amounts = jnp.stack(
+        [
+            uniform("brightness", -params.brightness_max, params.brightness_max),
+            uniform("contrast", 1 - params.contrast_max, 1 + params.contrast_max),
+            uniform("saturation", 1 - params.saturation_max, 1 + params.saturation_max),
+            uniform("hue", -params.hue_max, params.hue_max),
+        ]
+    )
+    order = jax.random.permutation(_named(key, "order"), len(COLOR_OPS))
+    jittered = color_jitter(image, amounts, order)
+    image = jnp.where(applies("color_jitter", params.color_jitter), jittered, image)
+
+    image = jnp.where(applies("grayscale", params.grayscale), to_grayscale(image), image)
+    sigma = uniform("sigma", params.blur_sigma_min, params.blur_sigma_max)
+    image = jnp.where(applies("blur", params.blur), gaussian_blur(image, sigma), image)
+    solarized = solarize(image, params.solarize_threshold)
+    image = jnp.where(applies("solarize", params.solarize), solarized, image)
+    return jnp.clip(image, 0, 1)
+
+
+def make_views(
+    images: jax.Array,
+    ids: jax.Array,
+    epochs: jax.Array,
+    seed_key: jax.Array,
+    view: int,
+    params: AugmentParams,
+) -> jax.Array:
+    """Augments and normalises a batch of crops.
+
+    Args:
+      images: uint8 `[B, H, W, 3]`.
+      ids: example ids, int32 `[B]`.
+      epochs: the epoch each example is drawn in, int32 `[B]`.
+      seed_key: the run's key for augmentation.
+      view: 1 or 2.
+      params: the column of Table 6 for this view.
+
+    Returns:
+      Normalised float32 views `[B, H, W, 3]`.
+    """
+    keys = jax.vmap(example_key, (None, 0, 0, None))(seed_key, ids, epochs, view)
+    views = jax.vmap(make_view, (0, 0, None))(to_float(images), keys, params)
+    return normalize(views)

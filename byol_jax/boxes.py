@@ -1,0 +1,61 @@
+"""Random crop boxes (BYOL App. C): uniforms in, integer boxes out, numpy only."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from byol_jax.errors import require
+
+AREA_RANGE = (0.08, 1.0)
+ASPECT_RANGE = (3 / 4, 4 / 3)
+
+
+def check_ranges(area_range: tuple[float, float], aspect_range: tuple[float, float]) -> None:
+    """Checks the ranges of `random_resized_boxes`.
+
+    Raises:
+      UserError: unless 0 < low <= high (and high <= 1 for the area).
+    """
+    low, high = area_range
+    require(
+        0 < low <= high <= 1,
+        f"crop area range {low}..{high}: it needs 0 < low <= high <= 1 (the paper: 0.08..1)",
+    )
+    low, high = aspect_range
+    require(
+        0 < low <= high,
+        f"crop aspect range {low}..{high}: it needs 0 < low <= high (the paper: 3/4..4/3)",
+    )
+
+
+def random_resized_boxes(
+    uniforms: np.ndarray,
+    heights: ArrayLike,
+    widths: ArrayLike,
+    *,
+    area_range: tuple[float, float] = AREA_RANGE,
+    aspect_range: tuple[float, float] = ASPECT_RANGE,
+) -> np.ndarray:
+    """Turns uniforms `[..., 4]` in [0, 1) into boxes (y, x, h, w), int32 `[..., 4]` (BYOL App. C).
+
+    The uniforms stand for area, aspect, y and x. The area fraction is uniform, the aspect (w / h)
+    log-uniform, the offset uniform over all valid pixel positions. `heights` and `widths`, in
+    pixels, broadcast against the leading shape.
+
+    Raises:
+      UserError: a range is empty or out of bounds.
+    """
+    check_ranges(area_range, aspect_range)
+    uniforms = np.asarray(uniforms, np.float64)
+    heights, widths = np.asarray(heights), np.asarray(widths)
+    u_area, u_aspect, u_y, u_x = np.moveaxis(uniforms, -1, 0)
+
+    area = (area_range[0] + u_area * (area_range[1] - area_range[0])) * heights * widths
+    log_low, log_high = np.log(aspect_range)
+    aspect = np.exp(log_low + u_aspect * (log_high - log_low))
+    # A side that sticks out is cut to the image, not drawn again: a retry would need an unknown
+    # number of uniforms, and the authors' code cuts too (it makes the mean area 0.52, not 0.54).
+    h = np.clip(np.rint(np.sqrt(area / aspect)), 1, heights)
+    w = np.clip(np.rint(np.sqrt(area * aspect)), 1, widths)
+    y = np.floor(u_y * (heights - h + 1))
+    x = np.floor(u_x * (widths - w + 1))
+    return np.stack([y, x, h, w], axis=-1).astype(np.int32)

@@ -1,0 +1,188 @@
+"""Checkpoints of any pytree through orbax, asynchronous, checked when read.
+
+A step is one folder, renamed into place when complete. It holds the arrays as a flat
+mapping from path to array, and beside them a JSON record with each array's shape,
+type and checksum and whatever the caller adds (config, number of classes). Arrays are
+host copies of one replica: orbax refuses the outputs of a pmap over several processes.
+"""
+
+import contextlib
+import errno
+import pathlib
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from byol_jax.errors import GuardError, UserError
+
+PyTree = Any
+Record = dict[str, Any]
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """`a/b/c` for the key path of a leaf."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flatten(tree: PyTree) -> dict[str, np.ndarray]:
+    """Leaves by path name, as host arrays."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    checksum = zlib.crc32(np.ascontiguousarray(array).tobytes())
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
+
+
+def manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
+    """A manager of `directory/STEP/`; `keep` bounds how many steps stay (None: all)."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, enable_async_checkpointing=True
+    )
+    return ocp.CheckpointManager(directory.absolute(), options=options)
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: pathlib.Path | str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        no_space = getattr(error, "errno", None) == errno.ENOSPC
+        if no_space or "no space left" in str(error).lower():
+            raise GuardError(
+                f"no space left to save in {directory}: free some and start again; "
+                "the checkpoints already there are whole"
+            ) from error
+        raise
+
+
+def save(checkpoints: ocp.CheckpointManager, step: int, tree: PyTree, record: Record) -> None:
+    """Starts saving and returns; the arrays are written behind the caller's back.
+
+    Args:
+      checkpoints: of `manager`.
+      step: number of finished updates, so that no step runs twice after a resume.
+      tree: host arrays of one replica.
+      record: JSON-able; `arrays` is added.
+    """
+    flat = flatten(tree)
+    record = {**record, "step": step, "arrays": {k: _describe(v) for k, v in flat.items()}}
+    with _disk_errors(checkpoints.directory):
+        checkpoints.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(flat), record=ocp.args.JsonSave(record)
+            ),
+            force=True,
+        )
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits until everything that was saved is on disk.
+
+    Raises:
+      GuardError: if the disk is full.
+    """
+    with _disk_errors(checkpoints.directory):
+        checkpoints.wait_until_finished()
+
+
+def close(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits, then releases the manager's threads."""
+    with _disk_errors(checkpoints.directory):
+        checkpoints.close()
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+    """The complete steps in a checkpoint folder, ascending; empty if there are none."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def read_record(directory: pathlib.Path, step: int) -> Record:
+    """The JSON record saved beside the arrays of a step.
+
+    Raises:
+      UserError: if the folder is not one of this project's checkpoints.
+    """
+    try:
+        handler = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+        return handler.restore((directory / str(step) / "record").absolute())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{directory / str(step)} is not a complete checkpoint of byol_jax: {error}"
+        ) from error
+
+
+def read(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], Record]:
+    """All arrays of a step by path name, and its record.
+
+    Raises:
+      UserError: if it is no checkpoint, or an array differs from its checksum.
+    """
+    record = read_record(directory, step)
+    target = {
+        name: np.empty(array["shape"], array["dtype"]) for name, array in record["arrays"].items()
+    }
+    handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    try:
+        flat = handler.restore(
+            (directory / str(step) / "state").absolute(), args=ocp.args.StandardRestore(target)
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(_damaged(directory, step, str(error).splitlines()[0])) from error
+    flat = {name: np.asarray(value) for name, value in flat.items()}
+    for name, array in record["arrays"].items():
+        if _describe(flat[name]) != array:
+            raise UserError(_damaged(directory, step, f"{name} differs from its checksum"))
+    return flat, record
+
+
+def _damaged(directory: pathlib.Path, step: int, what: str) -> str:
+    earlier = [s for s in steps(directory) if s < step]
+    hint = (
+        f"move that folder away to go on from step {earlier[-1]}"
+        if earlier
+        else "there is no earlier one"
+    )
+    return f"checkpoint {directory / str(step)} is damaged ({what}): {hint}"
+
+
+def fill(tree: PyTree, flat: Mapping[str, np.ndarray], source: str) -> PyTree:
+    """A tree like `tree` with the arrays of `flat`.
+
+    Args:
+      tree: of arrays or shapes: the structure expected.
+      flat: arrays by path name; names outside `tree` are an error too.
+      source: what `flat` is, for the message.
+
+    Raises:
+      UserError: naming the first leaf that is missing, extra or of another shape or
+        type.
+    """
+    leaves, definition = jax.tree_util.tree_flatten_with_path(tree)
+    expected = {path_name(path): leaf for path, leaf in leaves}
+
+    def refuse(name: str, here: str, there: str) -> None:
+        raise UserError(
+            f"{source} belongs to another architecture: {name} is {there} there and {here} "
+            "in this config; use the config it was made with, or another workdir"
+        )
+
+    for name, leaf in expected.items():
+        here = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        if name not in flat:
+            refuse(name, here, "absent")
+        there = f"{flat[name].dtype.name}{list(flat[name].shape)}"
+        if here != there:
+            refuse(name, here, there)
+    for name in flat:
+        if name not in expected:
+            refuse(name, "absent", f"{flat[name].dtype.name}{list(flat[name].shape)}")
+    return jax.tree_util.tree_unflatten(definition, [flat[name] for name in expected])

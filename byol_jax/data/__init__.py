@@ -1,0 +1,1 @@
+"""Sources and the input pipeline: the only place where TensorFlow is imported."""

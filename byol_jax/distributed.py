@@ -1,0 +1,192 @@
+"""Everything that knows about several devices or several processes.
+
+The only module that names `pmap` or a collective: the rest of the package is
+written for one device. Haiku's BatchNorm takes `AXIS` by name.
+"""
+
+import collections
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from byol_jax.errors import UserError, require
+
+AXIS = "batch"
+PyTree = Any
+
+
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes, if flags or the environment name any.
+
+    Args:
+      coordinator: `HOST:PORT` of process 0; None on one process, and on TPU pods
+        that are detected by themselves.
+      num_processes: how many processes take part.
+      process_id: index of this one.
+
+    Raises:
+      UserError: if only some of the three are given.
+    """
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
+    if not any(given):
+        return
+    require(
+        all(given),
+        "several processes need all of --coordinator=HOST:PORT, --num_processes and --process_id",
+    )
+    assert num_processes is not None and process_id is not None
+    require(
+        0 <= process_id < num_processes,
+        f"--process_id={process_id} must be from 0 to --num_processes - 1 = {num_processes - 1}",
+    )
+    # CPU devices of different processes talk through gloo; other backends ignore this.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"could not join {num_processes} processes at --coordinator={coordinator}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the logs."""
+    return jax.process_index() == 0
+
+
+def pmap(
+    function: Callable[..., Any],
+    *,
+    donate_argnums: Sequence[int] = (),
+    in_axes: Any = 0,
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
+    """Maps `function` over the leading device axis of its arguments, with axis `AXIS`."""
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        donate_argnums=tuple(donate_argnums),
+        in_axes=in_axes,
+        devices=devices,
+    )
+
+
+def pmean(tree: PyTree, axis: str | None) -> PyTree:
+    """Mean over the devices of `axis`; the identity when there is no axis."""
+    return tree if axis is None else jax.lax.pmean(tree, axis_name=axis)
+
+
+def _sharding(devices: Sequence[jax.Device]) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+
+def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
+    """Copies a host tree to every local device: leaves gain a leading device axis."""
+    devices = list(devices or jax.local_devices())
+    sharding = _sharding(devices)
+
+    def put(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.device_put(np.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
+
+    return jax.tree.map(put, tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """The first local replica of a replicated tree, as host arrays without the device axis.
+
+    Waits for the values. The copies are real: on CPU a view would be overwritten by the
+    next step, to which the buffers are donated.
+    """
+    return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data)[0], tree)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set on any process; all processes must call it together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def check_batch(batch_size: int, micro_batches: int) -> None:
+    """Raises `UserError` unless the batch divides over micro-batches and devices."""
+    require(micro_batches >= 1, f"accumulate={micro_batches} must be at least 1")
+    require(
+        batch_size > 0 and batch_size % micro_batches == 0,
+        f"batch_size={batch_size} does not divide into accumulate={micro_batches} micro-batches",
+    )
+    micro, devices = batch_size // micro_batches, jax.device_count()
+    if micro % devices:
+        larger = micro_batches * devices * -(-micro // devices)
+        raise UserError(
+            f"batch_size={batch_size} in {micro_batches} micro-batch(es) of {micro} does not "
+            f"divide over {devices} devices: batch_size={larger} would"
+        )
+
+
+def shard(
+    batch: PyTree, micro_batches: int = 1, devices: Sequence[jax.Device] | None = None
+) -> PyTree:
+    """Sends a process's host batch to its devices.
+
+    Args:
+      batch: leaves `[micro_batches * b, ...]`, micro-batch by micro-batch.
+      micro_batches: how many of them; more than one adds an axis to the result.
+      devices: defaults to the local devices, D of them.
+
+    Returns:
+      Leaves `[D, b / D, ...]`, or `[D, micro_batches, b / D, ...]`.
+    """
+    devices = list(devices or jax.local_devices())
+    sharding = _sharding(devices)
+
+    def put(leaf: np.ndarray) -> jax.Array:
+        parts = leaf.reshape(micro_batches, len(devices), -1, *leaf.shape[1:]).swapaxes(0, 1)
+        return jax.device_put(parts[:, 0] if micro_batches == 1 else parts, sharding)
+
+    return jax.tree.map(put, batch)
+
+
+def prefetch(batches: Iterable[PyTree], micro_batches: int, depth: int = 2) -> Iterator[PyTree]:
+    """Keeps `depth` batches on their way to the devices ahead of the one in use."""
+    queue: collections.deque[PyTree] = collections.deque()
+    for batch in batches:
+        queue.append(shard(batch, micro_batches))
+        if len(queue) > depth:
+            yield queue.popleft()
+    yield from queue
+
+
+def map_batches(
+    function: Callable[[jax.Array], PyTree], array: np.ndarray, batch_size: int
+) -> PyTree:
+    """Applies a function of a batch to a whole host array, on all local devices.
+
+    Rows come back in order. The last batch is padded to the common shape and its
+    padding dropped, so any number of rows works and one program is compiled.
+
+    Args:
+      function: maps `[b, ...]` to a tree of `[b, ...]`, rows independent.
+      array: `[N, ...]`, N at least 1.
+      batch_size: rows per call, rounded up to a multiple of the local devices.
+
+    Returns:
+      A tree of host arrays `[N, ...]`.
+    """
+    devices = jax.local_devices()
+    batch_size = len(devices) * -(-min(batch_size, len(array)) // len(devices))
+    mapped = pmap(function, devices=devices)
+    results = []
+    for start in range(0, len(array), batch_size):
+        rows = array[start : start + batch_size]
+        padding = [(0, batch_size - len(rows))] + [(0, 0)] * (array.ndim - 1)
+        out = mapped(shard(np.pad(rows, padding), devices=devices))
+        out = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), out)
+        results.append(jax.tree.map(operator.itemgetter(slice(len(rows))), out))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)

@@ -1,0 +1,31 @@
+"""The two ways a job ends early on purpose; `main` turns them into exit codes."""
+
+
+class UserError(Exception):
+    """A user's mistake, found before anything was computed or overwritten.
+
+    The message is one line that says what was wrong and what would be right.
+    `main` prints it without a traceback and exits with code 2.
+    """
+
+
+class GuardError(Exception):
+    """A guard stopped the job: non-finite numbers, a full disk, a lost peer.
+
+    The message is one line that says what happened and where the last good
+    state is. `main` prints it without a traceback and exits with code 3.
+    """
+
+
+def require(condition: object, message: str) -> None:
+    """Raises `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+class Stopped(Exception):
+    """A signal ended the job, whose state is saved; `main` exits with 128 + `number`."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.number = number

@@ -1,0 +1,123 @@
+"""Runs every job: `python -m byol_jax.main --config=experiments/NAME.py --workdir=DIR`."""
+
+import pathlib
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from byol_jax import distributed, metrics
+from byol_jax.errors import GuardError, Stopped, UserError, require
+
+USER_ERROR, GUARD = 2, 3
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, experiments/NAME.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's outputs.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, when several processes train together."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
+
+
+def _pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax import train
+
+    train.pretrain(config, workdir)
+
+
+def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax.evals import frozen
+
+    frozen.run(config, workdir)
+
+
+JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = {
+    "pretrain": _pretrain,
+    "evaluate": _evaluate,
+}
+
+
+def _explain(error: Exception) -> str:
+    """One line for what absl or ml_collections found wrong with the flags."""
+    text = str(error)
+    suggestion = re.search(r'Did you mean "(.+)" instead of "(.+)"', text)
+    if suggestion:
+        right, wrong = suggestion.groups()
+        return f"the config has no key {wrong!r}: did you mean {right!r}?"
+    if isinstance(error, AttributeError | KeyError):
+        return f"the config has no key {text.strip(chr(34))}: experiments/base.py lists the keys"
+    for python, plain in (
+        ("invalid literal for int", "a whole number is needed"),
+        ("could not convert string to float", "a number is needed"),
+    ):
+        if python in text:
+            return f"{text.partition(': ')[0]}: {plain}"
+    # A page that refuses its options has its own words, after the traceback.
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[0] if len(lines) == 1 else lines[-1].partition("Error: ")[2] or lines[-1]
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses the flags; whatever is wrong with them is the user's mistake.
+
+    Raises:
+      UserError: with one line, and the nearest name for one that does not exist.
+    """
+    path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+    file = pathlib.Path(path.partition(":")[0])
+    require(not path or file.is_file(), f"--config={path}: there is no file {file}")
+    # Pages import `experiments.base`, wherever the command is run.
+    sys.path.append(str(file.absolute().parent.parent))
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_explain(error)) from error
+
+
+def main(argv: Sequence[str]) -> None:
+    """Dispatches on `config.job`."""
+    require(len(argv) == 1, f"unexpected argument {argv[-1]!r}: settings are --config.KEY=VALUE")
+    require(_CONFIG.value is not None, "--config=experiments/NAME.py is needed")
+    workdir = _WORKDIR.value
+    if not workdir:
+        raise UserError("--workdir=DIR is needed: the folder of the run's outputs")
+    config = _CONFIG.value
+    require(
+        config.get("job") in JOBS,
+        f"config.job={config.get('job')!r} must be one of: {', '.join(JOBS)}",
+    )
+    metrics.show_messages()
+    if not any(argument.startswith("--verbosity") for argument in sys.argv):
+        logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
+    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    JOBS[config.job](config, pathlib.Path(workdir))
+
+
+def run() -> None:
+    """The program: exit codes are 0, 2, 3, 130 and 143 (docs/architecture.md)."""
+    code = 0
+    try:
+        app.run(main, flags_parser=parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = USER_ERROR
+    except GuardError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        code = GUARD
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        code = 128 + error.number
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

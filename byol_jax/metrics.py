@@ -1,0 +1,108 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard events, a progress line."""
+
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+
+import tensorboardX
+import tqdm
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def _is_kept(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False  # the torn last line of a run that was killed
+
+
+class Writer:
+    """Appends one flat object a line to `metrics.jsonl`, and the same to TensorBoard.
+
+    Args:
+      workdir: an existing folder.
+      step: the step the run resumes at. Lines of later steps, which an interrupted run
+        wrote after its last checkpoint, are dropped: those steps run again.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _is_kept(line, step)]
+            temporary = path.with_name(path.name + ".partial")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, path)
+        self._file = path.open("a")
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir), purge_step=step + 1, max_queue=100, flush_secs=30
+        )
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Writes the scalars of one step; `step` counts finished updates.
+
+        A value that is not finite becomes null: JSON has no NaN.
+        """
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _BarHandler(logging.Handler):
+    """Writes log lines above the progress line instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.tqdm.write(self.format(record), file=sys.stderr)
+
+
+def show_messages() -> None:
+    """Sends the package's own messages (the logger `byol_jax`) to standard error."""
+    logger = logging.getLogger("byol_jax")
+    logger.handlers = [_BarHandler()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def progress(total_images: int, done_images: int, description: str) -> "tqdm.tqdm[None]":
+    """A line with images/s and the time left, redrawn in place on a terminal.
+
+    Where standard error is a file, a new state is written every ten seconds at most.
+    """
+    return tqdm.tqdm(
+        total=total_images,
+        initial=done_images,
+        desc=description,
+        unit="img",
+        unit_scale=True,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+        smoothing=0.1,
+    )

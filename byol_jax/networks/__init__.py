@@ -1,0 +1,1 @@
+"""Encoder, heads, and the siamese network of BYOL Figure 2."""

@@ -1,0 +1,233 @@
+"""The encoder f: ResNet v1 (post-activation), BYOL App. A.
+
+Module and parameter names are those of the checkpoints that the paper's authors
+published. Bottlenecks carry their stride in the 3x3 convolution, every group
+opens with a projection shortcut, and all paddings are SAME in TensorFlow's
+sense, which is asymmetric for stride 2 (docs/deviations.md, 27 and 28).
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from byol_jax.errors import UserError, require
+
+
+class Architecture(NamedTuple):
+    """One row of the table of encoders."""
+
+    name: str
+    blocks: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int]
+    bottleneck: bool
+
+
+_WIDE = (256, 512, 1024, 2048)
+_BASIC = (64, 128, 256, 512)
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "tiny": Architecture("tiny_res_net", (1, 1, 1, 1), (8, 8, 8, 8), bottleneck=False),
+    "18": Architecture("res_net18", (2, 2, 2, 2), _BASIC, bottleneck=False),
+    "34": Architecture("res_net34", (3, 4, 6, 3), _BASIC, bottleneck=False),
+    "50": Architecture("res_net50", (3, 4, 6, 3), _WIDE, bottleneck=True),
+    "101": Architecture("res_net101", (3, 4, 23, 3), _WIDE, bottleneck=True),
+    "152": Architecture("res_net152", (3, 8, 36, 3), _WIDE, bottleneck=True),
+    "200": Architecture("res_net200", (3, 24, 36, 3), _WIDE, bottleneck=True),
+}
+STEMS = ("imagenet", "small")
+STEM_CHANNELS = 64
+GROUP_STRIDES = (1, 2, 2, 2)
+
+
+def architecture(depth: str | int) -> Architecture:
+    """The row of the table for `depth`.
+
+    Raises:
+      UserError: if there is no such row.
+    """
+    key = str(depth)
+    if key not in ARCHITECTURES:
+        raise UserError(
+            f"network.depth={depth!r} is not an encoder: choose one of {', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[key]
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, an exact integer.
+
+    Raises:
+      UserError: if `width` is not a positive multiple of 1/8.
+    """
+    eighths = 8 * float(width)
+    require(
+        eighths > 0 and eighths == int(eighths),
+        f"network.width={width} must be a positive multiple of 1/8 (the paper uses 1 to 4)",
+    )
+    return channels * int(eighths) // 8
+
+
+class Block(hk.Module):
+    """A residual block: basic (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1)."""
+
+    def __init__(
+        self,
+        channels: int,
+        stride: int,
+        use_projection: bool,
+        bottleneck: bool,
+        bn_config: Mapping[str, Any],
+        last_bn_scale: float,
+        name: str,
+    ):
+        super().__init__(name=name)
+        inner = channels // 4 if bottleneck else channels
+        # (output channels, kernel, stride) of each convolution in turn.
+        plan = (
+            ((inner, 1, 1), (inner, 3, stride), (channels, 1, 1))
+            if bottleneck
+            else ((channels, 3, stride), (channels, 3, 1))
+        )
+        self.shortcut: tuple[hk.Conv2D, hk.BatchNorm] | None = None
+        if use_projection:
+            self.shortcut = (
+                hk.Conv2D(channels, 1, stride=stride, with_bias=False, name="shortcut_conv"),
+                hk.BatchNorm(name="shortcut_batchnorm", **bn_config),
+            )
+        self.layers = []
+        for i, (outputs, kernel, conv_stride) in enumerate(plan):
+            is_last = i == len(plan) - 1
+            scale = hk.initializers.Constant(last_bn_scale if is_last and bottleneck else 1.0)
+            self.layers.append(
+                (
+                    hk.Conv2D(
+                        outputs, kernel, stride=conv_stride, with_bias=False, name=f"conv_{i}"
+                    ),
+                    hk.BatchNorm(name=f"batchnorm_{i}", scale_init=scale, **bn_config),
+                )
+            )
+
+    def __call__(self, inputs: jax.Array, is_training: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H/stride, W/stride, channels]`."""
+        out = shortcut = inputs
+        if self.shortcut is not None:
+            conv, norm = self.shortcut
+            shortcut = norm(conv(shortcut), is_training)
+        for i, (conv, norm) in enumerate(self.layers):
+            out = norm(conv(out), is_training)
+            if i < len(self.layers) - 1:
+                out = jax.nn.relu(out)
+        return jax.nn.relu(out + shortcut)
+
+
+class BlockGroup(hk.Module):
+    """The blocks that share one resolution."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_blocks: int,
+        stride: int,
+        bottleneck: bool,
+        bn_config: Mapping[str, Any],
+        last_bn_scale: float,
+        name: str,
+    ):
+        super().__init__(name=name)
+        self.blocks = [
+            Block(
+                channels=channels,
+                stride=stride if i == 0 else 1,
+                use_projection=i == 0,
+                bottleneck=bottleneck,
+                bn_config=bn_config,
+                last_bn_scale=last_bn_scale,
+                name=f"block_{i}",
+            )
+            for i in range(num_blocks)
+        ]
+
+    def __call__(self, inputs: jax.Array, is_training: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H/stride, W/stride, channels]`."""
+        out = inputs
+        for block in self.blocks:
+            out = block(out, is_training)
+        return out
+
+
+class ResNet(hk.Module):
+    """ResNet v1 with a mean over positions at the end.
+
+    Args:
+      depth: a key of `ARCHITECTURES`.
+      width: multiplier of every channel count, a multiple of 1/8.
+      stem: `imagenet` (7x7 stride 2, then 3x3 stride 2 max-pool) or `small`
+        (3x3 stride 1, no pool: SimCLR App. B.9).
+      bn_config: keyword arguments of every `hk.BatchNorm`.
+      last_bn_scale: initial scale of the last BatchNorm of a bottleneck: 1 in the
+        paper's runs, 0 in the released code (docs/deviations.md, 4).
+    """
+
+    def __init__(
+        self,
+        depth: str | int,
+        width: float = 1,
+        stem: str = "imagenet",
+        bn_config: Mapping[str, Any] | None = None,
+        last_bn_scale: float = 1.0,
+    ):
+        arch = architecture(depth)
+        super().__init__(name=arch.name)
+        self.stem = stem
+        bn_config = dict(bn_config or {})
+        bn_config.setdefault("decay_rate", 0.9)
+        bn_config.setdefault("eps", 1e-5)
+        bn_config.setdefault("create_scale", True)
+        bn_config.setdefault("create_offset", True)
+        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        self.initial_conv = hk.Conv2D(
+            scaled(STEM_CHANNELS, width),
+            kernel,
+            stride=stride,
+            with_bias=False,
+            name="initial_conv",
+        )
+        self.initial_batchnorm = hk.BatchNorm(name="initial_batchnorm", **bn_config)
+        self.groups = [
+            BlockGroup(
+                channels=scaled(arch.channels[i], width),
+                num_blocks=arch.blocks[i],
+                stride=GROUP_STRIDES[i],
+                bottleneck=arch.bottleneck,
+                bn_config=bn_config,
+                last_bn_scale=last_bn_scale,
+                name=f"block_group_{i}",
+            )
+            for i in range(4)
+        ]
+
+    def __call__(
+        self, inputs: jax.Array, is_training: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Encodes images.
+
+        Args:
+          inputs: normalised images `[B, H, W, 3]`.
+          is_training: whether BatchNorm uses and updates batch statistics.
+
+        Returns:
+          The representation y `[B, C]` and the feature maps it was pooled from:
+          `stem` and `group_0` to `group_3`, each `[B, h, w, c]`.
+        """
+        out = self.initial_conv(inputs)
+        out = jax.nn.relu(self.initial_batchnorm(out, is_training))
+        if self.stem == "imagenet":
+            out = hk.max_pool(out, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+        feature_maps = {"stem": out}
+        for i, group in enumerate(self.groups):
+            out = group(out, is_training)
+            feature_maps[f"group_{i}"] = out
+        return jnp.mean(out, axis=(1, 2)), feature_maps

@@ -1,0 +1,144 @@
+"""The network of pseudo-code J.2: encoder f, projector g, predictor q, and the probe."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+
+from byol_jax.errors import require
+from byol_jax.networks import heads, resnet
+
+Outputs = dict[str, jax.Array]
+
+
+class HeadSpec(NamedTuple):
+    """Size of an MLP head: BYOL App. A's by default, varied in Table 14."""
+
+    depth: int = 2
+    hidden_size: int = 4096
+    output_size: int = 256
+
+
+class NetworkSpec(NamedTuple):
+    """Everything that shapes the network.
+
+    Attributes:
+      depth: a key of `resnet.ARCHITECTURES`.
+      width: channel multiplier, a multiple of 1/8.
+      stem: `imagenet` or `small`.
+      num_classes: outputs of the online probe; 0 leaves the probe out.
+      head_bias: `paper` gives the heads' last linear layer a bias, `released` none.
+      last_bn_scale: initial scale of the last BatchNorm of a bottleneck: `paper` 1,
+        `released` 0.
+      bn_decay: decay of the BatchNorm moving averages.
+      bn_eps: added to the variance.
+      bn_axis: mapped axis that shares batch statistics; None keeps them local.
+    """
+
+    depth: str = "50"
+    width: float = 1
+    stem: str = "imagenet"
+    num_classes: int = 0
+    projector: HeadSpec = HeadSpec()
+    predictor: HeadSpec = HeadSpec()
+    head_bias: str = "released"
+    last_bn_scale: str = "paper"
+    bn_decay: float = 0.9
+    bn_eps: float = 1e-5
+    bn_axis: str | None = None
+
+
+def make_spec(
+    network: Mapping[str, Any], num_classes: int, bn_axis: str | None = None
+) -> NetworkSpec:
+    """The spec of a config's `network` section, as the config or a checkpoint has it.
+
+    Raises:
+      UserError: for a value that names no network.
+    """
+    values = dict(network)
+    projector = HeadSpec(**values.pop("projector"))
+    predictor = HeadSpec(output_size=projector.output_size, **values.pop("predictor"))
+    for knob in ("head_bias", "last_bn_scale"):
+        require(
+            values[knob] in ("paper", "released"),
+            f"network.{knob}={values[knob]!r} must be paper or released",
+        )
+    resnet.architecture(values["depth"])
+    resnet.scaled(1, values["width"])
+    require(
+        values["stem"] in resnet.STEMS,
+        f"network.stem={values['stem']!r} is unknown: choose one of {', '.join(resnet.STEMS)}",
+    )
+    for name, head in (("projector", projector), ("predictor", predictor)):
+        require(
+            min(head) >= 1,
+            f"network.{name} needs a depth of 1 (linear) or more and sizes of at least 1",
+        )
+    return NetworkSpec(
+        projector=projector,
+        predictor=predictor,
+        num_classes=num_classes,
+        bn_axis=bn_axis,
+        **values,
+    )
+
+
+def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
+    """Online and target network alike, as a pure `init` and `apply`.
+
+    `init(key, images, True)` runs on one device, outside of any mapped axis.
+
+    `apply(params, state, None, images [B, H, W, 3], is_training)` returns the named
+    outputs and the next BatchNorm state. The outputs are `embedding` y `[B, C]`,
+    `projection` z `[B, D]`, `prediction` q(z) `[B, D]`, the probe's `logits`
+    `[B, num_classes]`, and `feature_map/NAME` `[B, h, w, c]`, of which XLA computes
+    only those that are used.
+
+    The probe reads the embedding behind a stop-gradient, so that no label reaches
+    the encoder (docs/deviations.md, 6).
+    """
+    # Shapes do not depend on the axis, which only exists inside a mapped function.
+    init = _transform(spec._replace(bn_axis=None)).init
+    return hk.TransformedWithState(init, _transform(spec).apply)
+
+
+def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
+    last_bn_scale = {"paper": 1.0, "released": 0.0}[spec.last_bn_scale]
+    final_bias = {"paper": True, "released": False}[spec.head_bias]
+    bn_config: Mapping[str, Any] = {
+        "decay_rate": spec.bn_decay,
+        "eps": spec.bn_eps,
+        "create_scale": True,
+        "create_offset": True,
+        "cross_replica_axis": spec.bn_axis,
+    }
+
+    def network(images: jax.Array, is_training: bool) -> Outputs:
+        encoder = resnet.ResNet(
+            spec.depth, spec.width, spec.stem, bn_config, last_bn_scale=last_bn_scale
+        )
+        projector = heads.MLP("projector", *spec.projector, final_bias, bn_config)
+        predictor = heads.MLP("predictor", *spec.predictor, final_bias, bn_config)
+
+        embedding, feature_maps = encoder(images, is_training)
+        projection = projector(embedding, is_training)
+        outputs = {
+            "embedding": embedding,
+            "projection": projection,
+            "prediction": predictor(projection, is_training),
+        }
+        outputs |= {f"feature_map/{name}": value for name, value in feature_maps.items()}
+        if spec.num_classes:
+            probe = hk.Linear(spec.num_classes, name="classifier")
+            outputs["logits"] = probe(jax.lax.stop_gradient(embedding))
+        return outputs
+
+    return hk.transform_with_state(network)
+
+
+def encoder_params(params: hk.Params) -> hk.Params:
+    """The parameters of f alone, which is all that BYOL keeps after training."""
+    heads_and_probe = ("projector", "predictor", "classifier")
+    return {k: v for k, v in params.items() if k.split("/")[0] not in heads_and_probe}

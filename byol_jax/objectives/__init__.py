@@ -1,0 +1,1 @@
+"""One self-supervised objective a module, all behind `objectives.base.Objective`."""

@@ -1,0 +1,49 @@
+"""Schedules of BYOL App. A. Step indices start at 0 (docs/deviations.md, 8 and 9)."""
+
+import jax
+import jax.numpy as jnp
+
+
+def scaled_learning_rate(base: jax.Array | float, batch_size: int) -> jax.Array | float:
+    """Linear scaling: base x batch size / 256 (BYOL App. A)."""
+    return base * batch_size / 256
+
+
+def _half_cosine(step: jax.Array, total: jax.Array | int) -> jax.Array:
+    """(cos(pi step / total) + 1) / 2: from 1 at step 0 to 0 at step `total` and after."""
+    # A schedule without steps (nothing but warm-up) is at its end, not 0 / 0.
+    total = jnp.maximum(total, 1)
+    return (jnp.cos(jnp.pi * jnp.minimum(step, total) / total) + 1) / 2
+
+
+def learning_rate(
+    step: jax.Array,
+    *,
+    peak: jax.Array | float,
+    warmup_steps: jax.Array | int,
+    total_steps: jax.Array | int,
+) -> jax.Array:
+    """Linear warm-up from 0, then cosine decay to 0 without restarts (BYOL App. A).
+
+    Args:
+      step: index of the current step, from 0, scalar.
+      peak: rate at the end of the warm-up, already scaled with the batch size.
+      warmup_steps: W; step W runs at the peak.
+      total_steps: K.
+    """
+    warmup = peak * step / jnp.maximum(warmup_steps, 1)
+    decay = peak * _half_cosine(step - warmup_steps, total_steps - warmup_steps)
+    return jnp.where(step < warmup_steps, warmup, decay)
+
+
+def target_decay_rate(
+    step: jax.Array, *, base: jax.Array | float, total_steps: jax.Array | int
+) -> jax.Array:
+    """tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2 (BYOL App. A).
+
+    Args:
+      step: k, from 0, scalar.
+      base: tau_base.
+      total_steps: K.
+    """
+    return 1 - (1 - base) * _half_cosine(step, total_steps)

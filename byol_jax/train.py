@@ -1,0 +1,288 @@
+"""The pre-training job: batch, update, log, save, now and then evaluate."""
+
+import contextlib
+import functools
+import logging
+import pathlib
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from byol_jax import augment, checkpoints, distributed, metrics, update, weights
+from byol_jax.data import crops, pipeline, sources
+from byol_jax.errors import GuardError, Stopped, require
+from byol_jax.evals import frozen
+from byol_jax.networks import siamese
+from byol_jax.objectives import byol
+from byol_jax.optim import schedules
+
+_logger = logging.getLogger(__name__)
+
+PRECISIONS = ("float32",)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses, before anything is computed, what no run could use.
+
+    Raises:
+      UserError: naming the key, its value and what would be right.
+    """
+    for name in ("image_size", "batch_size", "log_every", "checkpoint_every"):
+        require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
+    for name in ("num_steps", "stop_at"):
+        value = config[name]
+        require(value is None or value >= 1, f"config.{name}={value} must be at least 1")
+    require(config.num_epochs > 0, f"config.num_epochs={config.num_epochs} must be above 0")
+    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
+    require(
+        config.precision in PRECISIONS,
+        f"config.precision={config.precision!r} must be one of: {', '.join(PRECISIONS)}",
+    )
+    require(
+        config.target_init in ("paper", "released"),
+        f"config.target_init={config.target_init!r} must be paper or released",
+    )
+    require(0 <= config.tau_base <= 1, f"config.tau_base={config.tau_base} must be in [0, 1]")
+    require(
+        config.data.eval_crop in crops.EVALUATION_MODES,
+        f"config.data.eval_crop={config.data.eval_crop!r} must be one of: "
+        f"{', '.join(crops.EVALUATION_MODES)}",
+    )
+    for view in ("view1", "view2"):
+        column = config.augment[view]
+        for name in ("flip", "color_jitter", "grayscale", "blur", "solarize"):
+            require(
+                0 <= column[name] <= 1,
+                f"config.augment.{view}.{name}={column[name]} is a probability: from 0 to 1",
+            )
+        require(
+            0 < column.blur_sigma_min <= column.blur_sigma_max,
+            f"config.augment.{view}: blur_sigma_min={column.blur_sigma_min} must be above 0 "
+            f"and at most blur_sigma_max={column.blur_sigma_max}",
+        )
+    distributed.check_batch(config.batch_size, config.accumulate)
+
+
+def hyperparameters(
+    config: ml_collections.ConfigDict, num_examples: int, total_steps: int
+) -> update.Hyperparameters:
+    """The traced numbers of a run of `total_steps` on `num_examples` images."""
+    optimizer = config.optimizer
+    warmup_steps = pipeline.steps_for(optimizer.warmup_epochs, num_examples, config.batch_size)
+    return update.Hyperparameters(
+        peak_learning_rate=schedules.scaled_learning_rate(
+            optimizer.base_learning_rate, config.batch_size
+        ),
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+        weight_decay=optimizer.weight_decay,
+        trust_coefficient=optimizer.trust_coefficient,
+        momentum=optimizer.momentum,
+        tau_base=config.tau_base,
+        view1=augment.AugmentParams(**config.augment.view1),
+        view2=augment.AugmentParams(**config.augment.view2),
+    )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], int]]:
+    """Turns SIGINT and SIGTERM into a number to be asked for between two steps (0: none)."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+
+    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _restore(directory: pathlib.Path, state: update.TrainState) -> tuple[update.TrainState, int]:
+    """The newest state in the workdir and its step, or the given state and 0."""
+    found = checkpoints.steps(directory)
+    if not found:
+        return state, 0
+    flat, _ = checkpoints.read(directory, found[-1])
+    state = checkpoints.fill(state, flat, f"checkpoint {directory / str(found[-1])}")
+    return state, found[-1]
+
+
+def _save(
+    manager: ocp.CheckpointManager, state: update.TrainState, record: dict[str, Any]
+) -> update.TrainState:
+    """Starts saving the device state; returns its host copy.
+
+    Waits for the step that made it, and so for that step's verdict on itself. What is
+    saved is the last good state, which a resumed run may continue.
+    """
+    host = distributed.to_host(state)
+    if int(host.step) not in manager.all_steps():
+        good = host._replace(finite=np.ones((), bool))
+        checkpoints.save(manager, int(host.step), good, record)
+    return host
+
+
+def _weights(host: update.TrainState, record: dict[str, Any]) -> weights.Weights:
+    return weights.Weights(
+        config=record["config"],
+        num_classes=record["num_classes"],
+        step=int(host.step),
+        online_params=host.online_params,
+        online_state=host.online_state,
+        target_params=host.target_params,
+        target_state=host.target_state,
+    )
+
+
+class _Display(NamedTuple):
+    """Where the first process shows and writes its numbers."""
+
+    writer: metrics.Writer
+    bar: Any
+
+    def show(self, done: int, logs: dict[str, jax.Array], batch_size: int) -> bool:
+        """Fetches and writes the logs of update number `done`; returns whether it was finite."""
+        values = {name: float(value) for name, value in distributed.to_host(logs).items()}
+        finite = bool(values.pop("finite"))
+        self.writer.write(done, "train", values)
+        self.bar.update(done * batch_size - self.bar.n)
+        self.bar.set_postfix_str(
+            f"step {done} loss {values['loss']:.3f} std {values['projection_std']:.2f}"
+        )
+        return finite
+
+
+def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains, resuming by itself from the newest checkpoint in `workdir`.
+
+    Raises:
+      UserError: for a config or a workdir that does not fit, before anything is written.
+      GuardError: when a number is not finite; the last good state is saved.
+      Stopped: after SIGINT or SIGTERM, with the state saved.
+    """
+    check(config)
+    require(config.dataset, "config.dataset is needed: digits or npz:FILE")
+    train_set = sources.load(config.dataset, "train")
+    num_examples = len(train_set.images)
+    evaluation = config.evaluation.to_dict()
+    data = None
+    if evaluation["at_end"] or evaluation["knn_every"]:
+        data = frozen.load(config.dataset, config.image_size, config.data.eval_crop)
+    total_steps = config.num_steps or pipeline.steps_for(
+        config.num_epochs, num_examples, config.batch_size
+    )
+    end = min(config.stop_at or total_steps, total_steps)
+
+    network = siamese.siamese(
+        siamese.make_spec(config.network.to_dict(), train_set.num_classes, distributed.AXIS)
+    )
+    objective = byol.byol()
+    initial = update.init(config.seed, network, objective, config.image_size, config.target_init)
+    directory = workdir / "checkpoints"
+    host, start = _restore(directory, jax.device_get(initial))
+    batches = pipeline.train_batches(
+        train_set,
+        seed=config.seed,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        micro_batches=config.accumulate,
+        start_step=start,
+        num_steps=max(start, end),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        area_range=(config.data.area_min, config.data.area_max),
+        aspect_range=(config.data.aspect_min, config.data.aspect_max),
+        num_threads=config.data.threads,
+        prefetch=config.data.prefetch,
+    )
+
+    # Whatever the user has in the workdir is as it was up to this line.
+    is_first = distributed.is_first_process()
+    record = {"config": config.to_dict(), "num_classes": train_set.num_classes}
+    workdir.mkdir(parents=True, exist_ok=True)
+    if is_first:
+        metrics.write_json(workdir / "config.json", record["config"])
+    _logger.info(
+        "recipe: %s; steps %d to %d of %d; %d images, batch %d on %d device(s)",
+        config.recipe,
+        start,
+        end,
+        total_steps,
+        num_examples,
+        config.batch_size,
+        jax.device_count(),
+    )
+
+    train_step = distributed.pmap(
+        functools.partial(
+            update.train_step, network=network, objective=objective, axis=distributed.AXIS
+        ),
+        donate_argnums=(0,),
+    )
+    state = distributed.replicate(host)
+    seed = distributed.replicate(np.int32(config.seed))
+    hparams = distributed.replicate(hyperparameters(config, num_examples, total_steps))
+
+    with contextlib.ExitStack() as stack:
+        signal_number = stack.enter_context(_signals())
+        manager = checkpoints.manager(directory, config.keep_checkpoints or None)
+        stack.callback(checkpoints.close, manager)
+        display = None
+        if is_first:
+            writer = stack.enter_context(metrics.Writer(workdir, start))
+            bar = metrics.progress(
+                total_steps * config.batch_size, start * config.batch_size, "pretrain"
+            )
+            display = _Display(writer, stack.enter_context(bar))
+
+        done, finite, stopping, late = start, True, False, None
+        for batch in distributed.prefetch(batches, config.accumulate, config.data.prefetch):
+            state, logs = train_step(state, batch, seed, hparams)
+            done += 1
+            # Logs are fetched one step late, while the next step is already running.
+            if display and late:
+                finite = display.show(*late, config.batch_size)
+            is_logged = done % config.log_every == 0 or done in (start + 1, end)
+            late = (done, logs) if is_logged else None
+            if jax.process_count() == 1 or is_logged:
+                stopping = distributed.any_process(bool(signal_number()) or not finite)
+            if stopping:
+                break
+            if done % config.checkpoint_every == 0 and done < end:
+                finite = bool(_save(manager, state, record).finite)
+            if display and data and evaluation["knn_every"] and done % evaluation["knn_every"] == 0:
+                online = _weights(distributed.to_host(state), record)
+                display.writer.write(done, "test", frozen.monitor(online, data, evaluation))
+        if display and late:
+            display.show(*late, config.batch_size)
+        if done > start:
+            host = _save(manager, state, record)
+            checkpoints.finish(manager)
+        saved = directory / str(host.step)
+        if not host.finite:
+            raise GuardError(
+                f"a loss or an update of step {int(host.step) + 1} is not finite: the state "
+                f"before it is saved in {saved}; lower config.optimizer.base_learning_rate, "
+                "or look at the images of that batch"
+            )
+        if signal_number() or (stopping and finite):
+            name = signal.Signals(signal_number() or signal.SIGTERM).name
+            raise Stopped(
+                signal_number() or signal.SIGTERM,
+                f"stopped by {name}: saved in {saved}; the same command goes on from there",
+            )
+
+    if end < total_steps:
+        _logger.info("ended at config.stop_at=%d, saved in %s", end, saved)
+    elif evaluation["at_end"] and data and is_first:
+        frozen.report(frozen.evaluate(_weights(host, record), data, evaluation), workdir)

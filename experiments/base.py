@@ -1,0 +1,135 @@
+"""Every knob of a pre-training run with its default and the source of the default.
+
+The defaults are the paper's ImageNet run (BYOL App. A): ResNet-50, 1000 epochs, batch
+4096. Not a run by itself: the pages beside this one start from it. Any knob can be
+overridden on the command line, `--config.optimizer.base_learning_rate=0.3`.
+"""
+
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def parse_options(options: str, **defaults: Any) -> dict[str, Any]:
+    """`a=1,b=x` behind the colon of `--config=FILE:...`, with the types of the defaults.
+
+    Raises:
+      ValueError: for an unknown option or a value of the wrong type.
+    """
+    values = dict(defaults)
+    for option in filter(None, options.split(",")):
+        name, separator, value = option.partition("=")
+        if name not in defaults or not separator:
+            known = ", ".join(f"{k}={v}" for k, v in defaults.items())
+            raise ValueError(f"unknown config option {option!r}: the options are {known}")
+        try:
+            values[name] = type(defaults[name])(value)
+        except ValueError:
+            kind = type(defaults[name]).__name__
+            raise ValueError(f"config option {name}={value!r} must be of type {kind}") from None
+    return values
+
+
+def augmentation(**changes: float) -> ml_collections.ConfigDict:
+    """A column of BYOL Table 6, T's by default, with some entries changed."""
+    column = ml_collections.ConfigDict()
+    # Probabilities, and largest offsets (brightness, hue) or distances of the factor
+    # from 1 (contrast, saturation): BYOL Table 6.
+    column.flip = 0.5
+    column.color_jitter = 0.8
+    column.brightness_max = 0.4
+    column.contrast_max = 0.4
+    column.saturation_max = 0.2
+    column.hue_max = 0.1
+    column.grayscale = 0.2
+    column.blur = 1.0
+    # Pixels; the kernel has 23 taps at 224 pixels and scales with the image (App. C).
+    column.blur_sigma_min = 0.1
+    column.blur_sigma_max = 2.0
+    column.solarize = 0.0
+    column.solarize_threshold = 0.5  # App. C
+    column.update(changes)
+    return column
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The paper's run, BYOL App. A, without a data set."""
+    config = ml_collections.ConfigDict()
+    config.job = "pretrain"
+    # What the recipe is and who published it; printed at the start of the run.
+    config.recipe = "not named"
+    config.seed = 1337  # pseudo-code J.1
+
+    # digits | npz:FILE (train_images, train_labels, test_images, test_labels).
+    config.dataset = config_dict.placeholder(str)
+    config.image_size = 224  # side of the views in pixels (App. A)
+    config.batch_size = 4096  # global and effective (App. A)
+    config.accumulate = 1  # micro-batches a step (section 5, App. G.2, Table 16)
+    config.num_epochs = 1000  # App. A
+    config.num_steps = config_dict.placeholder(int)  # overrides num_epochs
+    # End at this step as a pre-empted run would: saved, schedules untouched.
+    config.stop_at = config_dict.placeholder(int)
+    config.precision = "float32"
+
+    config.log_every = 50  # steps
+    config.checkpoint_every = 1000  # steps
+    # How many checkpoints stay in the workdir, the newest first; 0 keeps all.
+    config.keep_checkpoints = 3
+
+    # Target network: Eq. 1 and App. A. The rate rises from tau_base to 1.
+    config.tau_base = 0.996
+    # paper: starts as a copy of the online network (pseudo-code J.5);
+    # released: starts on its own (docs/deviations.md, 2).
+    config.target_init = "paper"
+
+    config.network = ml_collections.ConfigDict()
+    config.network.depth = "50"  # tiny, 18, 34, 50, 101, 152, 200
+    config.network.width = 1.0  # a multiple of 1/8; the paper's are 1 to 4
+    config.network.stem = "imagenet"  # or small: 3x3 stride 1, no pool (SimCLR App. B.9)
+    # App. A; Table 14 varies depth (1 is linear) and output size.
+    config.network.projector = ml_collections.ConfigDict(
+        {"depth": 2, "hidden_size": 4096, "output_size": 256}
+    )
+    config.network.predictor = ml_collections.ConfigDict({"depth": 2, "hidden_size": 4096})
+    # paper | released: docs/deviations.md, 1 and 4.
+    config.network.head_bias = "released"
+    config.network.last_bn_scale = "paper"
+    config.network.bn_decay = 0.9  # pseudo-code J.1
+    config.network.bn_eps = 1e-5  # pseudo-code J.1
+
+    # LARS with linear warm-up and cosine decay: App. A, pseudo-code J.1.
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.base_learning_rate = 0.2  # x batch_size / 256
+    config.optimizer.warmup_epochs = 10.0
+    config.optimizer.weight_decay = 1.5e-6
+    config.optimizer.trust_coefficient = 1e-3
+    config.optimizer.momentum = 0.9
+
+    # T and T' of Table 6, on the device.
+    config.augment = ml_collections.ConfigDict()
+    config.augment.view1 = augmentation()
+    config.augment.view2 = augmentation(blur=0.1, solarize=0.2)
+
+    config.data = ml_collections.ConfigDict()
+    # Random crop: share of the image's area, width over height (App. C).
+    config.data.area_min = 0.08
+    config.data.area_max = 1.0
+    config.data.aspect_min = 3 / 4
+    config.data.aspect_max = 4 / 3
+    config.data.threads = 0  # of the input pipeline; 0 tunes itself
+    config.data.prefetch = 2  # batches kept ready on the host and on the devices
+    # paper: short side to 256/224 of the size, then the centre (App. C); full: short
+    # side to the size, then the centre, which leaves small images whole.
+    config.data.eval_crop = "paper"
+
+    # Frozen features at the end of the run (docs/protocols.md).
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.at_end = True
+    config.evaluation.knn_every = 0  # steps between kNN readings in metrics.jsonl; 0: none
+    config.evaluation.batch_size = 256
+    config.evaluation.knn_k = 20
+    config.evaluation.knn_temperature = 0.07
+    config.evaluation.labels_per_class = 2
+    config.evaluation.draws = 20
+    return config

@@ -1,0 +1,26 @@
+"""Frozen-feature evaluation of a checkpoint: kNN, linear, and two labels a class.
+
+    python -m byol_jax.main --config=experiments/evaluate.py \
+        --config.checkpoint=runs/digits --workdir=runs/digits
+
+The network and, unless given, the data set come from the checkpoint's own config. Rows
+for raw pixels and the untrained network stand beside online and target. Protocols:
+docs/protocols.md. Cost: seconds on digits; one forward pass over both splits and a few
+hundred small regressions elsewhere. The paper's own protocols (App. D, E) differ.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from experiments import base
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The job `evaluate`."""
+    config = ml_collections.ConfigDict()
+    config.job = "evaluate"
+    config.checkpoint = config_dict.placeholder(str)  # a workdir or checkpoints/STEP of it
+    config.dataset = config_dict.placeholder(str)  # the checkpoint's own if left out
+    config.image_size = config_dict.placeholder(int)  # likewise
+    config.evaluation = base.get_config().evaluation
+    return config

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs one job as N processes on this machine, which talk over gloo on the CPU.
+#   launch/local_cluster.sh 2 --config=experiments/digits.py --workdir=runs/two
+# PYTHON names the interpreter, PORT the coordinator's port.
+set -euo pipefail
+if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: $0 N --config=experiments/NAME.py --workdir=DIR [flags]" >&2
+  exit 2
+fi
+count=$1
+shift
+port=${PORT:-$((20000 + RANDOM % 20000))}
+pids=()
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
+for ((i = 0; i < count; i++)); do
+  JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} "${PYTHON:-python3}" -m byol_jax.main "$@" \
+    --coordinator="localhost:$port" --num_processes="$count" --process_id="$i" &
+  pids+=($!)
+done
+status=0
+for pid in "${pids[@]}"; do
+  wait "$pid" || status=$?
+done
+exit "$status"

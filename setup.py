@@ -1,0 +1,77 @@
+"""Packaging of byol_jax: what it needs, in ranges; requirements.lock pins what CI runs."""
+
+import ast
+import pathlib
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """The `__version__` of byol_jax, read without importing it (its imports may not exist yet)."""
+    tree = ast.parse((ROOT / "byol_jax" / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
+            return str(ast.literal_eval(node.value))
+    raise RuntimeError("byol_jax/__init__.py must assign a literal __version__")
+
+
+def long_description() -> str:
+    """The README, where there is one: a source archive may leave it out."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6.1"]
+DEV = [*TEST, "ruff>=0.15", "mypy>=1.19"]
+
+setuptools.setup(
+    name="byol_jax",
+    version=version(),
+    description="BYOL (Bootstrap Your Own Latent, arXiv:2006.07733) in JAX and Haiku",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    author="The byol_jax authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=setuptools.find_packages(include=["byol_jax", "byol_jax.*"]),
+    package_data={"byol_jax": ["py.typed"]},
+    python_requires=">=3.11",
+    # jax 0.10.2 is the last release for Python 3.11; later ones need 3.12.
+    install_requires=[
+        "absl-py>=2.3.1",
+        "chex>=0.1.91",
+        "dm-haiku>=0.0.16",
+        "jax>=0.10.2",
+        "jaxlib>=0.10.2",
+        "matplotlib>=3.11",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.11.33",
+        "scikit-learn>=1.8",
+        "tensorboardX>=2.6.2.2",
+        "tensorflow>=2.20",
+        "tensorflow-datasets>=4.9.9",
+        "threadpoolctl>=3.5",
+        "tqdm>=4.67",
+    ],
+    extras_require={
+        # One wheel set per platform: what `jax[tpu]` and `jax[cuda12]` mean is jax's decision.
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda12]>=0.10.2"],
+        "cuda13": ["jax[cuda13]>=0.10.2"],
+        "test": TEST,
+        "dev": DEV,
+    },
+)

@@ -1,0 +1,231 @@
+"""The stream of examples: naive Philox, and the same images however the work is divided."""
+
+import collections
+import zlib
+
+import numpy as np
+import pytest
+
+from byol_jax.boxes import random_resized_boxes
+from byol_jax.data import crops, pipeline, sources
+from byol_jax.errors import UserError
+
+MASK = 2**64 - 1
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 9, 11, 3), dtype=np.uint8)
+SET = sources.ImageSet("twenty", IMAGES, (np.arange(20) % 7 - 1).astype(np.int32), 6)
+
+
+def naive_philox(key: list[int], counter: list[int]) -> list[int]:
+    """One block of Philox4x64-10, after Salmon et al. (2011), Section 3.3."""
+    (k0, k1), (x0, x1, x2, x3) = key, counter
+    for _ in range(10):
+        low, high = 0xD2E7470EE14C6C93 * x0, 0xCA5A826395121157 * x2
+        x0, x1 = (high >> 64) ^ x1 ^ k0, high & MASK
+        x2, x3 = (low >> 64) ^ x3 ^ k1, low & MASK
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & MASK, (k1 + 0xBB67AE8584CAA73B) & MASK
+    return [x0, x1, x2, x3]
+
+
+def naive_words(seed: int, name: str, counter: list[int], count: int) -> list[int]:
+    """The stream that starts after `counter`, whose first word counts the blocks."""
+    words: list[int] = []
+    for block in range(1, 1 + -(-count // 4)):
+        words += naive_philox([seed, zlib.crc32(name.encode())], [block, *counter[1:]])
+    return words[:count]
+
+
+def batches(**settings) -> list[dict[str, np.ndarray]]:
+    defaults = {"seed": 1, "image_size": 6, "batch_size": 8, "num_steps": 7}
+    return list(pipeline.train_batches(SET, **{**defaults, **settings}))
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def assert_same(ours: list[dict[str, np.ndarray]], theirs: list[dict[str, np.ndarray]]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys() == {"view1", "view2", "labels", "ids", "epochs"}
+        for key in a:
+            assert np.array_equal(a[key], b[key]), key
+
+
+@pytest.fixture(scope="module")
+def whole() -> list[dict[str, np.ndarray]]:
+    """Seven batches of 8 out of 20 images: 2.8 epochs."""
+    return batches()
+
+
+def test_steps_of_the_paper() -> None:
+    assert pipeline.steps_for(1000, 1281167, 4096) == 312784
+    assert pipeline.steps_for(0.5, 100, 8) == 6
+    assert isinstance(pipeline.steps_for(1.5, 100, 8), int)
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_uniforms_are_the_naive_philox_numbers(count: int) -> None:
+    ids, epochs, views = [[0], [3], [2**40]], [5, 0], 2
+    ours = pipeline.example_uniforms(11, "crop", ids, epochs, views, count)
+    assert ours.shape == (3, 2, count) and ours.dtype == np.float64
+    for row, (example,) in enumerate(ids):
+        for column, epoch in enumerate(epochs):
+            words = naive_words(11, "crop", [0, example, epoch, views], count)
+            assert ours[row, column].tolist() == [(word >> 11) / 2**53 for word in words]
+
+
+def test_uniforms_of_different_keys_share_no_number() -> None:
+    """Neighbouring ids too, when more is drawn than one block of four words holds."""
+    draws = [
+        pipeline.example_uniforms(seed, name, np.arange(4), epoch, view, 9)
+        for seed in (0, 1)
+        for name in ("crop", "flip")
+        for epoch in (0, 1)
+        for view in (1, 2)
+    ]
+    assert len(np.unique(draws)) == 2 * 2 * 2 * 2 * 4 * 9
+
+
+def test_uniforms_of_no_example() -> None:
+    assert pipeline.example_uniforms(0, "crop", np.zeros((0, 1)), 0, [1, 2], 4).shape == (0, 2, 4)
+
+
+def test_permutation_sorts_the_naive_philox_numbers() -> None:
+    words = naive_words(11, "permutation", [0, 3, 0, 0], 30)
+    expected = sorted(range(30), key=words.__getitem__)
+    assert pipeline.epoch_permutation(11, 3, 30).tolist() == expected
+    assert pipeline.epoch_permutation(11, 4, 30).tolist() != expected
+    assert pipeline.epoch_permutation(12, 3, 30).tolist() != expected
+    with pytest.raises(ValueError, match="read-only"):  # It is cached: a change would stay.
+        pipeline.epoch_permutation(11, 3, 30)[0] = 0
+
+
+def test_stream_is_one_permutation_after_the_other() -> None:
+    expected = [(int(i), e) for e in range(4) for i in pipeline.epoch_permutation(5, e, 6)]
+    for start, stop in [(0, 24), (3, 5), (5, 20), (7, 7), (18, 24)]:
+        ids, epochs = pipeline.stream(5, 6, start, stop)
+        assert ids.dtype == epochs.dtype == np.int64
+        assert list(zip(ids.tolist(), epochs.tolist(), strict=True)) == expected[start:stop]
+
+
+def test_batches_follow_the_stream(whole) -> None:
+    ids, epochs = pipeline.stream(1, 20, 0, 56)
+    together = joined(whole)
+    assert together["ids"].tolist() == ids.tolist()
+    assert together["epochs"].tolist() == epochs.tolist()
+    assert together["labels"].tolist() == [i % 7 - 1 for i in ids]
+    assert all(together[key].dtype == np.int32 for key in ("ids", "epochs", "labels"))
+    assert set(whole[2]["epochs"]) == {0, 1}
+    seen = collections.Counter(
+        zip(together["epochs"].tolist(), together["ids"].tolist(), strict=True)
+    )
+    assert all(seen[epoch, i] == 1 for epoch in (0, 1) for i in range(20))
+
+
+def test_views_are_the_crops_of_their_boxes(whole) -> None:
+    for batch in (whole[0], whole[4]):
+        for view in (1, 2):
+            views = batch[f"view{view}"]
+            assert views.shape == (8, 6, 6, 3) and views.dtype == np.uint8
+            for ours, i, epoch in zip(views, batch["ids"], batch["epochs"], strict=True):
+                uniforms = pipeline.example_uniforms(1, "crop", i, epoch, view, 4)
+                box = random_resized_boxes(uniforms, 9, 11)
+                assert np.array_equal(ours, crops.random_crop_resize(IMAGES[i], box, 6))
+
+
+def test_ranges_reach_the_crops() -> None:
+    """The whole area of square images at aspect 1 is the image itself."""
+    square = SET._replace(images=IMAGES[:, :, :9])
+    settings = {"area_range": (1.0, 1.0), "aspect_range": (1.0, 1.0)}
+    (batch,) = pipeline.train_batches(
+        square, seed=0, image_size=9, batch_size=20, num_steps=1, **settings
+    )
+    for view in ("view1", "view2"):
+        assert np.array_equal(batch[view], square.images[batch["ids"]])
+
+
+@pytest.mark.parametrize("num_threads", [1, 8])
+def test_same_batches_with_any_number_of_threads(whole, num_threads: int) -> None:
+    assert_same(batches(num_threads=num_threads), whole)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 20])
+def test_same_batches_however_far_ahead(whole, prefetch: int) -> None:
+    assert_same(batches(prefetch=prefetch), whole)
+
+
+@pytest.mark.parametrize("start_step", [1, 3, 6])
+def test_same_batches_when_resumed(whole, start_step: int) -> None:
+    assert_same(batches(start_step=start_step), whole[start_step:])
+
+
+def test_nothing_left_to_do() -> None:
+    assert batches(start_step=7) == []
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+def test_same_batches_with_any_number_of_processes(whole, process_count: int) -> None:
+    parts = [
+        batches(process_index=index, process_count=process_count) for index in range(process_count)
+    ]
+    assert all(len(part[0]["ids"]) == 8 // process_count for part in parts)
+    assert_same([joined(list(slices)) for slices in zip(*parts, strict=True)], whole)
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_same_micro_batches_with_any_number_of_processes(whole, process_count: int) -> None:
+    """Micro-batches of 4: with two processes, process 1 gets positions 2, 3 and 6, 7."""
+    parts = [
+        batches(process_index=index, process_count=process_count, micro_batches=2)
+        for index in range(process_count)
+    ]
+    for step, batch in enumerate(whole):
+        for micro in range(2):
+            per_process = 4 // process_count
+            mine = slice(micro * per_process, (micro + 1) * per_process)
+            slices = [{key: part[step][key][mine] for key in batch} for part in parts]
+            expected = {key: batch[key][4 * micro : 4 * micro + 4] for key in batch}
+            assert_same([joined(slices)], [expected])
+    if process_count == 2:
+        assert parts[1][0]["ids"].tolist() == whole[0]["ids"][[2, 3, 6, 7]].tolist()
+
+
+def test_another_batch_size_shows_the_same_views(whole) -> None:
+    ours, theirs = joined(batches(batch_size=14, num_steps=4)), joined(whole)
+    assert_same([ours], [theirs])
+
+
+def test_another_seed_shows_other_views(whole) -> None:
+    ours, theirs = joined(batches(seed=2)), joined(whole)
+    assert ours["ids"].tolist() != theirs["ids"].tolist()
+    assert not np.array_equal(ours["view1"], theirs["view1"])
+    assert not np.array_equal(theirs["view1"], theirs["view2"])
+
+
+def test_an_abandoned_iterator_lets_go(whole) -> None:
+    for _ in range(3):
+        started = pipeline.train_batches(SET, seed=1, image_size=6, batch_size=8, num_steps=10**6)
+        assert_same([next(started)], whole[:1])
+        del started
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 21}, "fewer images than one batch: 20 images, batch_size 21"),
+        ({"batch_size": 0}, "batch_size 0; batch_size must be between 1 and 20"),
+        ({"micro_batches": 3}, "8 cannot be divided into 3 micro-batches for 1 processes"),
+        ({"micro_batches": 0}, "cannot be divided into 0 micro-batches"),
+        ({"micro_batches": 2, "process_count": 8}, "must be a multiple of 16"),
+        ({"area_range": (0.9, 0.1)}, "area range"),
+        ({"aspect_range": (0.0, 1.0)}, "aspect range"),
+        ({"num_threads": -1}, "num_threads is -1"),
+        ({"prefetch": -1}, "prefetch -1"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_batch(settings, message: str) -> None:
+    defaults = {"seed": 1, "image_size": 6, "batch_size": 8, "num_steps": 7}
+    with pytest.raises(UserError) as error:
+        pipeline.train_batches(SET, **{**defaults, **settings})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

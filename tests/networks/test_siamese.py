@@ -1,0 +1,153 @@
+"""The whole network: heads, probe, names, knobs."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax.errors import UserError
+from byol_jax.networks import siamese
+from byol_jax.networks.siamese import HeadSpec, NetworkSpec
+
+TINY = NetworkSpec(
+    depth="tiny",
+    stem="small",
+    num_classes=3,
+    projector=HeadSpec(2, 12, 6),
+    predictor=HeadSpec(2, 12, 6),
+)
+CONFIG = {
+    "depth": "tiny",
+    "width": 1.0,
+    "stem": "small",
+    "projector": {"depth": 2, "hidden_size": 12, "output_size": 6},
+    "predictor": {"depth": 2, "hidden_size": 12},
+    "head_bias": "released",
+    "last_bn_scale": "paper",
+    "bn_decay": 0.9,
+    "bn_eps": 1e-5,
+}
+
+
+def init(spec, size=8):
+    network = siamese.siamese(spec)
+    return network, *network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), True)
+
+
+def test_outputs_and_their_shapes():
+    network, params, state = init(TINY)
+    images = jnp.zeros((4, 8, 8, 3))
+    outputs, _ = jax.eval_shape(lambda: network.apply(params, state, None, images, True))
+    got = {k: v.shape for k, v in outputs.items() if not k.startswith("feature_map")}
+    assert got == {
+        "embedding": (4, 8),
+        "projection": (4, 6),
+        "prediction": (4, 6),
+        "logits": (4, 3),
+    }
+    assert outputs["feature_map/group_3"].shape == (4, 1, 1, 8)
+
+
+def test_no_classes_no_probe():
+    _, params, _ = init(TINY._replace(num_classes=0))
+    assert "classifier" not in params
+
+
+def test_make_spec_reads_a_config_section():
+    assert siamese.make_spec(CONFIG, 3) == TINY
+
+
+def naive_mlp(x, layers, norms, eps=1e-5):
+    """Linear, BatchNorm with batch statistics, ReLU; a bare linear at the end, in float64."""
+    for (w, b), (scale, offset) in zip(layers[:-1], norms, strict=True):
+        x = x @ w + b
+        x = (x - x.mean(0)) / np.sqrt(x.var(0) + eps) * scale + offset
+        x = np.maximum(x, 0)
+    w, b = layers[-1]
+    return x @ w + b
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("head_bias", ["paper", "released"])
+def test_heads_of_table_14_against_numpy(depth, head_bias):
+    head = HeadSpec(depth, 12, 6)
+    network, params, state = init(TINY._replace(projector=head, head_bias=head_bias))
+    key = jax.random.key(3)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noise = [0.3 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves, strict=True)]
+    params = jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])
+    images = jax.random.normal(key, (5, 8, 8, 3))
+    outputs, _ = network.apply(params, state, None, images, True)
+
+    def names(kind, number):
+        return [f"projector/{kind}" + (f"_{i}" if i else "") for i in range(number)]
+
+    double = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    layers = [(double[n]["w"], double[n].get("b", 0.0)) for n in names("linear", depth)]
+    norms = [(double[n]["scale"], double[n]["offset"]) for n in names("batch_norm", depth - 1)]
+    assert ("b" in params[names("linear", depth)[-1]]) == (head_bias == "paper")
+    expected = naive_mlp(np.asarray(outputs["embedding"], np.float64), layers, norms)
+    # float32 sums of at most 12 terms and a division by a batch deviation.
+    np.testing.assert_allclose(outputs["projection"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("knob", "value"), [("paper", 1.0), ("released", 0.0)])
+def test_last_scale_of_a_bottleneck(knob, value):
+    spec = TINY._replace(depth="50", width=0.125, last_bn_scale=knob)
+    params = jax.eval_shape(lambda: init(spec)[1])
+    assert params  # the names below exist
+    network = siamese.siamese(spec)
+    params, _ = jax.jit(lambda key: network.init(key, jnp.zeros((1, 8, 8, 3)), True))(
+        jax.random.key(0)
+    )
+    block = "res_net50/~/block_group_1/~/block_1/~/"
+    np.testing.assert_array_equal(params[block + "batchnorm_2"]["scale"], value)
+    np.testing.assert_array_equal(params[block + "batchnorm_1"]["scale"], 1.0)
+
+
+def test_probe_sends_no_gradient_to_the_encoder():
+    network, params, state = init(TINY)
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+
+    def loss(params):
+        return jnp.sum(network.apply(params, state, None, images, True)[0]["logits"] ** 2)
+
+    gradients = jax.grad(loss)(params)
+    norms = {
+        name: float(sum(jnp.abs(g).sum() for g in tree.values()))
+        for name, tree in gradients.items()
+    }
+    assert norms.pop("classifier") > 0
+    assert set(norms.values()) == {0.0}
+
+
+def test_encoder_params_leave_heads_and_probe_out():
+    _, params, _ = init(TINY)
+    names = siamese.encoder_params(params)
+    assert all(name.startswith("tiny_res_net/") for name in names)
+    assert len(params) - len(names) == 3 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": "5"}, "choose one of tiny"),
+        ({"width": 0.3}, "multiple of 1/8"),
+        ({"stem": "big"}, "imagenet, small"),
+        ({"head_bias": "both"}, "paper or released"),
+        ({"last_bn_scale": "2"}, "paper or released"),
+        ({"predictor": {"depth": 0, "hidden_size": 12}}, "network.predictor"),
+    ],
+)
+def test_make_spec_refuses(change, message):
+    with pytest.raises(UserError, match=message):
+        siamese.make_spec(CONFIG | change, 3)
+
+
+def test_init_needs_no_mapped_axis():
+    network, params, _ = init(TINY._replace(bn_axis="batch"))
+    same = init(TINY)[1]
+    assert isinstance(network, hk.TransformedWithState)
+    jax.tree.map(np.testing.assert_array_equal, params, same)

@@ -1,0 +1,40 @@
+"""Schedules of App. A at points computed by hand."""
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax.optim import schedules
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    # Warm-up 0, 1/4, .. 1 over 4 steps; then (cos(pi j / 8) + 1) / 2 over 8.
+    [(0, 0.0), (1, 0.5), (3, 1.5), (4, 2.0), (8, 1.0), (6, 1 + 2**-0.5), (12, 0.0), (99, 0.0)],
+)
+def test_learning_rate(step, expected):
+    rate = jax.jit(schedules.learning_rate)(step, peak=2.0, warmup_steps=4, total_steps=12)
+    np.testing.assert_allclose(rate, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.9), (5, 0.95), (10, 1.0), (20, 1.0), (2.5, 0.9 + 0.05 * (1 - 2**-0.5))],
+)
+def test_target_decay_rate(step, expected):
+    tau = jax.jit(schedules.target_decay_rate)(step, base=0.9, total_steps=10)
+    np.testing.assert_allclose(tau, expected, atol=1e-6)
+
+
+def test_no_warm_up_starts_at_the_peak():
+    rate = schedules.learning_rate(0, peak=2.0, warmup_steps=0, total_steps=10)
+    np.testing.assert_allclose(rate, 2.0)
+
+
+def test_nothing_but_warm_up_is_finite():
+    rate = schedules.learning_rate(3, peak=2.0, warmup_steps=3, total_steps=3)
+    assert np.isfinite(rate)
+
+
+def test_linear_scaling_of_the_paper():
+    assert schedules.scaled_learning_rate(0.2, 4096) == pytest.approx(3.2)

@@ -1,0 +1,61 @@
+"""Small runs for the tests: a config that trains in seconds, and images to train on."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from experiments import base
+
+
+def images(count: int, size: int = 8, seed: int = 0) -> np.ndarray:
+    """uint8 images `[count, size, size, 3]`."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def write_npz(path: pathlib.Path, train: int = 24, test: int = 12, classes: int = 2) -> str:
+    """A small labelled data set; returns its name for `config.dataset`."""
+    np.savez(
+        path,
+        train_images=images(train),
+        train_labels=np.arange(train) % classes,
+        test_images=images(test, seed=1),
+        test_labels=np.arange(test) % classes,
+    )
+    return f"npz:{path}"
+
+
+def tiny_config(dataset: str, **changes: Any) -> ml_collections.ConfigDict:
+    """TinyResNet on 8x8 images, 6 steps of 8; `changes` are dotted keys with `__` for dots."""
+    config = base.get_config()
+    config.update(
+        {
+            "dataset": dataset,
+            "image_size": 8,
+            "batch_size": 8,
+            "num_steps": 6,
+            "log_every": 1,
+            "checkpoint_every": 3,
+            "network": {
+                "depth": "tiny",
+                "width": 0.5,
+                "stem": "small",
+                "projector": {"hidden_size": 16, "output_size": 8},
+                "predictor": {"hidden_size": 16},
+            },
+            "optimizer": {"base_learning_rate": 4.0, "warmup_epochs": 0.5},
+            "data": {"eval_crop": "full"},
+            "evaluation": {"at_end": False},
+        }
+    )
+    with config.unlocked():
+        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,106 @@
+"""Saving, reading, and refusing what does not fit."""
+
+import errno
+
+import numpy as np
+import pytest
+
+from byol_jax import checkpoints
+from byol_jax.errors import GuardError, UserError
+
+TREE = {
+    "params": {"net/~/conv": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}},
+    "step": np.int32(4),
+    "finite": np.ones((), bool),
+    "empty": {},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    directory = tmp_path / "checkpoints"
+    manager = checkpoints.manager(directory, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(manager, step, TREE, {"config": {"a": None, "b": [1, 2.5, "c"]}})
+    checkpoints.finish(manager)
+    checkpoints.close(manager)
+    return directory
+
+
+def test_round_trip_keeps_every_bit_and_the_newest_steps(saved):
+    assert checkpoints.steps(saved) == [2, 3]
+    flat, record = checkpoints.read(saved, 3)
+    assert record["config"] == {"a": None, "b": [1, 2.5, "c"]}
+    assert record["step"] == 3
+    tree = checkpoints.fill(TREE, flat, "x")
+    assert tree["params"]["net/~/conv"]["w"].dtype == np.float32
+    np.testing.assert_array_equal(
+        tree["params"]["net/~/conv"]["w"], TREE["params"]["net/~/conv"]["w"]
+    )
+    assert int(tree["step"]) == 4
+    assert bool(tree["finite"])
+    assert tree["empty"] == {}
+
+
+def test_unfinished_folders_are_no_steps(saved):
+    (saved / "4.orbax-checkpoint-tmp").mkdir()
+    assert checkpoints.steps(saved) == [2, 3]
+    assert checkpoints.steps(saved / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"params": {"net/~/conv": {"w": np.zeros((2, 4), np.float32)}}},
+            r"params/net/~/conv/w is float32\[2, 3\] there and float32\[2, 4\]",
+        ),
+        ({"step": np.float32(0)}, r"step is int32\[\] there and float32\[\]"),
+        ({"more": np.zeros(2, np.float32)}, r"more is absent there"),
+    ],
+)
+def test_another_architecture_is_named_by_its_first_leaf(saved, change, message):
+    flat, _ = checkpoints.read(saved, 3)
+    with pytest.raises(UserError, match=message):
+        checkpoints.fill({**TREE, **change}, flat, "checkpoint 3")
+
+
+def test_leaves_that_the_config_lacks_are_named_too(saved):
+    flat, _ = checkpoints.read(saved, 3)
+    tree = {k: v for k, v in TREE.items() if k != "finite"}
+    with pytest.raises(UserError, match=r"finite is bool\[\] there and absent"):
+        checkpoints.fill(tree, flat, "checkpoint 3")
+
+
+def test_damage_is_found_and_the_step_before_it_named(saved):
+    largest = max(
+        (saved / "3" / "state").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size
+    )
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    largest.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"damaged .* step 2"):
+        checkpoints.read(saved, 3)
+
+
+def test_wrong_checksum_is_damage(saved, monkeypatch):
+    monkeypatch.setattr(checkpoints.zlib, "crc32", lambda data: 0)
+    with pytest.raises(UserError, match="differs from its checksum"):
+        checkpoints.read(saved, 3)
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
+        checkpoints.read(tmp_path, 7)
+
+
+def test_full_disk_is_a_guard_not_a_traceback(tmp_path, monkeypatch):
+    manager = checkpoints.manager(tmp_path / "checkpoints", keep=None)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manager, "save", full)
+    with pytest.raises(GuardError, match="no space left"):
+        checkpoints.save(manager, 1, TREE, {})
+    checkpoints.close(manager)

@@ -1,0 +1,147 @@
+"""The program as users run it: exit codes and one-line messages."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import runs
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DIGITS = "--config=experiments/digits.py"
+TINY = (
+    "--config.network.depth=tiny",
+    "--config.network.width=0.5",
+    "--config.network.projector.hidden_size=16",
+    "--config.network.predictor.hidden_size=16",
+    "--config.image_size=8",
+    "--config.batch_size=8",
+    "--config.accumulate=1",
+    "--config.evaluation.at_end=False",
+)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "byol_jax.main", *map(str, arguments)]
+
+
+def program(*arguments, cwd=ROOT):
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},  # installed or not
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--config=experiments/NAME.py is needed"),
+        (("--config=experiments/absent.py", "--workdir=x"), "there is no file"),
+        ((DIGITS,), "--workdir=DIR is needed"),
+        ((DIGITS, "--workdir=x", "--config.batch_sise=3"), "did you mean 'batch_size'"),
+        ((DIGITS, "--workdir=x", "--config.optimizer.momentun=3"), "did you mean 'momentum'"),
+        ((DIGITS, "--workdir=x", "--config.batch_size=many"), "a whole number is needed"),
+        ((DIGITS, "--workdir=x", "--config.batch_size=2.5"), "a whole number is needed"),
+        ((DIGITS, "--workdir=x", "--config.tau_base=high"), "a number is needed"),
+        ((DIGITS, "--workdir=x", "--config.num_steps=few"), "a whole number is needed"),
+        ((DIGITS, "--workdir=x", "--wrkdir=y"), "Did you mean: workdir"),
+        ((DIGITS, "--workdir=x", "stray"), "unexpected argument 'stray'"),
+        ((DIGITS, "--workdir=x", "--config.job=dance"), "one of: pretrain, evaluate"),
+        (("--config=experiments/byol.py:epoch=3", "--workdir=x"), "the options are epochs=1000"),
+        (("--config=experiments/byol.py:epochs=x", "--workdir=x"), "must be of type int"),
+        (("--config=experiments/evaluate.py", "--workdir=x"), "config.checkpoint is needed"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_line(arguments, message):
+    done = program(*arguments)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (ROOT / "x").exists()
+
+
+def test_a_refused_run_writes_nothing(tmp_path):
+    done = program(DIGITS, f"--workdir={tmp_path / 'run'}", "--config.dataset=digit")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "digits" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_and_evaluate_from_another_folder(tmp_path):
+    """Pages are found by path; a checkpoint is evaluated with its own config."""
+    data = runs.write_npz(tmp_path / "images.npz")
+    workdir = tmp_path / "run"
+    done = program(
+        f"--config={ROOT / 'experiments/digits.py'}",
+        f"--workdir={workdir}",
+        f"--config.dataset={data}",
+        "--config.num_steps=2",
+        *TINY,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "img/s" in done.stderr
+    done = program(
+        f"--config={ROOT / 'experiments/evaluate.py'}",
+        f"--config.checkpoint={workdir / 'checkpoints' / '2'}",
+        f"--workdir={tmp_path / 'evaluation'}",
+        "--config.evaluation.draws=2",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "online" in done.stdout
+    records = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert {r["checkpoint_step"] for r in records if r["network"] == "online"} == {2}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
+    data = runs.write_npz(tmp_path / "images.npz")
+    workdir = tmp_path / "run"
+    arguments = (DIGITS, f"--workdir={workdir}", f"--config.dataset={data}", *TINY)
+    endless = command(*arguments, "--config.num_steps=1000000", "--config.log_every=1")
+    with subprocess.Popen(endless, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        log = workdir / "metrics.jsonl"
+        deadline = time.monotonic() + 240
+        while not (log.exists() and log.read_text().count("\n") > 3):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no step within four minutes"
+            time.sleep(0.1)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    (step,) = (int(p.name) for p in (workdir / "checkpoints").iterdir())
+    done = program(*arguments, f"--config.num_steps={step + 1}")
+    assert done.returncode == 0, done.stderr
+    assert runs.metrics(workdir)[-1]["step"] == step + 1
+
+
+def test_guard_exits_with_3(tmp_path):
+    data = runs.write_npz(tmp_path / "images.npz")
+    done = program(
+        DIGITS,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.dataset={data}",
+        "--config.num_steps=6",
+        "--config.optimizer.base_learning_rate=1e38",
+        *TINY,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "not finite" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,44 @@
+"""metrics.jsonl: one flat object a line, no step twice."""
+
+import json
+import math
+
+from byol_jax import metrics
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_are_flat_and_tensorboard_is_written(tmp_path):
+    with metrics.Writer(tmp_path, 0) as writer:
+        writer.write(1, "train", {"loss": 2.5, "tau": math.nan})
+        writer.write(1, "test", {"knn_top1": 50.0})
+    assert lines(tmp_path) == [
+        {"step": 1, "split": "train", "loss": 2.5, "tau": None},
+        {"step": 1, "split": "test", "knn_top1": 50.0},
+    ]
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
+    with metrics.Writer(tmp_path, 0) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, "train", {"loss": float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "spl')  # killed in the middle of a line
+    with metrics.Writer(tmp_path, 2) as writer:
+        writer.write(3, "train", {"loss": 30.0})
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+    ]
+
+
+def test_write_json_replaces_the_whole_file(tmp_path):
+    path = tmp_path / "config.json"
+    metrics.write_json(path, {"a": [1] * 1000})
+    metrics.write_json(path, {"b": None})
+    assert json.loads(path.read_text()) == {"b": None}
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]

@@ -1,0 +1,236 @@
+"""The pre-training job: resume, stop_at, guard, refusals, outputs."""
+
+import functools
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from byol_jax import checkpoints, metrics, train, weights
+from byol_jax.errors import GuardError, Stopped, UserError
+from byol_jax.evals import frozen
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return runs.write_npz(tmp_path_factory.mktemp("data") / "images.npz")
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    """The workdir of a run of six steps, which cross the epoch boundary at step 3."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train.pretrain(runs.tiny_config(dataset), workdir)
+    return workdir
+
+
+def test_outputs_of_a_run(finished):
+    lines = runs.metrics(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    names = {
+        "loss",
+        "probe_loss",
+        "probe_top1",
+        "probe_top5",
+        "tau",
+        "learning_rate",
+        "embedding_norm",
+        "projection_norm",
+        "projection_std",
+    }
+    for line in lines:
+        assert set(line) == names | {"step", "split"}
+        assert line["split"] == "train"
+    # The first update runs at rate 0 (step index 0 of the warm-up) and tau_base.
+    assert lines[0]["learning_rate"] == 0.0
+    assert lines[0]["tau"] == pytest.approx(0.996)
+    assert lines[-1]["tau"] > 0.999
+    assert checkpoints.steps(finished / "checkpoints") == [3, 6]
+    config = json.loads((finished / "config.json").read_text())
+    assert config["network"]["depth"] == "tiny"
+    assert config["stop_at"] is None
+    assert list(finished.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_resumed_run_has_the_bits_of_an_uninterrupted_one(dataset, finished, tmp_path, stop):
+    train.pretrain(runs.tiny_config(dataset, stop_at=stop), tmp_path)
+    assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stop
+    train.pretrain(runs.tiny_config(dataset), tmp_path)
+    ours, _ = checkpoints.read(tmp_path / "checkpoints", 6)
+    whole, _ = checkpoints.read(finished / "checkpoints", 6)
+    assert ours.keys() == whole.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    assert runs.metrics(tmp_path) == runs.metrics(finished)
+
+
+def test_threads_change_no_bit(dataset, finished, tmp_path):
+    train.pretrain(runs.tiny_config(dataset, data__threads=3), tmp_path)
+    assert runs.metrics(tmp_path) == runs.metrics(finished)
+
+
+def test_a_finished_run_is_not_trained_again(dataset, finished):
+    before = (finished / "metrics.jsonl").read_text()
+    train.pretrain(runs.tiny_config(dataset), finished)
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_accumulated_batches_run_and_resume(dataset, tmp_path):
+    config = functools.partial(runs.tiny_config, dataset, accumulate=2, num_steps=3)
+    train.pretrain(config(), tmp_path / "whole")
+    train.pretrain(config(stop_at=1), tmp_path / "parts")
+    train.pretrain(config(), tmp_path / "parts")
+    assert runs.metrics(tmp_path / "parts") == runs.metrics(tmp_path / "whole")
+
+
+def test_guard_saves_the_last_good_state(dataset, tmp_path):
+    # The second update is the first with a rate above 0, and its weights overflow.
+    config = runs.tiny_config(dataset, optimizer__base_learning_rate=1e38)
+    with pytest.raises(GuardError, match="not finite: the state before it is saved in"):
+        train.pretrain(config, tmp_path)
+    (step,) = checkpoints.steps(tmp_path / "checkpoints")
+    flat, _ = checkpoints.read(tmp_path / "checkpoints", step)
+    assert int(flat["step"]) == step
+    assert all(np.isfinite(v).all() for v in flat.values())
+    # With a rate that is right the same workdir goes on.
+    train.pretrain(runs.tiny_config(dataset), tmp_path)
+    assert runs.metrics(tmp_path)[-1]["step"] == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_steps_saves_and_stops(dataset, tmp_path, monkeypatch, number):
+    write = metrics.Writer.write
+
+    def write_and_signal(self, step, split, values):
+        write(self, step, split, values)
+        if step == 2:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(metrics.Writer, "write", write_and_signal)
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=f"stopped by {number.name}") as caught:
+        train.pretrain(runs.tiny_config(dataset), tmp_path)
+    assert caught.value.number == number
+    # Logs come one step late: step 3 was running when those of step 2 were written.
+    assert checkpoints.steps(tmp_path / "checkpoints") == [3]
+    assert signal.getsignal(number) is before
+
+
+def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
+    config = runs.tiny_config(
+        dataset,
+        num_steps=2,
+        evaluation__at_end=True,
+        evaluation__knn_every=1,
+        evaluation__draws=2,
+        evaluation__knn_k=3,
+    )
+    train.pretrain(config, tmp_path)
+    tests = [line for line in runs.metrics(tmp_path) if line["split"] == "test"]
+    assert [line["step"] for line in tests] == [1, 2]
+    records = json.loads((tmp_path / "results.json").read_text())
+    rows = {(r["network"], r["protocol"], r["metric"]) for r in records}
+    protocols = {("knn", "top1"), ("linear", "top1"), ("linear/2-per-class", "top1")}
+    std = ("projection", "std_sqrt_dim")
+    assert rows == {
+        (network, *row)
+        for network in ("pixels", "random", "target", "online")
+        for row in (protocols if network == "pixels" else protocols | {std})
+    }
+    by_row = {(r["network"], r["protocol"]): r for r in records}
+    assert by_row["online", "knn"]["value"] == tests[-1]["knn_top1"]
+    assert by_row["online", "knn"]["checkpoint_step"] == 2
+    assert by_row["online", "knn"]["n_examples"] == 12
+
+    # The job `evaluate` reads the same checkpoint and finds the same values.
+    again = frozen.evaluate(
+        weights.load(tmp_path), frozen.load(dataset, 8, "full"), config.evaluation.to_dict()
+    )
+    assert [r._asdict() for r in again] == records
+
+
+def test_images_without_labels_train_without_a_probe(tmp_path):
+    np.savez(tmp_path / "x.npz", train_images=runs.images(16), test_images=runs.images(8))
+    config = runs.tiny_config(f"npz:{tmp_path / 'x.npz'}", num_steps=2, evaluation__at_end=True)
+    train.pretrain(config, tmp_path / "run")
+    assert "probe_loss" not in runs.metrics(tmp_path / "run")[-1]
+    records = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {r["metric"] for r in records} == {"std_sqrt_dim"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 9}, "does not divide over 2 devices"),
+        ({"accumulate": 3}, "does not divide into accumulate=3"),
+        ({"batch_size": 26}, "fewer images than one batch: 24 images"),
+        ({"network__depth": "19"}, "network.depth"),
+        ({"network__width": 0.3}, "multiple of 1/8"),
+        ({"precision": "float16"}, "precision"),
+        ({"log_every": 0}, "log_every"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"num_epochs": 0}, "num_epochs"),
+        ({"seed": -1}, "seed"),
+        ({"tau_base": 1.5}, "tau_base"),
+        ({"target_init": "zeros"}, "paper or released"),
+        ({"data__eval_crop": "left"}, "eval_crop"),
+        ({"augment__view2__blur": 1.1}, "probability"),
+        ({"augment__view1__blur_sigma_min": 0.0}, "blur_sigma_min"),
+        ({"data__area_min": 1.5}, "area"),
+        ({"dataset": "digit"}, "digits"),
+        ({"dataset": "npz:absent.npz"}, "absent.npz"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_written(dataset, tmp_path, changes, message):
+    changes = {"dataset": dataset} | changes
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match=message) as caught:
+        train.pretrain(runs.tiny_config(**changes), workdir)
+    assert "\n" not in str(caught.value)
+    assert not workdir.exists()
+
+
+def test_missing_dataset_says_what_to_set(tmp_path):
+    with pytest.raises(UserError, match="dataset"):
+        train.pretrain(runs.tiny_config(None), tmp_path / "run")
+
+
+def test_workdir_of_another_architecture_is_left_alone(dataset, finished):
+    def contents():
+        return {p.relative_to(finished): p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+
+    before = contents()
+    other = runs.tiny_config(dataset, network__width=1.0)
+    with pytest.raises(UserError, match=r"another architecture: online_params/\S+ is float32"):
+        train.pretrain(other, finished)
+    assert contents() == before
+
+
+def test_to_be_saved_state_is_not_the_donated_one(finished):
+    """A view of donated memory would make both checkpoints of the run alike."""
+    first, _ = checkpoints.read(finished / "checkpoints", 3)
+    last, _ = checkpoints.read(finished / "checkpoints", 6)
+    assert int(first["step"]) == 3
+    moved = [k for k in first if k.startswith("online_params") and k.endswith("/w")]
+    assert all(not np.array_equal(first[k], last[k]) for k in moved)
+
+
+def test_one_compilation_for_a_whole_run(dataset, tmp_path):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **kwargs: compiled.append(event)
+    )
+    try:
+        train.pretrain(runs.tiny_config(dataset, num_steps=2), tmp_path / "two")
+        two = sum("backend_compile" in event for event in compiled)
+        compiled.clear()
+        train.pretrain(runs.tiny_config(dataset, num_steps=12), tmp_path / "twelve")
+        twelve = sum("backend_compile" in event for event in compiled)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert two > 0
+    assert twelve == two
