@@ -91,6 +91,16 @@ def show_messages() -> None:
     logger.propagate = False
 
 
+def advance(bar: "tqdm.tqdm[None]", images: int) -> None:
+    """Moves the bar to `images`; its clock starts at the first call, after the compilation."""
+    if bar.n == bar.initial:
+        bar.initial = bar.n = bar.last_print_n = images
+        bar.unpause()
+        bar.refresh()
+    else:
+        bar.update(images - bar.n)
+
+
 def progress(total_images: int, done_images: int, description: str) -> "tqdm.tqdm[None]":
     """A line with images/s and the time left, redrawn in place on a terminal.
 

@@ -155,10 +155,11 @@ class _Display(NamedTuple):
         values = {name: float(value) for name, value in distributed.to_host(logs).items()}
         finite = bool(values.pop("finite"))
         self.writer.write(done, "train", values)
-        self.bar.update(done * batch_size - self.bar.n)
         self.bar.set_postfix_str(
-            f"step {done} loss {values['loss']:.3f} std {values['projection_std']:.2f}"
+            f"step {done} loss {values['loss']:.3f} std {values['projection_std']:.2f}",
+            refresh=False,
         )
+        metrics.advance(self.bar, done * batch_size)
         return finite
 
 

@@ -1,4 +1,4 @@
-"""Crops and bicubic resizing in TensorFlow, on the host's CPU (BYOL App. C and C.1)."""
+"""Crops and bicubic resizing in TensorFlow, on the host's CPU (BYOL App. C)."""
 
 import contextlib
 import functools
@@ -51,7 +51,7 @@ def random_crop_resize(image: Any, box: Any, size: int) -> Any:
 def center_crop(image: Any, size: int, mode: str) -> Any:
     """Resizes the short side and keeps the central square, for evaluation.
 
-    The short side becomes round(256 / 224 * size) in mode `paper` (BYOL App. C.1), and `size`
+    The short side becomes round(256 / 224 * size) in mode `paper` (BYOL App. C), and `size`
     in mode `full`, which is what sets of small images use (SimCLR App. B.9, BYOL App. E.2); an
     image of size x size then stays as it is. uint8 `[H, W, 3]` or `[N, H, W, 3]`.
 

@@ -176,11 +176,14 @@ def _cropped(
         .with_options(options)
     )
     cropped = dataset.as_numpy_iterator()
-    for ahead, batch in enumerate(itertools.chain([first], batches)):
-        queue.enqueue(batch)
-        if ahead >= prefetch:
-            yield next(cropped)
-    yield from cropped
+    try:
+        for ahead, batch in enumerate(itertools.chain([first], batches)):
+            queue.enqueue(batch)
+            if ahead >= prefetch:
+                yield next(cropped)
+        yield from cropped
+    finally:
+        queue.close()  # else TensorFlow complains about a run that stops early
 
 
 def _philox(seed: int, name: str, counter: ArrayLike = (0, 0, 0, 0)) -> np.random.Philox:
