@@ -1,4 +1,4 @@
-"""What every test relies on: import paths, two virtual CPU devices, strict JAX settings."""
+"""What every test relies on: import paths, two virtual CPU devices, full precision."""
 
 import os
 import pathlib
@@ -6,10 +6,8 @@ import shutil
 import sys
 import tempfile
 
-import pytest
-
 TESTS = pathlib.Path(__file__).resolve().parent
-# The checkout itself, installed or not, and the helper modules beside this file.
+# The checkout itself, installed or not, and the plain modules beside this file.
 for folder in (TESTS, TESTS.parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -36,11 +34,6 @@ import jax  # noqa: E402
 
 # The golden numbers are full float32.
 jax.config.update("jax_default_matmul_precision", "highest")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Registers the markers, so that they are known whatever the configuration file."""
-    config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
 
 
 def pytest_unconfigure() -> None:
