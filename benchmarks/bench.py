@@ -1,0 +1,164 @@
+"""Speed of the two hot paths, each beside a named alternative in the same run.
+
+    make bench
+    .venv/bin/python benchmarks/bench.py --depth=18 --size=32 --batch=64
+
+Update step: what `train` runs (uint8 crops, augmentation on the device, state donated)
+beside a plain one (one jit, nothing donated, float32 views made beforehand and sent from
+the host at every step, no augmentation at all). Input: two uint8 views from one read,
+beside the authors' recipe (a pass of its own for each view, resized to float32).
+Only ratios of one run mean anything on a machine that does other work.
+"""
+
+import argparse
+import functools
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from byol_jax import augment, boxes, distributed, update
+from byol_jax.data import crops, pipeline, sources
+from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
+from byol_jax.objectives.byol import byol
+
+TABLE_6 = (augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2))
+HPARAMS = update.Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median time of `run`, which must wait for its own results; one call warms up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def random_images(count: int, size: int) -> np.ndarray:
+    """uint8 `[count, size, size, 3]`."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def step_seconds(depth: str, size: int, batch_size: int, repeats: int) -> dict[str, float]:
+    """Seconds of one update, and of the plain step."""
+    head = HeadSpec(2, 512, 64)
+    spec = NetworkSpec(depth, 1, "small", 10, head, head, bn_axis=distributed.AXIS)
+    network, objective = siamese(spec), byol()
+    labels = {
+        "labels": np.zeros(batch_size, np.int32),
+        "ids": np.arange(batch_size, dtype=np.int32),
+    }
+    views = random_images(batch_size, size)
+    batch = labels | {"view1": views, "view2": views, "epochs": labels["labels"]}
+    initial = jax.device_get(update.init(0, network, objective, size))
+
+    train_step = distributed.pmap(
+        functools.partial(
+            update.train_step, network=network, objective=objective, axis=distributed.AXIS
+        ),
+        donate_argnums=(0,),
+    )
+    seed, hparams = distributed.replicate(np.int32(0)), distributed.replicate(HPARAMS)
+    carried = [distributed.replicate(initial)]
+
+    def ours() -> None:
+        carried[0], logs = train_step(carried[0], distributed.shard(batch), seed, hparams)
+        jax.block_until_ready(logs)
+
+    local = siamese(spec._replace(bn_axis=None))
+
+    @jax.jit
+    def plain_step(
+        state: update.TrainState, batch: update.Batch
+    ) -> tuple[update.TrainState, update.Logs]:
+        batch = jax.tree.map(lambda x: x[None], batch)
+        return update.step(
+            state,
+            batch,
+            0,
+            HPARAMS,
+            make_views=lambda b: (b["view1"], b["view2"]),
+            network=local,
+            objective=objective,
+        )
+
+    floats = np.asarray(augment.normalize(augment.to_float(views)))
+    plain_batch = labels | {"view1": floats, "view2": floats}
+    state = [jax.device_put(initial)]
+
+    def plain() -> None:
+        state[0], logs = plain_step(state[0], plain_batch)
+        jax.block_until_ready(logs)
+
+    return {"ours": median_seconds(ours, repeats), "plain": median_seconds(plain, repeats)}
+
+
+def input_seconds(source: int, size: int, batch_size: int, repeats: int) -> dict[str, float]:
+    """Seconds of one batch of two views, and of the authors' recipe for the same."""
+    images = sources.ImageSet(
+        "random", random_images(4 * batch_size, source), np.zeros(4 * batch_size, np.int32), 1
+    )
+    ours = pipeline.train_batches(
+        images, seed=0, image_size=size, batch_size=batch_size, num_steps=repeats + 8
+    )
+
+    def recipe() -> Iterator[object]:
+        tf = crops.import_tensorflow()
+        generator = np.random.default_rng(0)
+
+        def crop(image: object, box: object) -> object:
+            y, x, h, w = tf.unstack(box)
+            patch = image[y : y + h, x : x + w]  # type: ignore[index]
+            resized = tf.image.resize(patch, (size, size), "bicubic")
+            return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
+
+        def views() -> object:
+            drawn = boxes.random_resized_boxes(
+                generator.random((len(images.images), 4)), source, source
+            )
+            data = tf.data.Dataset.from_tensor_slices((images.images, drawn))
+            return data.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
+
+        both = tf.data.Dataset.zip((views(), views())).repeat().batch(batch_size).prefetch(2)
+        return both.as_numpy_iterator()
+
+    theirs = recipe()
+    return {
+        "ours": median_seconds(lambda: next(ours), repeats),
+        "recipe": median_seconds(lambda: next(theirs), repeats),
+    }
+
+
+def main() -> None:
+    """Prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--depth", default="18")
+    parser.add_argument("--size", type=int, default=32, help="side of the views in pixels")
+    parser.add_argument("--source", type=int, default=64, help="side of the stored images")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=10)
+    flags = parser.parse_args()
+    device = jax.devices()[0]
+    print(
+        f"{jax.device_count()} x {device.device_kind}, {platform.machine()}, "
+        f"jax {jax.__version__}; ResNet-{flags.depth}, {flags.size} px, batch {flags.batch}"
+    )
+    rows = [
+        ("update step", step_seconds(flags.depth, flags.size, flags.batch, flags.repeats)),
+        ("input, 2 views", input_seconds(flags.source, flags.size, flags.batch, flags.repeats)),
+    ]
+    print(f"{'what':<16}{'ours':>12}{'alternative':>24}{'ratio':>8}")
+    for name, seconds in rows:
+        (_, ours), (label, other) = seconds.items()
+        alternative = f"{label} {flags.batch / other:.0f} img/s"
+        print(f"{name:<16}{flags.batch / ours:>8.0f} img/s{alternative:>22}{other / ours:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()
