@@ -277,9 +277,9 @@ def test_every_module_has_one_row() -> None:
         ("byol_jax/evals/linear.py", "from byol_jax import train", "evals.linear (L4 evals)"),
         ("byol_jax/train.py", "from byol_jax.main import run", "train (L4) imports main (top)"),
         ("byol_jax/errors.py", "from byol_jax import stats", "errors (errors) imports stats (L0)"),
-        ("byol_jax/update.py", "from byol_jax import helpers", "byol_jax.helpers is not a module"),
+        ("byol_jax/update.py", "from byol_jax import extras", "byol_jax.extras is not a module"),
         ("byol_jax/train.py", "import byol_jax.evals", "byol_jax.evals is not a module"),
-        ("byol_jax/helpers.py", "x = 1", "helpers is not on any floor: add it to FLOORS"),
+        ("byol_jax/extras.py", "x = 1", "extras is not on any floor: add it to FLOORS"),
         ("byol_jax/data/__init__.py", "from byol_jax.data import crops", "__init__ imports noth"),
         # TensorFlow.
         ("byol_jax/augment.py", "def f():\n  import tensorflow as tf", "belongs under byol_jax/d"),
