@@ -91,28 +91,46 @@ def show_messages() -> None:
     logger.propagate = False
 
 
-def advance(bar: "tqdm.tqdm[None]", images: int) -> None:
-    """Moves the bar to `images`; its clock starts at the first call, after the compilation."""
-    if bar.n == bar.initial:
-        bar.initial = bar.n = bar.last_print_n = images
-        bar.unpause()
-        bar.refresh()
-    else:
-        bar.update(images - bar.n)
-
-
-def progress(total_images: int, done_images: int, description: str) -> "tqdm.tqdm[None]":
+class Progress:
     """A line with images/s and the time left, redrawn in place on a terminal.
 
-    Where standard error is a file, a new state is written every ten seconds at most.
+    Its clock starts with the first call of `advance`: what comes before is compilation,
+    not speed. Where standard error is a file, a new state follows every few seconds.
+
+    Args:
+      total: images of the whole run.
+      description: what is going on.
     """
-    return tqdm.tqdm(
-        total=total_images,
-        initial=done_images,
-        desc=description,
-        unit="img",
-        unit_scale=True,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-        smoothing=0.1,
-    )
+
+    def __init__(self, total: int, description: str):
+        self._total = total
+        self._description = description
+        self._bar: tqdm.tqdm[None] | None = None
+
+    def advance(self, images: int, message: str) -> None:
+        """Moves on to `images` done, with a few words about the last step."""
+        if self._bar is None:
+            self._bar = tqdm.tqdm(
+                total=self._total,
+                initial=images,
+                desc=self._description,
+                unit="img",
+                unit_scale=True,
+                dynamic_ncols=True,
+                mininterval=0.5 if sys.stderr.isatty() else 5,
+                smoothing=0.1,
+            )
+        self._bar.set_postfix_str(message, refresh=False)
+        self._bar.update(images - self._bar.n)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

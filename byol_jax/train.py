@@ -148,18 +148,17 @@ class _Display(NamedTuple):
     """Where the first process shows and writes its numbers."""
 
     writer: metrics.Writer
-    bar: Any
+    progress: metrics.Progress
 
     def show(self, done: int, logs: dict[str, jax.Array], batch_size: int) -> bool:
         """Fetches and writes the logs of update number `done`; returns whether it was finite."""
         values = {name: float(value) for name, value in distributed.to_host(logs).items()}
         finite = bool(values.pop("finite"))
         self.writer.write(done, "train", values)
-        self.bar.set_postfix_str(
+        self.progress.advance(
+            done * batch_size,
             f"step {done} loss {values['loss']:.3f} std {values['projection_std']:.2f}",
-            refresh=False,
         )
-        metrics.advance(self.bar, done * batch_size)
         return finite
 
 
@@ -241,10 +240,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         display = None
         if is_first:
             writer = stack.enter_context(metrics.Writer(workdir, start))
-            bar = metrics.progress(
-                total_steps * config.batch_size, start * config.batch_size, "pretrain"
-            )
-            display = _Display(writer, stack.enter_context(bar))
+            progress = metrics.Progress(total_steps * config.batch_size, "pretrain")
+            display = _Display(writer, stack.enter_context(progress))
+            _logger.info("compiling the update step")
 
         done, finite, stopping, late = start, True, False, None
         for batch in distributed.prefetch(batches, config.accumulate, config.data.prefetch):

@@ -93,7 +93,7 @@ def classifier(golden: golden_data.Golden, runner: str) -> golden_data.Results:
 
 def classifier_batch(golden: golden_data.Golden) -> golden_data.Results:
     """The probe's loss of the whole batch at once."""
-    labels = golden.arrays["classifier/labels"]
+    labels = jnp.asarray(golden.arrays["classifier/labels"])
     (loss, logs), gradient = jax.jit(
         jax.value_and_grad(lambda x: update.probe_loss(x, labels, None), has_aux=True)
     )(golden.arrays["classifier/logits"])

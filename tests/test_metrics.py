@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 from byol_jax import metrics
 
@@ -34,6 +35,19 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
         (2, 2.0),
         (3, 30.0),
     ]
+
+
+def test_progress_shows_speed_and_time_left_from_the_second_call_on(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 10))  # ten seconds between any two looks at it
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
+    with metrics.Progress(1000, "pretrain") as progress:
+        progress.advance(100, "step 1")
+        progress.advance(200, "step 2")
+        progress.advance(300, "step 3")
+    shown = capsys.readouterr().err
+    assert "step 3" in shown
+    # 300 of 1000 images, and a rate in images a second with the time left before it.
+    assert re.search(r"300/1\.00k \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(img/s|s/img)", shown)
 
 
 def test_write_json_replaces_the_whole_file(tmp_path):
