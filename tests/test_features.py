@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-import runs
 
+import tiny_runs
 from byol_jax import augment, features
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.update import init_network
@@ -16,13 +16,13 @@ SPEC = NetworkSpec("tiny", 0.5, "small", 0, HeadSpec(2, 8, 4), HeadSpec(2, 8, 4)
 def network():
     net = siamese(SPEC)
     params, state = init_network(0, "online", net, 8)
-    state = features.calibrate(net, params, state, runs.images(16), batch_size=8)
+    state = features.calibrate(net, params, state, tiny_runs.images(16), batch_size=8)
     return net, params, state
 
 
 def test_extract_equals_one_forward_pass(network):
     net, params, state = network
-    images = runs.images(11)
+    images = tiny_runs.images(11)
     out = features.extract(
         net, params, state, images, outputs=("embedding", "projection"), batch_size=4
     )
@@ -36,7 +36,7 @@ def test_extract_equals_one_forward_pass(network):
 def test_calibration_averages_the_batches_and_moves_no_parameter(network):
     net, params, _ = network
     _, fresh = init_network(0, "online", net, 8)
-    images = runs.images(16)
+    images = tiny_runs.images(16)
     state = features.calibrate(net, params, fresh, images, batch_size=8)
     name = "tiny_res_net/~/initial_batchnorm/~/mean_ema"
     assert int(state[name]["counter"]) == 2

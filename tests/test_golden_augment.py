@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Callable, Mapping
 
-import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import golden_data
 from byol_jax import augment, distributed
 from experiments import base
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import golden_data
 import jax
 import optax
 
+import golden_data
 from byol_jax.optim import lars
 
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import golden_data
 from byol_jax import augment, distributed, stats, update
 from byol_jax.objectives import byol
 

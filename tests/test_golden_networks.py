@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import golden_data
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import golden_data
 from byol_jax import distributed
 from byol_jax.networks import resnet, siamese
 

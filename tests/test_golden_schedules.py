@@ -1,9 +1,9 @@
 """Learning rate, target decay rate, and the constants of the published recipes."""
 
-import golden_data
 import jax
 import pytest
 
+import golden_data
 from byol_jax.data import pipeline
 from byol_jax.optim import schedules
 from experiments import byol

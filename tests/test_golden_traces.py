@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import golden_data
 from byol_jax import augment, distributed, update
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.objectives.byol import byol

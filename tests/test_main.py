@@ -9,7 +9,8 @@ import sys
 import time
 
 import pytest
-import runs
+
+import tiny_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DIGITS = "--config=experiments/digits.py"
@@ -80,7 +81,7 @@ def test_a_refused_run_writes_nothing(tmp_path):
 
 def test_run_and_evaluate_from_another_folder(tmp_path):
     """Pages are found by path; a checkpoint is evaluated with its own config."""
-    data = runs.write_npz(tmp_path / "images.npz")
+    data = tiny_runs.write_npz(tmp_path / "images.npz")
     workdir = tmp_path / "run"
     done = program(
         f"--config={ROOT / 'experiments/digits.py'}",
@@ -110,7 +111,7 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
     [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
-    data = runs.write_npz(tmp_path / "images.npz")
+    data = tiny_runs.write_npz(tmp_path / "images.npz")
     workdir = tmp_path / "run"
     arguments = (DIGITS, f"--workdir={workdir}", f"--config.dataset={data}", *TINY)
     endless = command(*arguments, "--config.num_steps=1000000", "--config.log_every=1")
@@ -129,11 +130,11 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
     (step,) = (int(p.name) for p in (workdir / "checkpoints").iterdir())
     done = program(*arguments, f"--config.num_steps={step + 1}")
     assert done.returncode == 0, done.stderr
-    assert runs.metrics(workdir)[-1]["step"] == step + 1
+    assert tiny_runs.metrics(workdir)[-1]["step"] == step + 1
 
 
 def test_guard_exits_with_3(tmp_path):
-    data = runs.write_npz(tmp_path / "images.npz")
+    data = tiny_runs.write_npz(tmp_path / "images.npz")
     done = program(
         DIGITS,
         f"--workdir={tmp_path / 'run'}",

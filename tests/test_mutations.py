@@ -7,8 +7,9 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-import golden_data
 import pytest
+
+import golden_data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import numpy as np
-import runs
 
+import tiny_runs
 from byol_jax import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def test_two_processes_equal_two_devices_and_one_restores_what_two_saved(tmp_pat
     run((*python, *FLAGS, f"--workdir={one}"), devices=2)
     run(("launch/local_cluster.sh", 2, *FLAGS, f"--workdir={two}"), devices=1)
 
-    ours, theirs = runs.metrics(one), runs.metrics(two)
+    ours, theirs = tiny_runs.metrics(one), tiny_runs.metrics(two)
     assert [line["step"] for line in theirs] == list(range(1, 11))
     for name in ("loss", "probe_loss", "projection_std", "tau", "learning_rate"):
         np.testing.assert_allclose(
@@ -62,4 +62,4 @@ def test_two_processes_equal_two_devices_and_one_restores_what_two_saved(tmp_pat
 
     # One process with one device goes on from what two processes saved.
     run((*python, *FLAGS, f"--workdir={two}", "--config.num_steps=12"), devices=1)
-    assert [line["step"] for line in runs.metrics(two)] == list(range(1, 13))
+    assert [line["step"] for line in tiny_runs.metrics(two)] == list(range(1, 13))

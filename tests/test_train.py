@@ -7,8 +7,8 @@ import signal
 import jax
 import numpy as np
 import pytest
-import runs
 
+import tiny_runs
 from byol_jax import checkpoints, metrics, train, weights
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import frozen
@@ -16,19 +16,19 @@ from byol_jax.evals import frozen
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return runs.write_npz(tmp_path_factory.mktemp("data") / "images.npz")
+    return tiny_runs.write_npz(tmp_path_factory.mktemp("data") / "images.npz")
 
 
 @pytest.fixture(scope="module")
 def finished(dataset, tmp_path_factory):
     """The workdir of a run of six steps, which cross the epoch boundary at step 3."""
     workdir = tmp_path_factory.mktemp("finished")
-    train.pretrain(runs.tiny_config(dataset), workdir)
+    train.pretrain(tiny_runs.tiny_config(dataset), workdir)
     return workdir
 
 
 def test_outputs_of_a_run(finished):
-    lines = runs.metrics(finished)
+    lines = tiny_runs.metrics(finished)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     names = {
         "loss",
@@ -57,39 +57,39 @@ def test_outputs_of_a_run(finished):
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_resumed_run_has_the_bits_of_an_uninterrupted_one(dataset, finished, tmp_path, stop):
-    train.pretrain(runs.tiny_config(dataset, stop_at=stop), tmp_path)
+    train.pretrain(tiny_runs.tiny_config(dataset, stop_at=stop), tmp_path)
     assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stop
-    train.pretrain(runs.tiny_config(dataset), tmp_path)
+    train.pretrain(tiny_runs.tiny_config(dataset), tmp_path)
     ours, _ = checkpoints.read(tmp_path / "checkpoints", 6)
     whole, _ = checkpoints.read(finished / "checkpoints", 6)
     assert ours.keys() == whole.keys()
     for name, value in whole.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
-    assert runs.metrics(tmp_path) == runs.metrics(finished)
+    assert tiny_runs.metrics(tmp_path) == tiny_runs.metrics(finished)
 
 
 def test_threads_change_no_bit(dataset, finished, tmp_path):
-    train.pretrain(runs.tiny_config(dataset, data__threads=3), tmp_path)
-    assert runs.metrics(tmp_path) == runs.metrics(finished)
+    train.pretrain(tiny_runs.tiny_config(dataset, data__threads=3), tmp_path)
+    assert tiny_runs.metrics(tmp_path) == tiny_runs.metrics(finished)
 
 
 def test_a_finished_run_is_not_trained_again(dataset, finished):
     before = (finished / "metrics.jsonl").read_text()
-    train.pretrain(runs.tiny_config(dataset), finished)
+    train.pretrain(tiny_runs.tiny_config(dataset), finished)
     assert (finished / "metrics.jsonl").read_text() == before
 
 
 def test_accumulated_batches_run_and_resume(dataset, tmp_path):
-    config = functools.partial(runs.tiny_config, dataset, accumulate=2, num_steps=3)
+    config = functools.partial(tiny_runs.tiny_config, dataset, accumulate=2, num_steps=3)
     train.pretrain(config(), tmp_path / "whole")
     train.pretrain(config(stop_at=1), tmp_path / "parts")
     train.pretrain(config(), tmp_path / "parts")
-    assert runs.metrics(tmp_path / "parts") == runs.metrics(tmp_path / "whole")
+    assert tiny_runs.metrics(tmp_path / "parts") == tiny_runs.metrics(tmp_path / "whole")
 
 
 def test_guard_saves_the_last_good_state(dataset, tmp_path):
     # The second update is the first with a rate above 0, and its weights overflow.
-    config = runs.tiny_config(dataset, optimizer__base_learning_rate=1e38)
+    config = tiny_runs.tiny_config(dataset, optimizer__base_learning_rate=1e38)
     with pytest.raises(GuardError, match="not finite: the state before it is saved in"):
         train.pretrain(config, tmp_path)
     (step,) = checkpoints.steps(tmp_path / "checkpoints")
@@ -97,8 +97,8 @@ def test_guard_saves_the_last_good_state(dataset, tmp_path):
     assert int(flat["step"]) == step
     assert all(np.isfinite(v).all() for v in flat.values())
     # With a rate that is right the same workdir goes on.
-    train.pretrain(runs.tiny_config(dataset), tmp_path)
-    assert runs.metrics(tmp_path)[-1]["step"] == 6
+    train.pretrain(tiny_runs.tiny_config(dataset), tmp_path)
+    assert tiny_runs.metrics(tmp_path)[-1]["step"] == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -113,7 +113,7 @@ def test_a_signal_between_two_steps_saves_and_stops(dataset, tmp_path, monkeypat
     monkeypatch.setattr(metrics.Writer, "write", write_and_signal)
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=f"stopped by {number.name}") as caught:
-        train.pretrain(runs.tiny_config(dataset), tmp_path)
+        train.pretrain(tiny_runs.tiny_config(dataset), tmp_path)
     assert caught.value.number == number
     # Logs come one step late: step 3 was running when those of step 2 were written.
     assert checkpoints.steps(tmp_path / "checkpoints") == [3]
@@ -121,7 +121,7 @@ def test_a_signal_between_two_steps_saves_and_stops(dataset, tmp_path, monkeypat
 
 
 def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
-    config = runs.tiny_config(
+    config = tiny_runs.tiny_config(
         dataset,
         num_steps=2,
         evaluation__at_end=True,
@@ -130,7 +130,7 @@ def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
         evaluation__knn_k=3,
     )
     train.pretrain(config, tmp_path)
-    tests = [line for line in runs.metrics(tmp_path) if line["split"] == "test"]
+    tests = [line for line in tiny_runs.metrics(tmp_path) if line["split"] == "test"]
     assert [line["step"] for line in tests] == [1, 2]
     records = json.loads((tmp_path / "results.json").read_text())
     rows = {(r["network"], r["protocol"], r["metric"]) for r in records}
@@ -154,10 +154,12 @@ def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
 
 
 def test_images_without_labels_train_without_a_probe(tmp_path):
-    np.savez(tmp_path / "x.npz", train_images=runs.images(16), test_images=runs.images(8))
-    config = runs.tiny_config(f"npz:{tmp_path / 'x.npz'}", num_steps=2, evaluation__at_end=True)
+    np.savez(tmp_path / "x.npz", train_images=tiny_runs.images(16), test_images=tiny_runs.images(8))
+    config = tiny_runs.tiny_config(
+        f"npz:{tmp_path / 'x.npz'}", num_steps=2, evaluation__at_end=True
+    )
     train.pretrain(config, tmp_path / "run")
-    assert "probe_loss" not in runs.metrics(tmp_path / "run")[-1]
+    assert "probe_loss" not in tiny_runs.metrics(tmp_path / "run")[-1]
     records = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {r["metric"] for r in records} == {"std_sqrt_dim"}
 
@@ -189,14 +191,14 @@ def test_mistakes_are_refused_before_anything_is_written(dataset, tmp_path, chan
     changes = {"dataset": dataset} | changes
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match=message) as caught:
-        train.pretrain(runs.tiny_config(**changes), workdir)
+        train.pretrain(tiny_runs.tiny_config(**changes), workdir)
     assert "\n" not in str(caught.value)
     assert not workdir.exists()
 
 
 def test_missing_dataset_says_what_to_set(tmp_path):
     with pytest.raises(UserError, match="dataset"):
-        train.pretrain(runs.tiny_config(None), tmp_path / "run")
+        train.pretrain(tiny_runs.tiny_config(None), tmp_path / "run")
 
 
 def test_workdir_of_another_architecture_is_left_alone(dataset, finished):
@@ -204,7 +206,7 @@ def test_workdir_of_another_architecture_is_left_alone(dataset, finished):
         return {p.relative_to(finished): p.read_bytes() for p in finished.rglob("*") if p.is_file()}
 
     before = contents()
-    other = runs.tiny_config(dataset, network__width=1.0)
+    other = tiny_runs.tiny_config(dataset, network__width=1.0)
     with pytest.raises(UserError, match=r"another architecture: online_params/\S+ is float32"):
         train.pretrain(other, finished)
     assert contents() == before
@@ -225,10 +227,10 @@ def test_one_compilation_for_a_whole_run(dataset, tmp_path):
         lambda event, duration, **kwargs: compiled.append(event)
     )
     try:
-        train.pretrain(runs.tiny_config(dataset, num_steps=2), tmp_path / "two")
+        train.pretrain(tiny_runs.tiny_config(dataset, num_steps=2), tmp_path / "two")
         two = sum("backend_compile" in event for event in compiled)
         compiled.clear()
-        train.pretrain(runs.tiny_config(dataset, num_steps=12), tmp_path / "twelve")
+        train.pretrain(tiny_runs.tiny_config(dataset, num_steps=12), tmp_path / "twelve")
         twelve = sum("backend_compile" in event for event in compiled)
     finally:
         jax.monitoring.clear_event_listeners()
