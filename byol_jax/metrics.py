@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 
 import tensorboardX
 import tqdm
@@ -64,17 +63,6 @@ class Writer:
         self._file.close()
         self._events.close()
 
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 class _BarHandler(logging.Handler):
     """Writes log lines above the progress line instead of through it."""
@@ -123,14 +111,7 @@ class Progress:
         self._bar.set_postfix_str(message, refresh=False)
         self._bar.update(images - self._bar.n)
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leaves the last state of the line standing."""
         if self._bar is not None:
             self._bar.close()

@@ -239,9 +239,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         stack.callback(checkpoints.close, manager)
         display = None
         if is_first:
-            writer = stack.enter_context(metrics.Writer(workdir, start))
+            writer = stack.enter_context(contextlib.closing(metrics.Writer(workdir, start)))
             progress = metrics.Progress(total_steps * config.batch_size, "pretrain")
-            display = _Display(writer, stack.enter_context(progress))
+            display = _Display(writer, stack.enter_context(contextlib.closing(progress)))
             _logger.info("compiling the update step")
 
         done, finite, stopping, late = start, True, False, None

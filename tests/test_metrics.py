@@ -1,5 +1,6 @@
 """metrics.jsonl: one flat object a line, no step twice."""
 
+import contextlib
 import json
 import math
 import re
@@ -12,7 +13,7 @@ def lines(folder):
 
 
 def test_lines_are_flat_and_tensorboard_is_written(tmp_path):
-    with metrics.Writer(tmp_path, 0) as writer:
+    with contextlib.closing(metrics.Writer(tmp_path, 0)) as writer:
         writer.write(1, "train", {"loss": 2.5, "tau": math.nan})
         writer.write(1, "test", {"knn_top1": 50.0})
     assert lines(tmp_path) == [
@@ -23,12 +24,12 @@ def test_lines_are_flat_and_tensorboard_is_written(tmp_path):
 
 
 def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
-    with metrics.Writer(tmp_path, 0) as writer:
+    with contextlib.closing(metrics.Writer(tmp_path, 0)) as writer:
         for step in (1, 2, 3):
             writer.write(step, "train", {"loss": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "spl')  # killed in the middle of a line
-    with metrics.Writer(tmp_path, 2) as writer:
+    with contextlib.closing(metrics.Writer(tmp_path, 2)) as writer:
         writer.write(3, "train", {"loss": 30.0})
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
         (1, 1.0),
@@ -40,7 +41,7 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
 def test_progress_shows_speed_and_time_left_from_the_second_call_on(capsys, monkeypatch):
     clock = iter(range(0, 1000, 10))  # ten seconds between any two looks at it
     monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
-    with metrics.Progress(1000, "pretrain") as progress:
+    with contextlib.closing(metrics.Progress(1000, "pretrain")) as progress:
         progress.advance(100, "step 1")
         progress.advance(200, "step 2")
         progress.advance(300, "step 3")
