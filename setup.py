@@ -59,6 +59,7 @@ setuptools.setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.33",
+        "pillow>=11",
         "scikit-learn>=1.8",
         "tensorboardX>=2.6.2.2",
         "tensorflow>=2.20",

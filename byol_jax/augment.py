@@ -160,6 +160,12 @@ def normalize(images: jax.Array) -> jax.Array:
     return (images - mean) / jnp.asarray(IMAGENET_STD, images.dtype)
 
 
+def denormalize(views: jax.Array) -> jax.Array:
+    """Undoes `normalize`."""
+    std = jnp.asarray(IMAGENET_STD, views.dtype)
+    return views * std + jnp.asarray(IMAGENET_MEAN, views.dtype)
+
+
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 pixels to float32 in [0, 1]."""
     return images.astype(jnp.float32) / 255

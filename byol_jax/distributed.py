@@ -164,28 +164,27 @@ def prefetch(batches: Iterable[PyTree], micro_batches: int, depth: int = 2) -> I
 
 
 def map_batches(
-    function: Callable[[jax.Array], PyTree], array: np.ndarray, batch_size: int
+    function: Callable[[jax.Array], PyTree], batches: Iterable[np.ndarray], batch_size: int
 ) -> PyTree:
-    """Applies a function of a batch to a whole host array, on all local devices.
+    """Applies a function of a batch to host batches one after the other, on all local devices.
 
-    Rows come back in order. The last batch is padded to the common shape and its
-    padding dropped, so any number of rows works and one program is compiled.
+    Rows come back in order. Batches are padded to the common shape and their padding
+    dropped, so any number of rows works and one program is compiled.
 
     Args:
       function: maps `[b, ...]` to a tree of `[b, ...]`, rows independent.
-      array: `[N, ...]`, N at least 1.
+      batches: `[b, ...]`, N rows in all, at least 1; none longer than `batch_size`.
       batch_size: rows per call, rounded up to a multiple of the local devices.
 
     Returns:
       A tree of host arrays `[N, ...]`.
     """
     devices = jax.local_devices()
-    batch_size = len(devices) * -(-min(batch_size, len(array)) // len(devices))
+    batch_size = len(devices) * -(-batch_size // len(devices))
     mapped = pmap(function, devices=devices)
     results = []
-    for start in range(0, len(array), batch_size):
-        rows = array[start : start + batch_size]
-        padding = [(0, batch_size - len(rows))] + [(0, 0)] * (array.ndim - 1)
+    for rows in batches:
+        padding = [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
         out = mapped(shard(np.pad(rows, padding), devices=devices))
         out = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), out)
         results.append(jax.tree.map(operator.itemgetter(slice(len(rows))), out))

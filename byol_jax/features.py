@@ -1,6 +1,7 @@
 """Frozen features of a whole set of images: once, in order, padded and masked."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import haiku as hk
@@ -20,7 +21,7 @@ def extract(
     network: hk.TransformedWithState,
     params: Tree,
     state: Tree,
-    images: np.ndarray,
+    batches: Iterable[np.ndarray],
     *,
     outputs: Sequence[str] = ("embedding",),
     batch_size: int = 256,
@@ -30,12 +31,12 @@ def extract(
     Args:
       network: `siamese(spec)`.
       params, state: of the online or target network.
-      images: uint8 evaluation crops `[N, H, W, 3]`.
+      batches: uint8 evaluation crops `[b, H, W, 3]`, N images in all.
       outputs: names among those of `siamese`.
-      batch_size: images per call, over all local devices.
+      batch_size: images per call, over all local devices; no batch is larger.
 
     Returns:
-      float32 arrays `[N, ...]` in the order of `images`.
+      float32 arrays `[N, ...]` in the order of the images.
     """
 
     def forward(batch: jax.Array) -> dict[str, jax.Array]:
@@ -43,16 +44,14 @@ def extract(
         named, _ = network.apply(params, state, None, views, False)
         return {name: named[name] for name in outputs}
 
-    return distributed.map_batches(forward, images, batch_size)
+    return distributed.map_batches(forward, batches, batch_size)
 
 
 def calibrate(
     network: hk.TransformedWithState,
     params: hk.Params,
     state: hk.State,
-    images: np.ndarray,
-    *,
-    batch_size: int = 256,
+    batches: Iterable[np.ndarray],
 ) -> hk.State:
     """Fills the BatchNorm averages of an untrained network; no parameter moves.
 
@@ -61,8 +60,8 @@ def calibrate(
     Args:
       network: `siamese(spec)` without a mapped axis.
       params, state: as initialised.
-      images: uint8 `[N, H, W, 3]`, the first batches of which are used.
-      batch_size: images per batch.
+      batches: uint8 `[b, H, W, 3]`, of one size but perhaps the last, in random order;
+        the first ones are used.
     """
 
     @jax.jit
@@ -70,7 +69,9 @@ def calibrate(
         views = augment.normalize(augment.to_float(batch))
         return network.apply(params, state, None, views, True)[1]
 
-    batch_size = min(batch_size, len(images))
-    for i in range(min(CALIBRATION_BATCHES, len(images) // batch_size)):
-        state = forward(state, images[i * batch_size : (i + 1) * batch_size])
+    size = None
+    for batch in itertools.islice(batches, CALIBRATION_BATCHES):
+        size = size or len(batch)
+        if len(batch) == size:
+            state = forward(state, batch)
     return state

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from byol_jax import augment, checkpoints, distributed, metrics, update, weights
-from byol_jax.data import crops, pipeline, sources
+from byol_jax.data import crops, images, pipeline, reader, sources
 from byol_jax.errors import GuardError, Stopped, require
 from byol_jax.evals import frozen
 from byol_jax.networks import siamese
@@ -25,6 +25,7 @@ from byol_jax.optim import schedules
 _logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32",)
+PLACEMENTS = ("device", "host")
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -54,6 +55,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"config.data.eval_crop={config.data.eval_crop!r} must be one of: "
         f"{', '.join(crops.EVALUATION_MODES)}",
     )
+    require(
+        config.augment.placement in PLACEMENTS,
+        f"config.augment.placement={config.augment.placement!r} must be one of: "
+        f"{', '.join(PLACEMENTS)}",
+    )
     for view in ("view1", "view2"):
         column = config.augment[view]
         for name in ("flip", "color_jitter", "grayscale", "blur", "solarize"):
@@ -69,11 +75,32 @@ def check(config: ml_collections.ConfigDict) -> None:
     distributed.check_batch(config.batch_size, config.accumulate)
 
 
+def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
+    """What a config trains on.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    require(config.dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
+    image_set = sources.load(config.dataset, config.data.split, config.data_dir)
+    reader.check_readable(image_set)
+    return image_set
+
+
+def view_parameters(
+    config: ml_collections.ConfigDict,
+) -> tuple[augment.AugmentParams, augment.AugmentParams]:
+    """T and T': the columns of Table 6."""
+    view1, view2 = config.augment.view1, config.augment.view2
+    return augment.AugmentParams(**view1), augment.AugmentParams(**view2)
+
+
 def hyperparameters(
     config: ml_collections.ConfigDict, num_examples: int, total_steps: int
 ) -> update.Hyperparameters:
     """The traced numbers of a run of `total_steps` on `num_examples` images."""
     optimizer = config.optimizer
+    view1, view2 = view_parameters(config)
     warmup_steps = pipeline.steps_for(optimizer.warmup_epochs, num_examples, config.batch_size)
     return update.Hyperparameters(
         peak_learning_rate=schedules.scaled_learning_rate(
@@ -85,8 +112,8 @@ def hyperparameters(
         trust_coefficient=optimizer.trust_coefficient,
         momentum=optimizer.momentum,
         tau_base=config.tau_base,
-        view1=augment.AugmentParams(**config.augment.view1),
-        view2=augment.AugmentParams(**config.augment.view2),
+        view1=view1,
+        view2=view2,
     )
 
 
@@ -171,13 +198,21 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       Stopped: after SIGINT or SIGTERM, with the state saved.
     """
     check(config)
-    require(config.dataset, "config.dataset is needed: digits or npz:FILE")
-    train_set = sources.load(config.dataset, "train")
-    num_examples = len(train_set.images)
+    train_set = load_images(config)
+    num_examples = train_set.size
     evaluation = config.evaluation.to_dict()
     data = None
     if evaluation["at_end"] or evaluation["knn_every"]:
-        data = frozen.load(config.dataset, config.image_size, config.data.eval_crop)
+        data = frozen.load(
+            config.dataset,
+            image_size=config.image_size,
+            eval_crop=config.data.eval_crop,
+            fit_split=evaluation["fit_split"],
+            score_split=evaluation["score_split"],
+            data_dir=config.data_dir,
+            exif=config.data.exif,
+            batch_size=evaluation["batch_size"],
+        )
     total_steps = config.num_steps or pipeline.steps_for(
         config.num_epochs, num_examples, config.batch_size
     )
@@ -202,6 +237,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         process_count=jax.process_count(),
         area_range=(config.data.area_min, config.data.area_max),
         aspect_range=(config.data.aspect_min, config.data.aspect_max),
+        exif=config.data.exif,
+        host_views=view_parameters(config) if config.augment.placement == "host" else None,
         num_threads=config.data.threads,
         prefetch=config.data.prefetch,
     )
@@ -235,6 +272,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     with contextlib.ExitStack() as stack:
         signal_number = stack.enter_context(_signals())
+        stack.enter_context(contextlib.closing(batches))
         manager = checkpoints.manager(directory, config.keep_checkpoints or None)
         stack.callback(checkpoints.close, manager)
         display = None
@@ -283,5 +321,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     if end < total_steps:
         _logger.info("ended at config.stop_at=%d, saved in %s", end, saved)
+    elif evaluation["at_end"] and data and data.fit.size > frozen.LARGEST:
+        _logger.info("not evaluated on %d images: experiments/evaluate.py does", data.fit.size)
     elif evaluation["at_end"] and data and is_first:
         frozen.report(frozen.evaluate(_weights(host, record), data, evaluation), workdir)

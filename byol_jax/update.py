@@ -5,7 +5,6 @@ mapped axis over which gradients, logs and batch statistics are averaged. `train
 maps `train_step` over the devices and donates the state.
 """
 
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import augment, distributed, stats
+from byol_jax import augment, distributed, keys, stats
 from byol_jax.networks.siamese import Outputs
 from byol_jax.objectives.base import Objective
 from byol_jax.optim import lars, schedules
@@ -80,11 +79,6 @@ class _Carry(NamedTuple):
     objective_state: PyTree
 
 
-def named_key(seed: int | jax.Array, name: str) -> jax.Array:
-    """The run's key for one purpose; the name is hashed with crc32."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-
-
 def optimizer(learning_rate: jax.Array | float, hparams: Hyperparameters) -> Any:
     """LARS at one step's rate; its state does not depend on the numbers."""
     return lars.lars(
@@ -104,7 +98,7 @@ def init_network(
     def init(key: jax.Array) -> tuple[hk.Params, hk.State]:
         return network.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32), True)
 
-    return init(named_key(seed, name))
+    return init(keys.named_key(seed, name))
 
 
 def init(
@@ -129,7 +123,7 @@ def init(
         target_params, target_state = jax.tree.map(jnp.copy, (online_params, online_state))
     else:
         target_params, target_state = init_network(seed, "target", network, image_size)
-    objective_params, objective_state = objective.init(named_key(seed, "objective"))
+    objective_params, objective_state = objective.init(keys.named_key(seed, "objective"))
     opt_state = lars.lars(0, weight_decay=0, trust_coefficient=0, momentum=0).init(
         (online_params, objective_params)
     )
@@ -309,7 +303,7 @@ def step(
       `projection_norm` (Figure 7), `projection_std` (std x sqrt(D) of the normalised
       projection), `finite`, and what the objective adds.
     """
-    key = jax.random.fold_in(named_key(seed, "objective"), state.step)
+    key = jax.random.fold_in(keys.named_key(seed, "objective"), state.step)
     differentiate = jax.grad(losses, has_aux=True)
     trainable = (state.online_params, state.objective_params)
 
@@ -369,18 +363,21 @@ def train_step(
 
     Args:
       state: before the step.
-      batch: `view1`, `view2` uint8 crops `[B, H, W, 3]`, `labels`, `ids`, `epochs`
-        int32 `[B]`; with a leading micro-batch axis when gradients are accumulated.
+      batch: `view1`, `view2`, uint8 crops `[B, H, W, 3]` or float32 views that the host
+        has augmented and normalised, `labels`, `ids`, `epochs` int32 `[B]`; with a
+        leading micro-batch axis when gradients are accumulated.
       seed: the run's seed, int32 scalar.
       hparams, network, objective, axis: as for `step`.
 
     Returns:
       As `step`.
     """
-    key = named_key(seed, "augment")
+    key = keys.named_key(seed, "augment")
 
     def make_views(batch: Batch) -> tuple[jax.Array, jax.Array]:
         ids, epochs = batch["ids"], batch["epochs"]
+        if batch["view1"].dtype != jnp.uint8:
+            return batch["view1"], batch["view2"]
         return (
             augment.make_views(batch["view1"], ids, epochs, key, 1, hparams.view1),
             augment.make_views(batch["view2"], ids, epochs, key, 2, hparams.view2),

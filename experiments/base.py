@@ -61,8 +61,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.recipe = "not named"
     config.seed = 1337  # pseudo-code J.1
 
-    # digits | npz:FILE (train_images, train_labels, test_images, test_labels).
+    # digits | npz:FILE (train_images, train_labels, test_images, test_labels) | folder:DIR
+    # (train/, val/ and test/ are splits, sub-folders classes) | tfds:NAME.
     config.dataset = config_dict.placeholder(str)
+    # Where TFDS keeps its data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    config.data_dir = config_dict.placeholder(str)
     config.image_size = 224  # side of the views in pixels (App. A)
     config.batch_size = 4096  # global and effective (App. A)
     config.accumulate = 1  # micro-batches a step (section 5, App. G.2, Table 16)
@@ -106,12 +109,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.trust_coefficient = 1e-3
     config.optimizer.momentum = 0.9
 
-    # T and T' of Table 6, on the device.
+    # T and T' of Table 6.
     config.augment = ml_collections.ConfigDict()
+    # device: in the update step, as in pseudo-code J.4; host: in tf.data, the same operations,
+    # for a device that is slower than the host's spare cores.
+    config.augment.placement = "device"
     config.augment.view1 = augmentation()
     config.augment.view2 = augmentation(blur=0.1, solarize=0.2)
 
     config.data = ml_collections.ConfigDict()
+    # train, valid, test, or several joined. The paper pre-trains on its local validation
+    # images too: all 1,281,167 (pseudo-code J.1). A split that the data set lacks is a fixed
+    # class-balanced fifth of the training images, first test, then valid.
+    config.data.split = "train+valid"
+    config.data.exif = False  # turn images as EXIF says; the usual ImageNet pipelines do not
     # Random crop: share of the image's area, width over height (App. C).
     config.data.area_min = 0.08
     config.data.area_max = 1.0
@@ -119,8 +130,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.aspect_max = 4 / 3
     config.data.threads = 0  # of the input pipeline; 0 tunes itself
     config.data.prefetch = 2  # batches kept ready on the host and on the devices
-    # paper: short side to 256/224 of the size, then the centre (App. C); full: short
-    # side to the size, then the centre, which leaves small images whole.
+    # paper: short side to 256/224 of the size, then the centre (App. C); released: central
+    # 87.5 % of the short side, resized (docs/deviations.md, 18); full: short side to the
+    # size, then the centre, which leaves small images whole.
     config.data.eval_crop = "paper"
 
     # Frozen features at the end of the run (docs/protocols.md).
@@ -128,8 +140,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation.at_end = True
     config.evaluation.knn_every = 0  # steps between kNN readings in metrics.jsonl; 0: none
     config.evaluation.batch_size = 256
+    config.evaluation.fit_split = "train+valid"  # classifiers and neighbours
+    config.evaluation.score_split = "test"
     config.evaluation.knn_k = 20
     config.evaluation.knn_temperature = 0.07
     config.evaluation.labels_per_class = 2
     config.evaluation.draws = 20
+
+    # The job `views` (--config.job=views) draws a picture of T and T' on these.
+    config.views = ml_collections.ConfigDict()
+    config.views.images = 8
+    config.views.draws = 4  # of each of T and T', one an epoch
     return config

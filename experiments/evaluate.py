@@ -21,6 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.job = "evaluate"
     config.checkpoint = config_dict.placeholder(str)  # a workdir or checkpoints/STEP of it
     config.dataset = config_dict.placeholder(str)  # the checkpoint's own if left out
+    config.data_dir = config_dict.placeholder(str)  # of TFDS, likewise
     config.image_size = config_dict.placeholder(int)  # likewise
+    config.eval_crop = config_dict.placeholder(str)  # likewise; paper, released or full
     config.evaluation = base.get_config().evaluation
     return config

@@ -27,6 +27,8 @@ FILES = (
     "augment",
     "augment_composite",
     "augment_stats",
+    "crop",
+    "crop_stats",
 )
 
 # Arrays that are given: there is nothing to compare them with.
@@ -47,6 +49,8 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
     "augment": ("images32_u8", "image224_u8", "hsv_table/(rgb|hsv_in)"),
     "augment_composite": ("composite/images_u8",),
     "augment_stats": ("image_u8", "quantile_levels", "feature_names"),
+    "crop": (r"\d/(jpeg|random_window)", "window_table/size_hw", r"resize/\d/in_u8"),
+    "crop_stats": ("quantile_levels", ".*/windows_yxhw_first2000"),
 }
 # Arrays that no tolerance compares, and why.
 APART: Mapping[str, Mapping[str, str]] = {
@@ -57,11 +61,17 @@ APART: Mapping[str, Mapping[str, str]] = {
         r"view\d/quantiles": "a distribution: its own test, with the limit of golden/README.md",
         r"view\d/(mean|std|corr)": "a distribution: its own test, with standard errors",
     },
+    "crop_stats": {
+        ".*/(quantiles/.*|hist_.*)": "a distribution: its own test, limit of golden/README.md",
+    },
 }
 # Entries of the files' metadata that no test compares, and why.
 METADATA_APART: Mapping[str, Mapping[str, str]] = {
-    "schedules": {"shards": "the splits of ImageNet: there is no ImageNet source yet"}
+    "schedules": {"shards": "ranges that shards read; here a process takes its slice of each batch"}
 }
+
+# Quantiles this close are one value (golden/README.md).
+SAME_VALUE = 2e-5
 
 ROW_CATEGORIES = frozenset(
     ["random", "identical", "scaled", "opposite", "orthogonal", "large", "small", "below_eps"]
@@ -228,7 +238,7 @@ def _pointwise(
 ) -> np.ndarray:
     """The error of every entry of one array, in units of its tolerance's metric."""
     difference = np.abs(ours - theirs)
-    if metric == "abs":
+    if metric in ("abs", "u8", "u8f"):
         return difference
     if metric == "maxabs":
         largest = np.abs(theirs).max(initial=0)
@@ -422,3 +432,15 @@ def projection(salt: str, name: str, array: np.ndarray) -> float:
 def depth_of(encoder: str) -> str:
     """`network.depth` for an encoder's name in the files: `TinyResNet`, `ResNet50`."""
     return "tiny" if encoder == "TinyResNet" else encoder.removeprefix("ResNet")
+
+
+def distance(sample: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> float:
+    """The largest |F(q) - level|; where levels share an atom, any level inside it is right."""
+    ordered = np.sort(sample)
+    above = np.searchsorted(ordered, quantiles + SAME_VALUE, side="right") / len(sample)
+    below = np.searchsorted(ordered, quantiles - SAME_VALUE, side="left") / len(sample)
+    equal = np.diff(quantiles) <= SAME_VALUE
+    shared = np.append(equal, False) | np.append(False, equal)
+    # Inside an atom the distance is to the interval [F(q-), F(q)].
+    nearest = np.where(shared, np.clip(levels, below, above), above)
+    return float(np.abs(nearest - levels).max())

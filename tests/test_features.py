@@ -12,11 +12,15 @@ from byol_jax.update import init_network
 SPEC = NetworkSpec("tiny", 0.5, "small", 0, HeadSpec(2, 8, 4), HeadSpec(2, 8, 4))
 
 
+def in_batches(images: np.ndarray, size: int) -> list[np.ndarray]:
+    return [images[i : i + size] for i in range(0, len(images), size)]
+
+
 @pytest.fixture(scope="module")
 def network():
     net = siamese(SPEC)
     params, state = init_network(0, "online", net, 8)
-    state = features.calibrate(net, params, state, tiny_runs.images(16), batch_size=8)
+    state = features.calibrate(net, params, state, in_batches(tiny_runs.images(16), 8))
     return net, params, state
 
 
@@ -24,7 +28,7 @@ def test_extract_equals_one_forward_pass(network):
     net, params, state = network
     images = tiny_runs.images(11)
     out = features.extract(
-        net, params, state, images, outputs=("embedding", "projection"), batch_size=4
+        net, params, state, in_batches(images, 4), outputs=("embedding", "projection"), batch_size=4
     )
     views = augment.normalize(augment.to_float(images))
     expected, _ = jax.jit(net.apply, static_argnums=4)(params, state, None, views, False)
@@ -37,7 +41,7 @@ def test_calibration_averages_the_batches_and_moves_no_parameter(network):
     net, params, _ = network
     _, fresh = init_network(0, "online", net, 8)
     images = tiny_runs.images(16)
-    state = features.calibrate(net, params, fresh, images, batch_size=8)
+    state = features.calibrate(net, params, fresh, in_batches(images, 8))
     name = "tiny_res_net/~/initial_batchnorm/~/mean_ema"
     assert int(state[name]["counter"]) == 2
     views = augment.normalize(augment.to_float(images))

@@ -50,7 +50,7 @@ def small_images(golden: golden_data.Golden, runner: str) -> golden_data.Results
     if runner == "one_device":
         return dict(jax.jit(apply_all)(images))
     assert jax.local_device_count() == 2
-    return dict(distributed.map_batches(apply_all, images, len(images)))
+    return dict(distributed.map_batches(apply_all, [images], len(images)))
 
 
 def tables(golden: golden_data.Golden) -> golden_data.Results:
@@ -156,7 +156,6 @@ def test_recorded_sequences() -> None:
 CHUNK, CHUNKS = 512, 32
 LARGEST_DISTANCE = 0.024
 LARGEST_FRACTION_ERROR = 0.02
-SAME_VALUE = 2e-5
 
 
 def features(view: jax.Array, image: jax.Array) -> dict[str, jax.Array]:
@@ -206,18 +205,6 @@ def draws(view: str) -> np.ndarray:
     return np.array([[np.float64(part[name]) for part in parts] for name in names])
 
 
-def distance(sample: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> float:
-    """The largest |F(q) - level|; where levels share an atom, any level inside it is right."""
-    ordered = np.sort(sample)
-    above = np.searchsorted(ordered, quantiles + SAME_VALUE, side="right") / len(sample)
-    below = np.searchsorted(ordered, quantiles - SAME_VALUE, side="left") / len(sample)
-    equal = np.diff(quantiles) <= SAME_VALUE
-    shared = np.append(equal, False) | np.append(False, equal)
-    # Inside an atom the distance is to the interval [F(q-), F(q)].
-    nearest = np.where(shared, np.clip(levels, below, above), above)
-    return float(np.abs(nearest - levels).max())
-
-
 VIEWS = ("view1", "view2")
 
 
@@ -227,7 +214,7 @@ def test_distribution_of_views(view: str) -> None:
     levels = golden.arrays["quantile_levels"]
     samples = draws(view).reshape(len(golden.arrays["feature_names"]), -1)
     distances = {
-        str(name): distance(sample, quantiles, levels)
+        str(name): golden_data.distance(sample, quantiles, levels)
         for name, sample, quantiles in zip(
             golden.arrays["feature_names"],
             samples,
@@ -262,7 +249,7 @@ def test_moments_of_views(view: str) -> None:
         spread = np.std([chunk[kind] for chunk in chunks], axis=0, ddof=1)
         error = spread * np.sqrt((1 + ratio_of_draws) / CHUNKS)
         difference = np.abs(array - golden.arrays[f"{view}/{kind}"])
-        ratio = np.max(difference / (7 * error + SAME_VALUE))
+        ratio = np.max(difference / (7 * error + golden_data.SAME_VALUE))
         print(f"{view}: {kind} within {ratio:.2g} of the limit")
         assert ratio <= 1, f"{view}: {kind} is off the golden distribution"
     for i, name in enumerate(names):

@@ -25,7 +25,7 @@ def run(runner: str, function: Any, rows: np.ndarray) -> Any:
     if runner == "one_device":
         return jax.tree.map(np.asarray, jax.jit(function)(rows))
     assert jax.local_device_count() == 2
-    return distributed.map_batches(function, rows, len(rows))
+    return distributed.map_batches(function, [rows], len(rows))
 
 
 def regression(golden: golden_data.Golden, runner: str, case: str) -> golden_data.Results:

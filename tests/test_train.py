@@ -147,10 +147,45 @@ def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
     assert by_row["online", "knn"]["n_examples"] == 12
 
     # The job `evaluate` reads the same checkpoint and finds the same values.
-    again = frozen.evaluate(
-        weights.load(tmp_path), frozen.load(dataset, 8, "full"), config.evaluation.to_dict()
-    )
+    data = frozen.load(dataset, image_size=8, eval_crop="full")
+    again = frozen.evaluate(weights.load(tmp_path), data, config.evaluation.to_dict())
     assert [r._asdict() for r in again] == records
+
+
+def test_host_placement_trains_on_the_same_views(dataset, finished, tmp_path):
+    """Its first update differs by rounding alone: the same crops, keys and operations."""
+    train.pretrain(tiny_runs.tiny_config(dataset, augment__placement="host", num_steps=2), tmp_path)
+    ours, theirs = tiny_runs.metrics(tmp_path)[0], tiny_runs.metrics(finished)[0]
+    for name in ("loss", "probe_loss", "embedding_norm", "projection_norm", "projection_std"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+def test_runs_on_a_folder_and_evaluates_its_splits(tmp_path):
+    dataset = tiny_runs.write_folder(tmp_path / "images")
+    config = tiny_runs.tiny_config(
+        dataset, num_steps=2, evaluation__at_end=True, evaluation__draws=1, evaluation__knn_k=3
+    )
+    train.pretrain(config, tmp_path / "run")
+    records = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {r["split"] for r in records} == {"test"}
+    assert {r["n_examples"] for r in records} == {12}
+    fitted = {r["settings"]["fit_split"] for r in records if r["metric"] == "top1"}
+    assert fitted == {"train+valid"}
+    assert {r["network"] for r in records} == {"pixels", "random", "target", "online"}
+
+
+def test_too_many_unreadable_files_are_refused_before_anything_is_written(tmp_path):
+    dataset = tiny_runs.write_folder(tmp_path / "images")
+    (tmp_path / "images" / "train" / "class0" / "0.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"1 of 24 images of folder:\S+ cannot be read, more than"):
+        train.pretrain(tiny_runs.tiny_config(dataset), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_large_set_is_left_to_the_evaluation_job(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen, "LARGEST", 23)
+    train.pretrain(tiny_runs.tiny_config(dataset, num_steps=1, evaluation__at_end=True), tmp_path)
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_images_without_labels_train_without_a_probe(tmp_path):
@@ -185,6 +220,14 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
         ({"data__area_min": 1.5}, "area"),
         ({"dataset": "digit"}, "digits"),
         ({"dataset": "npz:absent.npz"}, "absent.npz"),
+        ({"dataset": "folder:absent"}, "there is no folder absent"),
+        ({"data_dir": "somewhere"}, "data_dir=somewhere is for tfds:NAME only"),
+        ({"data__split": "trian"}, "has no split 'trian'; its splits are train, valid, test"),
+        ({"augment__placement": "gpu"}, "placement='gpu' must be one of: device, host"),
+        (
+            {"evaluation__at_end": True, "evaluation__score_split": "valid"},
+            "share valid: what is scored must not be fitted",
+        ),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(dataset, tmp_path, changes, message):

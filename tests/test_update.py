@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import byol_jax.update as update
-from byol_jax import augment, distributed
+from byol_jax import augment, distributed, keys
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.objectives.byol import byol
 from byol_jax.optim import lars
@@ -122,7 +122,7 @@ def test_labels_change_the_probe_and_no_bit_of_anything_else():
 def test_probe_is_trained_by_view_1_with_the_same_optimiser():
     state, batch = make_state(), make_batch()
     new, logs = single_step()(state, batch, 0, HPARAMS)
-    key = update.named_key(0, "augment")
+    key = keys.named_key(0, "augment")
     view = augment.make_views(batch["view1"], batch["ids"], batch["epochs"], key, 1, HPARAMS.view1)
     outputs, _ = forward()(state.online_params, state.online_state, view)
     embedding = np.asarray(outputs["embedding"], np.float64)
@@ -179,7 +179,7 @@ def test_accumulation_is_a_loop_over_micro_batches_and_one_update():
     micro = jax.tree.map(lambda x: x.reshape(2, 8, *x.shape[1:]), batch)
     got, logs = single_step()(state, micro, 0, HPARAMS)
 
-    network, key = siamese(SPEC), update.named_key(0, "augment")
+    network, key = siamese(SPEC), keys.named_key(0, "augment")
     online_state, target_state = state.online_state, state.target_state
 
     @jax.jit
@@ -276,7 +276,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_no_later_one_does(poison)
 def test_collapse_statistics_and_norms_of_figure_7():
     state, batch = make_state(), make_batch()
     _, logs = single_step()(state, batch, 0, HPARAMS)
-    key = update.named_key(0, "augment")
+    key = keys.named_key(0, "augment")
     embeddings, projections = [], []
     online_state = state.online_state
     for v, params in ((1, HPARAMS.view1), (2, HPARAMS.view2)):

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from experiments import base
 
@@ -26,6 +27,46 @@ def write_npz(path: pathlib.Path, train: int = 24, test: int = 12, classes: int 
         test_labels=np.arange(test) % classes,
     )
     return f"npz:{path}"
+
+
+def write_folder(root: pathlib.Path, train: int = 24, test: int = 12, classes: int = 2) -> str:
+    """The same as JPEG and PNG files of several sizes; returns its name for `config.dataset`."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for i in range(count):
+            height, width = rng.integers(8, 24, 2)
+            pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+            file = root / split / f"class{i % classes}" / f"{i}.{('jpg', 'png')[i % 3 == 0]}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    return f"folder:{root}"
+
+
+def write_tfds(root: pathlib.Path, count: int = 24, file_format: str = "tfrecord") -> str:
+    """A labelled TFDS set `tiny`, three shards of PNG records; `config.data_dir` is `root`."""
+    import tensorflow_datasets as tfds
+
+    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+            label = tfds.features.ClassLabel(num_classes=2)
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(
+                builder=self, features=features, supervised_keys=("image", "label")
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(0), "test": self._generate_examples(1)}
+
+        def _generate_examples(self, seed):
+            for i, image in enumerate(images(count, 12, seed)):
+                yield i, {"image": image[: 8 + i % 5], "label": i % 2}
+
+    builder = Tiny(data_dir=str(root), file_format=file_format)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
+    return "tfds:tiny"
 
 
 def tiny_config(dataset: str, **changes: Any) -> ml_collections.ConfigDict:

@@ -1,89 +1,154 @@
-"""Crops and bicubic resizing in TensorFlow, on the host's CPU (BYOL App. C)."""
+"""Where views are cut from an image, and the TensorFlow that decodes and resizes them (App. C).
 
-import contextlib
-import functools
-import os
-from typing import Any, Protocol
+A `Placement` says in numbers which part of the picture to read, to which size to resize it and
+which square of that to keep. Random crops and evaluation crops differ in nothing else.
+"""
+
+from typing import Any
 
 import numpy as np
 
+from byol_jax.data.host import import_tensorflow
 from byol_jax.errors import require
 
-EVALUATION_MODES = ("paper", "full")
+EVALUATION_MODES = ("paper", "released", "full")
+# The authors' code keeps this share of the short side (docs/deviations.md, 18).
+RELEASED_SHARE = np.float32(0.875)
+# Of a picture longer than this many times its width only the middle is resized: the ends are
+# never seen, and would make a strip of 10,000 pixels fill the memory.
+_LONGEST = 8
+
+# Columns of a placement: the window in the picture, the size it is resized to, and the corner of
+# the square that is kept.
+PLACEMENT = ("y", "x", "height", "width", "to_height", "to_width", "from_y", "from_x")
 
 
-class HasImages(Protocol):
-    """What `evaluation_images` needs of a set of images."""
-
-    @property
-    def images(self) -> np.ndarray:
-        """uint8 `[N, H, W, 3]`."""
+def box_placement(boxes: np.ndarray, size: int) -> np.ndarray:
+    """Boxes (y, x, h, w) to be resized to squares: int32 `[..., 4]` -> `[..., 8]`."""
+    rest = np.broadcast_to(np.array([size, size, 0, 0], np.int32), boxes.shape)
+    return np.concatenate([boxes, rest], axis=-1, dtype=np.int32)
 
 
-@functools.cache
-def import_tensorflow() -> Any:
-    """Imports TensorFlow, quietly and without its accelerators, which belong to JAX."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # oneDNN's results depend on the machine, and its banner ignores the log level.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
-    for kind in ("GPU", "TPU"):
-        # A program that has already started TensorFlow is too late to hide them.
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], kind)
-    return tf
+def released_window(height: int, width: int) -> tuple[int, int, int, int]:
+    """The authors' central square (y, x, h, w), rounded as they round it."""
+    side = int(RELEASED_SHARE * np.float32(min(height, width)))
+    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 
-def random_crop_resize(image: Any, box: Any, size: int) -> Any:
-    """Cuts the box (y, x, h, w) out of an image and resizes it (BYOL App. C).
+def center_placement(height: int, width: int, size: int, mode: str) -> np.ndarray:
+    """The evaluation crop of an image of height x width pixels, int32 `[8]`.
 
-    Bicubic with half-pixel centres and no antialiasing; pixels outside the box play no part.
-    uint8 `[H, W, 3]`, int32 `[4]` -> uint8 `[size, size, 3]`.
-    """
-    tf = import_tensorflow()
-    y, x, h, w = tf.unstack(box)
-    patch = image[y : y + h, x : x + w]
-    resized = tf.image.resize(patch, [size, size], method="bicubic", antialias=False)
-    return tf.ensure_shape(_to_uint8(tf, resized), [size, size, 3])
-
-
-def center_crop(image: Any, size: int, mode: str) -> Any:
-    """Resizes the short side and keeps the central square, for evaluation.
-
-    The short side becomes round(256 / 224 * size) in mode `paper` (BYOL App. C), and `size`
-    in mode `full`, which is what sets of small images use (SimCLR App. B.9, BYOL App. E.2); an
-    image of size x size then stays as it is. uint8 `[H, W, 3]` or `[N, H, W, 3]`.
+    `paper`: the short side becomes round(256 / 224 * size), then the central square is kept (BYOL
+    App. C). `full`: the short side becomes `size`; what sets of small images use (SimCLR App. B.9,
+    BYOL App. E.2), and an image of size x size stays as it is. `released`: the central square of
+    87.5 % of the short side, resized (the authors' code).
 
     Raises:
       UserError: unknown mode.
     """
-    require(mode in EVALUATION_MODES, f"unknown evaluation crop {mode!r}; use 'paper' or 'full'")
-    tf = import_tensorflow()
-    short = round(size * 256 / 224) if mode == "paper" else size
-    sides = tf.cast(tf.shape(image)[-3:-1], tf.float64)
-    sides = tf.cast(tf.round(sides * short / tf.reduce_min(sides)), tf.int32)
-    resized = tf.image.resize(image, sides, method="bicubic", antialias=False)
-    y, x = tf.unstack((sides - size) // 2)
-    return _to_uint8(tf, resized[..., y : y + size, x : x + size, :])
+    require(
+        mode in EVALUATION_MODES,
+        f"unknown evaluation crop {mode!r}; use {', '.join(map(repr, EVALUATION_MODES))}",
+    )
+    short = min(height, width)
+    if mode == "released":
+        # Of a single pixel the authors' window leaves nothing: it is kept.
+        window = released_window(height, width) if short > 1 else [0, 0, height, width]
+        return box_placement(np.array(window), size)
+    target = round(size * 256 / 224) if mode == "paper" else size
+    sides = np.minimum([height, width], short * _LONGEST)
+    corner = (np.array([height, width]) - sides) // 2
+    to = np.rint(sides * target / short).astype(np.int64)
+    return np.concatenate([corner, sides, to, (to - size) // 2], dtype=np.int32)
 
 
-def evaluation_images(image_set: HasImages, size: int, mode: str, chunk: int = 256) -> np.ndarray:
-    """Applies `center_crop` to a whole set: uint8 `[N, size, size, 3]`.
+def is_identity(placement: np.ndarray, height: int, width: int) -> bool:
+    """Whether a placement leaves an image of this size as it is."""
+    return placement.tolist() == [0, 0, height, width, height, width, 0, 0]
 
-    Images that need no resizing come back as they are, without TensorFlow. `chunk` images at a
-    time pass through float32.
+
+def seen_size(heights: Any, widths: Any, orientations: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths of pictures once they are turned as EXIF says."""
+    swaps = _orientation_flags(np.asarray(orientations))[0]
+    return np.where(swaps, widths, heights), np.where(swaps, heights, widths)
+
+
+def turn(placements: np.ndarray, heights: Any, widths: Any, orientations: Any) -> np.ndarray:
+    """Windows in turned pictures -> the same windows in the stored pixels; the rest stays.
+
+    Args:
+      placements: int32 `[..., 8]`.
+      heights, widths: of the stored pixels, broadcast against `[...]`.
+      orientations: of EXIF, 1 to 8, broadcast likewise.
+    """
+    swaps, flips_y, flips_x = _orientation_flags(np.asarray(orientations))
+    y, x, h, w, *rest = np.moveaxis(placements, -1, 0)
+    y, x = np.where(swaps, x, y), np.where(swaps, y, x)
+    h, w = np.where(swaps, w, h), np.where(swaps, h, w)
+    y = np.where(flips_y, heights - y - h, y)
+    x = np.where(flips_x, widths - x - w, x)
+    return np.stack([y, x, h, w, *rest], axis=-1).astype(np.int32)
+
+
+def _orientation_flags(orientation: Any) -> tuple[Any, Any, Any]:
+    """What EXIF's orientation means: first mirror y and x, then swap the axes."""
+    swaps = orientation >= 5
+    flips_y = ((orientation >= 3) & (orientation <= 4)) | ((orientation >= 6) & (orientation <= 7))
+    flips_x = ((orientation >= 2) & (orientation <= 3)) | (orientation >= 7)
+    return swaps, flips_y, flips_x
+
+
+def decode(data: Any, window: Any) -> Any:
+    """Decodes a window (y, x, h, w) of a JPEG or PNG: uint8 `[h, w, 3]`.
+
+    Grey, CMYK, palette and 16-bit pixels become RGB of 8 bits; transparency is dropped. A JPEG's
+    rows below the window and columns beside it are skipped.
 
     Raises:
-      UserError: unknown mode.
+      tf.errors.InvalidArgumentError: at run time, when the image is damaged.
     """
-    images = image_set.images
-    if mode == "full" and images.shape[1:3] == (size, size):
-        return images
-    chunks = [images[start : start + chunk] for start in range(0, len(images), chunk)]
-    return np.concatenate([center_crop(images, size, mode).numpy() for images in chunks])
+    tf = import_tensorflow()
+    y, x, h, w = tf.unstack(window)
+    return tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.image.decode_and_crop_jpeg(data, window, channels=3),
+        lambda: tf.io.decode_png(data, channels=3)[y : y + h, x : x + w],
+    )
 
 
-def _to_uint8(tf: Any, values: Any) -> Any:
-    # Bicubic interpolation overshoots at edges: a cast alone would wrap around.
+def orient(patch: Any, orientation: Any) -> Any:
+    """Turns pixels as EXIF says: `[h, w, 3]`, orientation 1 to 8."""
+    tf = import_tensorflow()
+    swaps, flips_y, flips_x = _orientation_flags(orientation)
+    patch = tf.cond(flips_y, lambda: patch[::-1], lambda: patch)
+    patch = tf.cond(flips_x, lambda: patch[:, ::-1], lambda: patch)
+    return tf.cond(swaps, lambda: tf.transpose(patch, [1, 0, 2]), lambda: patch)
+
+
+def resize(patch: Any, to: Any) -> Any:
+    """Bicubic with half-pixel centres and no antialiasing: float32 of 0..255, not clipped."""
+    # The kernel of tf.image.resize, without the many small operations around it.
+    tf = import_tensorflow()
+    return tf.raw_ops.ResizeBicubic(images=patch[None], size=to, half_pixel_centers=True)[0]
+
+
+def to_uint8(values: Any) -> Any:
+    """Clips and rounds: bicubic interpolation overshoots at edges, where a cast would wrap."""
+    tf = import_tensorflow()
     return tf.cast(tf.round(tf.clip_by_value(values, 0, 255)), tf.uint8)
+
+
+def place(patch: Any, placement: Any, size: int, orientation: Any = None) -> Any:
+    """Carries out a placement whose window is relative to `patch`.
+
+    Pixels outside the window play no part. uint8 `[H, W, 3]`, int32 `[8]` -> float32
+    `[size, size, 3]` of 0..255, not clipped.
+    """
+    tf = import_tensorflow()
+    y, x, h, w, to_h, to_w, from_y, from_x = tf.unstack(placement)
+    window = patch[y : y + h, x : x + w]
+    if orientation is not None:
+        window = orient(window, orientation)
+    resized = resize(window, tf.stack([to_h, to_w]))
+    kept = resized[from_y : from_y + size, from_x : from_x + size]
+    return tf.ensure_shape(kept, [size, size, 3])

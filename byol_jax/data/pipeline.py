@@ -1,22 +1,20 @@
 """The stream of examples: shuffled, cropped and batched, the same on every machine.
 
 No generator has to be saved: every random number is a function of the seed and of what it is for
-(an epoch's order, one view of one example), drawn from numpy's counter-based Philox. So a resumed
-run, another number of threads and another number of processes all see the same images.
+(`keys`). So a resumed run, another number of threads and another number of processes all see the
+same images.
 """
 
 import functools
-import itertools
-import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from byol_jax import augment, keys
 from byol_jax.boxes import AREA_RANGE, ASPECT_RANGE, check_ranges, random_resized_boxes
-from byol_jax.data.crops import import_tensorflow, random_crop_resize
-from byol_jax.data.sources import ImageSet
+from byol_jax.data import crops, reader
+from byol_jax.data.images import ImageSet, Records
+from byol_jax.data.reader import Batch, Batches, Plan, Request
 from byol_jax.errors import require
 
 
@@ -25,33 +23,10 @@ def steps_for(num_epochs: float, num_examples: int, batch_size: int) -> int:
     return int(num_epochs * num_examples / batch_size)
 
 
-def example_uniforms(
-    seed: int, name: str, ids: ArrayLike, epochs: ArrayLike, views: ArrayLike, count: int
-) -> np.ndarray:
-    """Draws `count` uniforms in [0, 1) for each (id, epoch, view): float64 `[..., count]`.
-
-    `ids`, `epochs` and `views` broadcast against each other. `name` says what the numbers are for;
-    numbers of different names, seeds, ids, epochs or views are independent.
-    """
-    # Word 0 is the one that Philox counts up while drawing, so the streams cannot overlap.
-    ids, epochs, views, block = np.broadcast_arrays(ids, epochs, views, 0)
-    counters = np.stack([block, ids, epochs, views], axis=-1).astype(np.uint64)
-    philox = _philox(seed, name)
-    state = philox.state
-    words = np.empty((counters[..., 0].size, count), np.uint64)
-    for row, counter in zip(words, counters.reshape(-1, 4), strict=True):
-        # Moving one generator about gives the words of a new one at a fifth of the cost.
-        state["state"]["counter"] = counter
-        philox.state = state
-        row[:] = philox.random_raw(count)
-    return ((words >> 11) * 2.0**-53).reshape(*ids.shape, count)
-
-
 @functools.lru_cache(maxsize=4)
 def epoch_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order of the examples in one epoch: int64 `[num_examples]`, read-only."""
-    words = _philox(seed, "permutation", [0, epoch, 0, 0]).random_raw(num_examples)
-    order = np.argsort(words, kind="stable")
+    order = keys.permutation(num_examples, "permutation", seed, epoch)
     order.setflags(write=False)
     return order
 
@@ -79,9 +54,11 @@ def train_batches(
     process_count: int = 1,
     area_range: tuple[float, float] = AREA_RANGE,
     aspect_range: tuple[float, float] = ASPECT_RANGE,
+    exif: bool = False,
+    host_views: tuple[augment.AugmentParams, augment.AugmentParams] | None = None,
     num_threads: int = 0,
     prefetch: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
     """Yields this process's share of the batches of steps start_step .. num_steps - 1.
 
     Batch k is positions kB .. (k + 1)B - 1 of the stream. Each of its micro-batches is dealt to
@@ -89,13 +66,30 @@ def train_batches(
     the other, b = B / process_count examples: `view1`, `view2` uint8 `[b, S, S, 3]` (random crops,
     BYOL App. C), `labels`, `ids`, `epochs` int32 `[b]`.
 
-    `num_threads` threads crop (0: as many as TensorFlow finds useful), `prefetch` batches ahead.
+    For an image that cannot be read another one stands in, drawn with the key of the missing one:
+    the pixels and the label are the substitute's, the id stays.
+
+    Args:
+      image_set: what to train on.
+      seed: of the order and the crops, and of `host_views`.
+      image_size: S, in pixels.
+      batch_size: B, over all processes and micro-batches.
+      micro_batches: how many of them make a batch.
+      start_step, num_steps: the first step, and the one after the last.
+      process_index, process_count: whose share this is.
+      area_range, aspect_range: of the crops, see `boxes`.
+      exif: whether to turn images as EXIF says.
+      host_views: T and T', to augment here and not on the device: the views are then float32,
+        normalised.
+      num_threads: that decode and crop; 0: as many as TensorFlow finds useful.
+      prefetch: batches made ahead.
 
     Raises:
-      UserError: fewer images than one batch, a batch that cannot be divided, bad ranges.
+      UserError: fewer images than one batch, a batch that cannot be divided, bad ranges; and, from
+        the iterator, when more than 1 % of the images cannot be read.
     """
     check_ranges(area_range, aspect_range)
-    num_examples = len(image_set.images)
+    num_examples = image_set.size
     require(
         num_examples >= batch_size > 0,
         f"{image_set.name} has fewer images than one batch: {num_examples} images, "
@@ -114,78 +108,121 @@ def train_batches(
         np.arange(batch_size).reshape(micro_batches, process_count, -1)[:, process_index].ravel()
     )
 
-    def uncropped(step: int) -> dict[str, np.ndarray]:
-        ids, epochs = stream(seed, num_examples, step * batch_size, (step + 1) * batch_size)
-        ids, epochs = ids[share], epochs[share]
-        return {
-            "images": image_set.images[ids],
-            "boxes": random_resized_boxes(
-                example_uniforms(seed, "crop", ids[:, None], epochs[:, None], [1, 2], 4),
-                *image_set.images.shape[1:3],
-                area_range=area_range,
-                aspect_range=aspect_range,
-            ),
-            "labels": image_set.labels[ids],
-            "ids": ids.astype(np.int32),
-            "epochs": epochs.astype(np.int32),
-        }
+    def requests() -> Iterator[Request]:
+        for step in range(start_step, num_steps):
+            ids, epochs = stream(seed, num_examples, step * batch_size, (step + 1) * batch_size)
+            yield Request(ids[share], epochs[share])
 
-    steps = range(start_step, num_steps)
-    return _cropped(map(uncropped, steps), len(steps), image_size, num_threads, prefetch)
+    plan = _training_plan(image_set, seed, image_size, area_range, aspect_range, exif)
+    augmentation = None if host_views is None else reader.augmentation(seed, host_views)
+    return reader.crop(plan, requests(), augmentation, num_threads=num_threads, ahead=prefetch)
 
 
-def _cropped(
-    batches: Iterator[dict[str, np.ndarray]],
-    num_batches: int,
+def example_views(
+    image_set: ImageSet,
+    ids: np.ndarray,
+    epochs: np.ndarray,
+    *,
+    seed: int,
     image_size: int,
-    num_threads: int,
-    prefetch: int,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Turns `images` and `boxes` `[b, 2, 4]` into `view1` and `view2`, in tf.data."""
-    first = next(batches, None)
-    if first is None:
-        return
-    tf = import_tensorflow()
+    area_range: tuple[float, float] = AREA_RANGE,
+    aspect_range: tuple[float, float] = ASPECT_RANGE,
+    exif: bool = False,
+) -> Batch:
+    """What `train_batches` makes of these examples in these epochs, int64 `[b]` each."""
+    plan = _training_plan(image_set, seed, image_size, area_range, aspect_range, exif)
+    return next(reader.crop(plan, iter([Request(ids, epochs)])))
 
-    def crop(example: dict[str, Any]) -> dict[str, Any]:
-        image, boxes = example.pop("images"), example.pop("boxes")
-        view1 = random_crop_resize(image, boxes[0], image_size)
-        view2 = random_crop_resize(image, boxes[1], image_size)
-        return {"view1": view1, "view2": view2, **example}
 
-    # A queue, not Dataset.from_generator: TensorFlow's threads never call Python then. If they do
-    # when the interpreter exits, it waits for them and they for its lock, for ever.
-    queue = tf.queue.FIFOQueue(
-        prefetch + 1,
-        dtypes=[array.dtype for array in first.values()],
-        shapes=[array.shape for array in first.values()],
-        names=list(first),
+def _training_plan(
+    image_set: ImageSet,
+    seed: int,
+    image_size: int,
+    area_range: tuple[float, float],
+    aspect_range: tuple[float, float],
+    exif: bool,
+) -> Plan:
+    place = functools.partial(
+        random_placements,
+        seed=seed,
+        size=image_size,
+        area_range=area_range,
+        aspect_range=aspect_range,
     )
-    options = tf.data.Options()
-    options.deterministic = True
-    if num_threads:
-        options.threading.private_threadpool_size = num_threads
-        options.threading.max_intra_op_parallelism = 1
-    dataset = (
-        tf.data.Dataset.range(num_batches)
-        .map(lambda _: queue.dequeue())
-        .unbatch()
-        .map(crop, num_parallel_calls=num_threads or tf.data.AUTOTUNE)
-        .batch(len(first["ids"]))
-        .prefetch(prefetch)
-        .with_options(options)
+    return Plan(image_set, image_size, 2, place, exif, seed)
+
+
+def evaluation_batches(
+    image_set: ImageSet,
+    *,
+    image_size: int,
+    mode: str,
+    batch_size: int,
+    exif: bool = False,
+    num_threads: int = 0,
+    prefetch: int = 2,
+) -> Batches:
+    """Yields every image once, in order, as an evaluation crop (`crops.center_placement`).
+
+    Batches of `images` uint8 `[b, S, S, 3]`, `labels` and `ids` int32 `[b]`; the last ones may be
+    smaller. An image that cannot be read is left out: no other can stand in for it here.
+
+    Raises:
+      UserError: unknown mode; and, from the iterator, when more than 1 % cannot be read.
+    """
+    whole = crops.center_placement(image_size, image_size, image_size, mode)
+    starts = range(0, image_set.size, batch_size)
+    pixels = image_set.images
+    if not isinstance(pixels, Records) and crops.is_identity(whole, *pixels.shape[1:3]):
+        # As they are, without TensorFlow.
+        return (_rows(image_set, start, start + batch_size) for start in starts)
+
+    def place(request: Request, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        del request
+        sizes = zip(heights.tolist(), widths.tolist(), strict=True)
+        return np.stack([[crops.center_placement(h, w, image_size, mode)] for h, w in sizes])
+
+    ids = [np.arange(start, min(start + batch_size, image_set.size)) for start in starts]
+    requests = (Request(part, np.zeros_like(part)) for part in ids)
+    plan = Plan(image_set, image_size, 1, place, exif, None)
+    cropped = reader.crop(plan, requests, num_threads=num_threads, ahead=prefetch)
+    return (
+        {"images": batch["view1"], "labels": batch["labels"], "ids": batch["ids"]}
+        for batch in cropped
+        if batch["ids"].size
     )
-    cropped = dataset.as_numpy_iterator()
-    try:
-        for ahead, batch in enumerate(itertools.chain([first], batches)):
-            queue.enqueue(batch)
-            if ahead >= prefetch:
-                yield next(cropped)
-        yield from cropped
-    finally:
-        queue.close()  # else TensorFlow complains about a run that stops early
 
 
-def _philox(seed: int, name: str, counter: ArrayLike = (0, 0, 0, 0)) -> np.random.Philox:
-    key = np.array([seed % 2**64, zlib.crc32(name.encode())], np.uint64)
-    return np.random.Philox(key=key, counter=np.asarray(counter, np.uint64))
+def random_placements(
+    request: Request,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    *,
+    seed: int,
+    size: int,
+    area_range: tuple[float, float] = AREA_RANGE,
+    aspect_range: tuple[float, float] = ASPECT_RANGE,
+) -> np.ndarray:
+    """Random crops (BYOL App. C) as placements, int32 `[b, 2, 8]`, a column for each view."""
+    uniforms = keys.example_uniforms(
+        seed, "crop", request.ids[:, None], request.epochs[:, None], [1, 2], 4
+    )
+    boxes = random_resized_boxes(
+        uniforms,
+        heights[:, None],
+        widths[:, None],
+        area_range=area_range,
+        aspect_range=aspect_range,
+    )
+    return crops.box_placement(boxes, size)
+
+
+def _rows(image_set: ImageSet, start: int, stop: int) -> Batch:
+    images, labels = image_set.images, image_set.labels
+    assert not isinstance(images, Records) and labels is not None
+    rows = slice(start, min(stop, len(images)))
+    return {
+        "images": images[rows],
+        "labels": labels[rows],
+        "ids": np.arange(rows.start, rows.stop, dtype=np.int32),
+    }

@@ -1,62 +1,93 @@
-"""Labelled images by name: `digits` (ships with scikit-learn) and `npz:FILE`."""
+"""Labelled images by name: `digits`, `npz:FILE`, `folder:DIR`, `tfds:NAME`; and their splits."""
 
 import difflib
+import functools
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from byol_jax import keys
+from byol_jax.data import folder, tfds_sets
+from byol_jax.data.images import ImageSet, all_labels, concatenate, select
 from byol_jax.errors import UserError, require
 
-SPLITS = ("train", "test")
-# Where a source has no test split, a fifth of each class becomes one, always the same fifth.
+SPLITS = ("train", "valid", "test")
+# Where a source has no test or no validation split, a fifth of each class of what is left of the
+# training images becomes one, always the same fifth.
 CUT_FRACTION = 0.2
 CUT_SEED = 200607733
+# The paper's local validation set is the end of the training set (BYOL App. D.1, E.1).
+LAST_IS_VALID = {"imagenet2012": 10_009}
 
-_READABLE = "this version reads 'digits' and 'npz:FILE'"
+KINDS = ("digits", "npz:FILE", "folder:DIR", "tfds:NAME")
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
-
-class ImageSet(NamedTuple):
-    """One split of a data set, in memory."""
-
-    name: str
-    images: np.ndarray  # uint8 [N, H, W, 3]
-    labels: np.ndarray  # int32 [N], -1 = no label
-    num_classes: int  # 0 = no labels at all
+# A function that reads a split the source itself has, for each of them.
+_Readers = Mapping[str, Callable[[], ImageSet]]
 
 
-# Images uint8 [N, H, W, 3] and labels int32 [N] of each split.
-_Splits = dict[str, tuple[np.ndarray, np.ndarray]]
+def load(dataset: str, split: str, data_dir: str | None = None) -> ImageSet:
+    """One split of a data set, or several of them joined.
 
-
-def load(dataset: str, split: str) -> ImageSet:
-    """Reads one split of `digits` or `npz:FILE`.
+    Args:
+      dataset: `digits`, `npz:FILE`, `folder:DIR` or `tfds:NAME`.
+      split: `train`, `valid`, `test`, or some of them as in `train+valid`; whatever the order of
+        the words, the images come in the order of the source. `tfds:NAME` also takes any other
+        split that it has.
+      data_dir: where TFDS keeps what it prepared (`tfds:NAME` only).
 
     Raises:
-      UserError: unknown data set or split, a file that cannot be used, a split without images.
+      UserError: unknown data set or split, files that cannot be used, a split without images.
     """
-    require(split in SPLITS, f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
-    splits = _reader(dataset)()
-    images, labels = splits[split]
-    require(images.size, f"{dataset} has no {split} images; at least one is needed")
-    num_classes = 1 + max(int(labels.max(initial=-1)) for _, labels in splits.values())
-    return ImageSet(dataset, images, labels, num_classes)
+    readers = _readers(dataset, data_dir)
+    wanted = split.split("+")
+    known = list(dict.fromkeys([*SPLITS, *readers]))
+    wrong = [name for name in wanted if name not in known]
+    require(
+        not wrong,
+        f"{dataset} has no split {wrong[0] if wrong else ''!r}; its splits are "
+        f"{', '.join(known)}, and any of them joined, as in train+valid",
+    )
+    own = [readers[name]() for name in known if name in wanted and name in {*readers} - {"train"}]
+    parts = [part for part in (_share_of_train(readers, set(wanted)), *own) if part and part.size]
+    require(parts, f"{dataset} has no {split} images; at least one is needed")
+    return concatenate(parts)
+
+
+def _share_of_train(readers: _Readers, wanted: set[str]) -> ImageSet | None:
+    """Those of the source's training images that belong to the wanted splits, if any may.
+
+    A split that the source lacks is cut out of them: first test, then validation.
+    """
+    missing = [split for split in ("test", "valid") if split not in readers]
+    if not wanted & {"train", *missing}:
+        return None
+    train = readers["train"]()
+    if wanted >= {"train", *missing}:
+        return train  # and no label has to be read for cuts that decide nothing
+    owner = np.full(train.size, "train")
+    for split in missing:
+        rest = np.flatnonzero(owner == "train")
+        last = LAST_IS_VALID.get(train.name.removeprefix("tfds:").partition(":")[0], 0)
+        if split == "valid" and last:
+            owner[rest[-last:]] = split
+        else:
+            labels = all_labels(train)[rest]
+            owner[rest[class_balanced_cut(labels, CUT_FRACTION, CUT_SEED)]] = split
+    return select(train, np.flatnonzero(np.isin(owner, list(wanted))))
 
 
 def class_balanced_cut(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Draws `fraction` of each class, at random but fixed by `seed`: sorted positions, int64.
 
     A class of n examples gives round(fraction * n). Unlabelled examples (-1) count as one more
-    class, so that the cut is uniform when there are no labels. Raw Philox words and a stable sort
-    give the same cut on every machine and with every version of numpy.
+    class, so that the cut is uniform when there are no labels.
     """
     labels = np.asarray(labels)
-    key = np.array([seed, zlib.crc32(b"class_balanced_cut")], np.uint64)
-    order = np.argsort(np.random.Philox(key=key).random_raw(len(labels)), kind="stable")
+    order = keys.permutation(len(labels), "class_balanced_cut", seed)
     cut = [np.zeros(0, np.int64)]
     for label in np.unique(labels):
         members = order[labels[order] == label]
@@ -64,49 +95,61 @@ def class_balanced_cut(labels: np.ndarray, fraction: float, seed: int) -> np.nda
     return np.sort(np.concatenate(cut))
 
 
-def _reader(dataset: str) -> Callable[[], _Splits]:
+def _readers(dataset: str, data_dir: str | None) -> _Readers:
     kind, colon, argument = dataset.partition(":")
+    require(
+        data_dir is None or kind == "tfds",
+        f"data_dir={data_dir} is for tfds:NAME only, not for dataset {dataset!r}",
+    )
     if dataset == "digits":
-        return _read_digits
-    if kind == "npz":
+        return _given(_read_digits())
+    if colon and kind == "npz":
         require(argument, f"dataset {dataset!r} names no file; write npz:FILE")
-        return lambda: _read_npz(argument)
-    if colon and kind in ("tfds", "folder"):
-        raise UserError(f"dataset {dataset!r}: {kind}: cannot be read yet; {_READABLE}")
+        return _given(_read_npz(argument))
+    if colon and kind == "folder":
+        require(argument, f"dataset {dataset!r} names no folder; write folder:DIR")
+        return _given(folder.read(argument))
+    if colon and kind == "tfds":
+        return tfds_sets.read(dataset, data_dir)
     if dataset.endswith(".npz"):
         raise UserError(f"unknown dataset {dataset!r}; did you mean 'npz:{dataset}'?")
+    if os.path.isdir(dataset):
+        raise UserError(f"unknown dataset {dataset!r}; did you mean 'folder:{dataset}'?")
     near = difflib.get_close_matches(kind.lower(), ["digits", "npz", "tfds", "folder"], 1, 0.5)
     hint = f"did you mean {near[0] + ('' if near[0] == 'digits' else ':')!r}? " if near else ""
-    raise UserError(f"unknown dataset {dataset!r}; {hint}{_READABLE}")
+    raise UserError(f"unknown dataset {dataset!r}; {hint}known are {', '.join(KINDS)}")
 
 
-def _cut(images: np.ndarray, labels: np.ndarray) -> _Splits:
-    test = np.zeros(len(labels), bool)
-    test[class_balanced_cut(labels, CUT_FRACTION, CUT_SEED)] = True
-    return {"train": (images[~test], labels[~test]), "test": (images[test], labels[test])}
+def _given(splits: Mapping[str, ImageSet]) -> _Readers:
+    return {name: functools.partial(splits.__getitem__, name) for name in splits}
 
 
-def _read_digits() -> _Splits:
+def _read_digits() -> dict[str, ImageSet]:
     """1797 scans of 8x8 pixels, 10 classes; grey values 0..16 become 0..255, three times."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return _cut(np.repeat(grey[..., None], 3, axis=-1), digits.target.astype(np.int32))
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    return {"train": ImageSet("digits", images, digits.target.astype(np.int32), 10)}
 
 
-def _read_npz(file: str) -> _Splits:
+def _read_npz(file: str) -> dict[str, ImageSet]:
     arrays = _npz_arrays(file)
     require(
         "test_images" in arrays or "test_labels" not in arrays,
         f"{file} has 'test_labels' without 'test_images'; add the images or leave both away",
     )
     splits = {}
-    for split in SPLITS:
+    for split in ("train", "test"):
         if f"{split}_images" in arrays:
             images = _checked_images(arrays, split, file)
             splits[split] = images, _checked_labels(arrays, split, file, len(images))
-    return splits if "test" in splits else _cut(*splits["train"])
+    num_classes = 1 + max(int(labels.max(initial=-1)) for _, labels in splits.values())
+    return {
+        split: ImageSet(f"npz:{file}", images, labels, num_classes)
+        for split, (images, labels) in splits.items()
+    }
 
 
 def _npz_arrays(file: str) -> dict[str, np.ndarray]:
@@ -127,7 +170,7 @@ def _npz_arrays(file: str) -> dict[str, np.ndarray]:
                 f"train_images is needed, {', '.join(_ARRAYS[1:])} are optional",
             )
             return {name: archive[name] for name in _ARRAYS if name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{wrong} ({' '.join(str(error).split())})") from error
 
 
@@ -141,7 +184,7 @@ def _checked_images(arrays: dict[str, np.ndarray], split: str, file: str) -> np.
         )
     require(images.dtype == np.uint8, f"{what} is {images.dtype}; uint8 in 0..255 is needed")
     require(
-        images.ndim == 4 and images.shape[-1] == 3,
+        images.ndim == 4 and images.shape[-1] == 3 and 0 not in images.shape[1:],
         f"{what} has the shape {list(images.shape)}; [N, H, W, 3] is needed "
         "(repeat a grey channel three times, put channels last)",
     )

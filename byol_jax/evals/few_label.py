@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from byol_jax import keys
 from byol_jax.errors import require
 from byol_jax.evals import logistic
 
@@ -40,7 +41,7 @@ def label_splits(labels: np.ndarray, splits: int, seed: int) -> list[list[np.nda
     by_class = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        rows = rows[logistic.permutation(len(rows), "few_label/split", seed, int(label))]
+        rows = rows[keys.permutation(len(rows), "few_label/split", seed, int(label))]
         by_class.append(np.array_split(rows, splits))
     return [[parts[split] for parts in by_class] for split in range(splits)]
 
@@ -92,7 +93,7 @@ def draw_rows(
             drawn[split, draw] = np.concatenate(
                 [
                     rows[
-                        logistic.permutation(
+                        keys.permutation(
                             len(rows), "few_label/draw", seed, split, draw, int(label)
                         )[:labels_per_class]
                     ]

@@ -3,13 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import chex
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from byol_jax import keys
 from byol_jax.errors import require
 
 # The paper's range with 12 of its 45 values, one a decade.
@@ -32,19 +32,6 @@ class Model(NamedTuple):
     classes: np.ndarray
     weights: np.ndarray
     bias: np.ndarray
-
-
-def permutation(count: int, name: str, seed: int, *indices: int) -> np.ndarray:
-    """Permutation `[count]` keyed on (seed, name, up to three indices), the same on every machine.
-
-    It sorts raw Philox words, because those are fixed by the algorithm, while numpy may change what
-    its generators make of them.
-    """
-    key = np.array([seed % 2**64, crc32(name.encode())], np.uint64)
-    # The lowest word counts the blocks of the stream; the others tell the streams apart.
-    counter = np.array([0, *indices, *[0] * (3 - len(indices))], np.uint64)
-    words = np.random.Philox(key=key, counter=counter).random_raw(count)
-    return np.argsort(words, kind="stable")
 
 
 def check_labels(features: np.ndarray, labels: np.ndarray) -> None:
@@ -155,7 +142,7 @@ def validation_cut(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.n
     kept, held_out = [], []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        rows = rows[permutation(len(rows), "validation", seed, int(label))]
+        rows = rows[keys.permutation(len(rows), "validation", seed, int(label))]
         size = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
         held_out.append(rows[:size])
         kept.append(rows[size:])

@@ -1,18 +1,15 @@
 """Crops against a naive bicubic loop and against slices where no resizing is needed."""
 
+import io
 import math
-import os
-import pathlib
-import sys
-import types
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
-from byol_jax.data import crops, sources
+from byol_jax.data import crops
 from byol_jax.errors import UserError
 
-SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 
 
@@ -49,7 +46,13 @@ def assert_rounded(ours: np.ndarray, values: np.ndarray) -> None:
 
 
 def random_crop(image: np.ndarray, box: list[int], size: int) -> np.ndarray:
-    return crops.random_crop_resize(image, np.array(box, np.int32), size).numpy()
+    placement = crops.box_placement(np.array(box, np.int32), size)
+    return crops.to_uint8(crops.place(image, placement, size)).numpy()
+
+
+def center_crop(image: np.ndarray, size: int, mode: str) -> np.ndarray:
+    placement = crops.center_placement(*image.shape[:2], size, mode)
+    return crops.to_uint8(crops.place(image, placement, size)).numpy()
 
 
 @pytest.mark.parametrize("box", [[0, 0, 12, 17], [3, 2, 7, 11], [11, 16, 1, 1], [0, 5, 12, 2]])
@@ -76,76 +79,98 @@ def test_random_crop_does_not_wrap_around_at_edges() -> None:
 def test_paper_crop_takes_224_of_256() -> None:
     """Short side 256 already: only the central square is cut, at 16 and (300 - 224) / 2 = 38."""
     image = np.random.default_rng(1).integers(0, 256, (256, 300, 3), dtype=np.uint8)
-    assert np.array_equal(crops.center_crop(image, 224, "paper"), image[16:240, 38:262])
+    assert np.array_equal(center_crop(image, 224, "paper"), image[16:240, 38:262])
 
 
 def test_paper_crop_resizes_the_short_side() -> None:
     """Size 14: the short side becomes 16, 12 x 17 becomes 16 x 23 (22.7), 14 x 14 are cut."""
     expected = naive_bicubic(IMAGE, 16, 23)[1:15, 4:18]
-    assert_rounded(crops.center_crop(IMAGE, 14, "paper").numpy(), expected)
+    assert_rounded(center_crop(IMAGE, 14, "paper"), expected)
     upright = np.swapaxes(IMAGE, 0, 1)
-    ours = crops.center_crop(upright, 14, "paper").numpy()
+    ours = center_crop(upright, 14, "paper")
     assert_rounded(ours, np.swapaxes(expected, 0, 1))
 
 
 def test_full_crop_resizes_the_short_side_to_the_size() -> None:
     """Size 6: 12 x 17 becomes 6 x 8 (8.5 to the even neighbour), columns 1..6 are kept."""
     expected = naive_bicubic(IMAGE, 6, 8)[:, 1:7]
-    assert_rounded(crops.center_crop(IMAGE, 6, "full").numpy(), expected)
+    assert_rounded(center_crop(IMAGE, 6, "full"), expected)
 
 
 def test_full_crop_without_resizing_is_a_slice() -> None:
-    assert np.array_equal(crops.center_crop(IMAGE, 12, "full"), IMAGE[:, 2:14])
-
-
-@pytest.mark.parametrize("mode", crops.EVALUATION_MODES)
-def test_evaluation_images_are_the_center_crops(mode: str) -> None:
-    images = np.stack([IMAGE, IMAGE[::-1], IMAGE[:, ::-1], 255 - IMAGE, IMAGE // 2])
-    image_set = sources.ImageSet("five", images, np.zeros(5, np.int32), 1)
-    ours = crops.evaluation_images(image_set, 8, mode, chunk=2)
-    expected = np.stack([crops.center_crop(image, 8, mode) for image in images])
-    assert ours.dtype == np.uint8
-    assert np.array_equal(ours, expected)
-
-
-def test_evaluation_images_of_the_right_size_are_not_touched() -> None:
-    images = np.stack([IMAGE[:, :12], IMAGE[:, 5:]])
-    image_set = sources.ImageSet("two", images, np.zeros(2, np.int32), 1)
-    assert crops.evaluation_images(image_set, 12, "full") is images
+    assert np.array_equal(center_crop(IMAGE, 12, "full"), IMAGE[:, 2:14])
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(UserError, match="unknown evaluation crop 'centre'; use 'paper' or 'full'"):
-        crops.center_crop(IMAGE, 8, "centre")
+    with pytest.raises(
+        UserError, match="unknown evaluation crop 'centre'; use 'paper', 'released', 'full'"
+    ):
+        center_crop(IMAGE, 8, "centre")
 
 
-@pytest.mark.parametrize("started", [False, True])
-def test_tensorflow_gets_no_accelerator(monkeypatch, started: bool) -> None:
-    hidden = []
-
-    def set_visible_devices(devices: list, kind: str) -> None:
-        hidden.append((devices, kind))
-        if started:
-            raise RuntimeError("cannot be modified after being initialized")
-
-    fake = types.ModuleType("tensorflow")
-    fake.config = types.SimpleNamespace(set_visible_devices=set_visible_devices)
-    monkeypatch.setitem(sys.modules, "tensorflow", fake)
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "")
-    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
-    assert crops.import_tensorflow.__wrapped__() is fake
-    assert hidden == [([], "GPU"), ([], "TPU")]
-    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
-    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+def test_released_crop_is_the_central_share() -> None:
+    """20 x 31: side 17 (17.5), corner (2, 7): half of 3 and of 14, rounded up."""
+    image = np.random.default_rng(2).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    assert np.array_equal(center_crop(image, 17, "released"), image[2:19, 7:24])
 
 
-def test_resizing_of_the_authors_code() -> None:
-    path = SHARED / "golden" / "crop.npz"
-    if not path.is_file():
-        pytest.skip(f"optional local data: no {path} (set BYOL_SHARED)")
-    with np.load(path) as golden:
-        for case in range(4):
-            image, values = golden[f"resize/{case}/in_u8"], golden[f"resize/{case}/out"]
-            ours = random_crop(image, [0, 0, *image.shape[:2]], len(values))
-            assert np.abs(ours - np.clip(values, 0, 255)).max() <= 0.5 + 1e-3
+@pytest.mark.parametrize("mode", crops.EVALUATION_MODES)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 1), (2, 3), (90, 4000)])
+def test_extreme_shapes_have_a_crop(mode: str, height: int, width: int) -> None:
+    """A strip is not blown up whole: 1 x 5000 at 256 pixels would be 4 GB."""
+    placement = crops.center_placement(height, width, 32, mode)
+    y, x, h, w, to_height, to_width, from_y, from_x = placement.tolist()
+    assert y >= 0 and y + h <= height and h >= 1 and x >= 0 and x + w <= width and w >= 1
+    assert from_y >= 0 and from_y + 32 <= to_height and from_x >= 0 and from_x + 32 <= to_width
+    assert to_height * to_width <= 8 * 37**2
+    image = np.full((height, width, 3), 77, np.uint8)
+    assert (center_crop(image, 32, mode) == 77).all()
+
+
+def test_the_middle_of_a_strip_is_kept() -> None:
+    """8 x 200 is longer than 8 times its height: columns 68..131 are resized, 96..103 seen."""
+    strip = np.random.default_rng(3).integers(0, 256, (8, 200, 3), dtype=np.uint8)
+    assert np.array_equal(center_crop(strip, 8, "full"), strip[:, 96:104])
+
+
+def pillow_turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """What Pillow makes of pixels with this EXIF orientation."""
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    return np.asarray(ImageOps.exif_transpose(Image.open(buffer)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_windows(orientation: int) -> None:
+    """Cutting a box out of the turned picture, or its window out of the stored one: the same."""
+    seen = pillow_turned(IMAGE, orientation)
+    assert np.array_equal(crops.orient(IMAGE, orientation), seen)
+    heights, widths = crops.seen_size(*IMAGE.shape[:2], orientation)
+    assert (heights, widths) == seen.shape[:2]
+    box = np.array([2, 3, 7, 5], np.int32)
+    placement = crops.turn(crops.box_placement(box, 4), *IMAGE.shape[:2], orientation)
+    assert placement[4:].tolist() == [4, 4, 0, 0]
+    ours = crops.to_uint8(crops.place(IMAGE, placement, 4, orientation))
+    assert np.array_equal(ours, random_crop(seen, box.tolist(), 4))
+
+
+def encoded(pixels: np.ndarray, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_window_of_a_png() -> None:
+    assert np.array_equal(crops.decode(encoded(IMAGE, "PNG"), [3, 2, 7, 11]), IMAGE[3:10, 2:13])
+
+
+def test_a_window_of_a_jpeg_is_that_of_the_whole() -> None:
+    """On the grid of 16 x 16 blocks of the format, where no neighbour is needed."""
+    smooth = np.add.outer(np.arange(48), 2 * np.arange(64))[..., None].repeat(3, 2).astype(np.uint8)
+    data = encoded(smooth, "JPEG", quality=95, subsampling=0)
+    whole = crops.decode(data, [0, 0, 48, 64]).numpy()
+    assert np.abs(whole.astype(int) - smooth).mean() < 2
+    assert np.array_equal(crops.decode(data, [16, 16, 16, 32]), whole[16:32, 16:48])

@@ -1,37 +1,18 @@
 """The stream of examples: naive Philox, and the same images however the work is divided."""
 
 import collections
-import zlib
 
 import numpy as np
 import pytest
 
+from byol_jax import keys
 from byol_jax.boxes import random_resized_boxes
-from byol_jax.data import crops, pipeline, sources
+from byol_jax.data import crops, pipeline
+from byol_jax.data.images import ImageSet
 from byol_jax.errors import UserError
 
-MASK = 2**64 - 1
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 9, 11, 3), dtype=np.uint8)
-SET = sources.ImageSet("twenty", IMAGES, (np.arange(20) % 7 - 1).astype(np.int32), 6)
-
-
-def naive_philox(key: list[int], counter: list[int]) -> list[int]:
-    """One block of Philox4x64-10, after Salmon et al. (2011), Section 3.3."""
-    (k0, k1), (x0, x1, x2, x3) = key, counter
-    for _ in range(10):
-        low, high = 0xD2E7470EE14C6C93 * x0, 0xCA5A826395121157 * x2
-        x0, x1 = (high >> 64) ^ x1 ^ k0, high & MASK
-        x2, x3 = (low >> 64) ^ x3 ^ k1, low & MASK
-        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & MASK, (k1 + 0xBB67AE8584CAA73B) & MASK
-    return [x0, x1, x2, x3]
-
-
-def naive_words(seed: int, name: str, counter: list[int], count: int) -> list[int]:
-    """The stream that starts after `counter`, whose first word counts the blocks."""
-    words: list[int] = []
-    for block in range(1, 1 + -(-count // 4)):
-        words += naive_philox([seed, zlib.crc32(name.encode())], [block, *counter[1:]])
-    return words[:count]
+SET = ImageSet("twenty", IMAGES, (np.arange(20) % 7 - 1).astype(np.int32), 6)
 
 
 def batches(**settings) -> list[dict[str, np.ndarray]]:
@@ -63,39 +44,11 @@ def test_steps_of_the_paper() -> None:
     assert isinstance(pipeline.steps_for(1.5, 100, 8), int)
 
 
-@pytest.mark.parametrize("count", [1, 4, 7])
-def test_uniforms_are_the_naive_philox_numbers(count: int) -> None:
-    ids, epochs, views = [[0], [3], [2**40]], [5, 0], 2
-    ours = pipeline.example_uniforms(11, "crop", ids, epochs, views, count)
-    assert ours.shape == (3, 2, count) and ours.dtype == np.float64
-    for row, (example,) in enumerate(ids):
-        for column, epoch in enumerate(epochs):
-            words = naive_words(11, "crop", [0, example, epoch, views], count)
-            assert ours[row, column].tolist() == [(word >> 11) / 2**53 for word in words]
-
-
-def test_uniforms_of_different_keys_share_no_number() -> None:
-    """Neighbouring ids too, when more is drawn than one block of four words holds."""
-    draws = [
-        pipeline.example_uniforms(seed, name, np.arange(4), epoch, view, 9)
-        for seed in (0, 1)
-        for name in ("crop", "flip")
-        for epoch in (0, 1)
-        for view in (1, 2)
-    ]
-    assert len(np.unique(draws)) == 2 * 2 * 2 * 2 * 4 * 9
-
-
-def test_uniforms_of_no_example() -> None:
-    assert pipeline.example_uniforms(0, "crop", np.zeros((0, 1)), 0, [1, 2], 4).shape == (0, 2, 4)
-
-
-def test_permutation_sorts_the_naive_philox_numbers() -> None:
-    words = naive_words(11, "permutation", [0, 3, 0, 0], 30)
-    expected = sorted(range(30), key=words.__getitem__)
-    assert pipeline.epoch_permutation(11, 3, 30).tolist() == expected
-    assert pipeline.epoch_permutation(11, 4, 30).tolist() != expected
-    assert pipeline.epoch_permutation(12, 3, 30).tolist() != expected
+def test_order_of_an_epoch() -> None:
+    expected = keys.permutation(30, "permutation", 11, 3)
+    assert pipeline.epoch_permutation(11, 3, 30).tolist() == expected.tolist()
+    assert pipeline.epoch_permutation(11, 4, 30).tolist() != expected.tolist()
+    assert pipeline.epoch_permutation(12, 3, 30).tolist() != expected.tolist()
     with pytest.raises(ValueError, match="read-only"):  # It is cached: a change would stay.
         pipeline.epoch_permutation(11, 3, 30)[0] = 0
 
@@ -128,9 +81,11 @@ def test_views_are_the_crops_of_their_boxes(whole) -> None:
             views = batch[f"view{view}"]
             assert views.shape == (8, 6, 6, 3) and views.dtype == np.uint8
             for ours, i, epoch in zip(views, batch["ids"], batch["epochs"], strict=True):
-                uniforms = pipeline.example_uniforms(1, "crop", i, epoch, view, 4)
+                uniforms = keys.example_uniforms(1, "crop", i, epoch, view, 4)
                 box = random_resized_boxes(uniforms, 9, 11)
-                assert np.array_equal(ours, crops.random_crop_resize(IMAGES[i], box, 6))
+                assert np.array_equal(
+                    ours, crops.to_uint8(crops.place(IMAGES[i], crops.box_placement(box, 6), 6))
+                )
 
 
 def test_ranges_reach_the_crops() -> None:

@@ -1,18 +1,24 @@
-"""The two readable sources, the seeded cut, and what a user's mistakes are answered with."""
+"""Sources by name, the splits cut out of them, and what a user's mistakes are answered with."""
 
 import collections
+import itertools
 import pathlib
 import subprocess
 import sys
+import zlib
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import sklearn.datasets
 
-from byol_jax.data import sources
+import tiny_runs
+from byol_jax.data import images, sources
 from byol_jax.errors import UserError
 
+SPLITS = ("train", "valid", "test")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+KINDS = "digits, npz:FILE, folder:DIR, tfds:NAME"
 IMAGES = np.arange(6 * 4 * 5 * 3, dtype=np.uint8).reshape(6, 4, 5, 3)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 
@@ -22,40 +28,75 @@ def saved(folder: pathlib.Path, **arrays: np.ndarray) -> str:
     return f"npz:{folder / 'set.npz'}"
 
 
-def message_of(dataset: str, split: str = "train") -> str:
+def numbered(count: int) -> np.ndarray:
+    """Images whose pixels are their numbers."""
+    return np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
+
+
+def numbers(dataset: str, split: str) -> list[int]:
+    """The numbers of the images of a split, checked against their labels."""
+    part = sources.load(dataset, split)
+    found = part.images[:, 0, 0, 0].tolist()
+    assert part.size == len(found) == len(part.labels)
+    return found
+
+
+def joined(parts: Iterable[list]) -> list:
+    return sorted(itertools.chain.from_iterable(parts))
+
+
+def message_of(dataset: str, split: str = "train", data_dir: str | None = None) -> str:
     with pytest.raises(UserError) as error:
-        sources.load(dataset, split)
+        sources.load(dataset, split, data_dir)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_digits_are_the_scans_of_scikit_learn() -> None:
     """The first scan's first row is 0 0 5 13 9 1 0 0 of 16."""
-    train, test = sources.load("digits", "train"), sources.load("digits", "test")
+    digits = sources.load("digits", "test+valid+train")
     scans = sklearn.datasets.load_digits()
-    everything = np.concatenate([train.images, test.images])
-    assert everything.shape == (1797, 8, 8, 3) and everything.dtype == np.uint8
-    assert train.labels.dtype == test.labels.dtype == np.int32
-    assert (train.name, train.num_classes, test.num_classes) == ("digits", 10, 10)
-    first = [0, 0, 80, 207, 143, 16, 0, 0]
-    assert any(image[0, :, 0].tolist() == first for image in everything)
-    assert np.array_equal(everything[..., 0], everything[..., 2])
-
-    def pairs(images: np.ndarray, labels: np.ndarray) -> collections.Counter:
-        return collections.Counter(
-            (i.tobytes(), int(k)) for i, k in zip(images, labels, strict=True)
-        )
-
-    grey = np.rint(scans.images * 255 / 16).astype(np.uint8)
-    ours = pairs(train.images[..., 0], train.labels) + pairs(test.images[..., 0], test.labels)
-    assert ours == pairs(grey, scans.target)
+    assert digits.images.shape == (1797, 8, 8, 3) and digits.images.dtype == np.uint8
+    assert (digits.name, digits.num_classes, digits.size) == ("digits", 10, 1797)
+    assert digits.images[0, 0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
+    for channel in range(3):
+        assert np.array_equal(digits.images[..., channel], np.rint(scans.images * 255 / 16))
+    assert digits.labels.dtype == np.int32 and np.array_equal(digits.labels, scans.target)
 
 
-def test_digits_test_split_is_a_fifth_of_each_class() -> None:
-    train, test = sources.load("digits", "train"), sources.load("digits", "test")
-    for digit in range(10):
-        held_out, kept = np.sum(test.labels == digit), np.sum(train.labels == digit)
-        assert abs(held_out - 0.2 * (held_out + kept)) <= 0.5
+def test_the_test_split_of_digits_never_changes() -> None:
+    """The 359 images of the first version, which cut nothing but a test split."""
+    test = sources.load("digits", "test")
+    assert test.images.shape == (359, 8, 8, 3)
+    assert zlib.crc32(test.images.tobytes()) == 432922575
+    assert zlib.crc32(test.labels.astype("<i4").tobytes()) == 3623044913
+
+
+def test_class_counts_of_the_splits_of_digits() -> None:
+    """A fifth of each class, rounded, for test; then a fifth of what is left for valid."""
+    of_all = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    of_test = [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+    of_valid = [28, 29, 28, 29, 29, 29, 29, 29, 28, 29]
+    counts = {split: np.bincount(sources.load("digits", split).labels) for split in SPLITS}
+    assert counts["test"].tolist() == of_test
+    assert counts["valid"].tolist() == of_valid
+    assert counts["train"].tolist() == (np.array(of_all) - of_test - of_valid).tolist()
+
+
+def rows(image_set: images.ImageSet) -> list[tuple[bytes, int]]:
+    pixels = [image.tobytes() for image in image_set.images]
+    return list(zip(pixels, image_set.labels.tolist(), strict=True))
+
+
+def test_unions_of_digits_keep_the_order_of_the_source() -> None:
+    everything = rows(sources.load("digits", "train+valid+test"))
+    assert len(set(everything)) == 1797  # no two scans are alike, so rows name positions
+    place = {row: i for i, row in enumerate(everything)}
+    parts = {split: [place[row] for row in rows(sources.load("digits", split))] for split in SPLITS}
+    assert joined(parts.values()) == list(range(1797))
+    for union in ("train+valid", "valid+train", "test+train", "valid+test", "train+train"):
+        ours = [place[row] for row in rows(sources.load("digits", union))]
+        assert ours == joined(parts[split] for split in {*union.split("+")}), union
 
 
 def test_class_balanced_cut() -> None:
@@ -82,43 +123,167 @@ def test_npz_with_both_splits(tmp_path) -> None:
         test_images=IMAGES[:2],
         test_labels=np.array([4, 0], np.uint8),
     )
-    train, test = sources.load(dataset, "train"), sources.load(dataset, "test")
+    train, test = sources.load(dataset, "train+valid"), sources.load(dataset, "test")
     assert np.array_equal(train.images, IMAGES) and np.array_equal(test.images, IMAGES[:2])
     assert train.labels.tolist() == [0, 1, -1, 0, 1, 2] and test.labels.tolist() == [4, 0]
     assert train.labels.dtype == test.labels.dtype == np.int32
     assert train.num_classes == test.num_classes == 5
-    assert train.name == dataset
+    assert train.name == test.name == dataset
+    everything = sources.load(dataset, "test+valid+train")
+    assert np.array_equal(everything.images, np.concatenate([IMAGES, IMAGES[:2]]))
+    assert everything.labels.tolist() == [0, 1, -1, 0, 1, 2, 4, 0]
+    assert (everything.name, everything.num_classes) == (dataset, 5)
 
 
-def test_npz_without_test_images_is_cut(tmp_path) -> None:
-    images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
+def test_npz_without_test_images_is_cut_twice(tmp_path) -> None:
+    """20 of class 0 give 4 for test and round(0.2 * 16) = 3 for valid; 10 of class 1 2 and 2."""
+    labels = np.arange(30) // 20
+    dataset = saved(tmp_path, train_images=numbered(30), train_labels=labels)
+    parts = {split: sources.load(dataset, split) for split in SPLITS}
+    counts = {split: np.bincount(part.labels).tolist() for split, part in parts.items()}
+    assert counts == {"train": [13, 6], "valid": [3, 2], "test": [4, 2]}
+    for part in parts.values():
+        assert np.array_equal(part.images[:, 0, 0, 0] // 20, part.labels)
+    chosen = {split: numbers(dataset, split) for split in SPLITS}
+    assert joined(chosen.values()) == list(range(30))
+    cut = sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED)
+    assert chosen["test"] == cut.tolist()
+    rest = np.setdiff1d(np.arange(30), cut)
+    again = sources.class_balanced_cut(labels[rest], 0.2, sources.CUT_SEED)
+    assert chosen["valid"] == rest[again].tolist()
+    assert numbers(dataset, "valid+train") == rest.tolist()
+
+
+def test_a_split_of_the_source_does_not_change_the_cut_of_another(tmp_path) -> None:
+    """With test images of its own, a fifth of all training images is for valid."""
     labels = np.arange(20) // 10
-    dataset = saved(tmp_path, train_images=images, train_labels=labels)
-    train, test = sources.load(dataset, "train"), sources.load(dataset, "test")
-    assert collections.Counter(test.labels.tolist()) == {0: 2, 1: 2}
-    for part in (train, test):
-        assert np.array_equal(part.images[:, 0, 0, 0] // 10, part.labels)
-    both = np.concatenate([train.images, test.images])[:, 0, 0, 0]
-    assert sorted(both.tolist()) == list(range(20))
+    dataset = saved(
+        tmp_path, train_images=numbered(20), train_labels=labels, test_images=numbered(3)
+    )
+    cut = sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED).tolist()
+    assert numbers(dataset, "valid") == cut and len(cut) == 4
+    assert numbers(dataset, "train") == [i for i in range(20) if i not in cut]
+    assert numbers(dataset, "test+valid") == [*cut, 0, 1, 2]
+    assert sources.load(dataset, "test+valid").labels.tolist() == [0, 0, 1, 1, -1, -1, -1]
 
 
 def test_npz_without_labels(tmp_path) -> None:
-    dataset = saved(tmp_path, train_images=np.repeat(IMAGES, 2, axis=0))
-    train, test = sources.load(dataset, "train"), sources.load(dataset, "test")
-    assert (len(train.images), len(test.images)) == (10, 2)
-    assert train.labels.tolist() == [-1] * 10 and train.labels.dtype == np.int32
-    assert train.num_classes == test.num_classes == 0
+    """round(0.2 * 12) = 2 for test, round(0.2 * 10) = 2 for valid."""
+    dataset = saved(tmp_path, train_images=numbered(12))
+    parts = {split: sources.load(dataset, split) for split in SPLITS}
+    assert {split: part.size for split, part in parts.items()} == {
+        "train": 8,
+        "valid": 2,
+        "test": 2,
+    }
+    assert parts["train"].labels.tolist() == [-1] * 8
+    assert parts["train"].labels.dtype == np.int32
+    assert [part.num_classes for part in parts.values()] == [0, 0, 0]
+    assert joined(numbers(dataset, split) for split in SPLITS) == list(range(12))
+
+
+def test_folders_and_their_cuts(tmp_path) -> None:
+    """12 training files of each of two classes: round(2.4) = 2 of each are for valid."""
+    dataset = tiny_runs.write_folder(tmp_path, train=24, test=6)
+    parts = {split: sources.load(dataset, split) for split in SPLITS}
+    assert {split: np.bincount(part.labels).tolist() for split, part in parts.items()} == {
+        "train": [10, 10],
+        "valid": [2, 2],
+        "test": [3, 3],
+    }
+    names = {s: [part.images.describe(i) for i in range(part.size)] for s, part in parts.items()}
+    assert len({*joined(names.values())}) == 30
+    union = sources.load(dataset, "test+valid+train")
+    listed = [union.images.describe(i) for i in range(union.size)]
+    assert listed == [*sorted(names["train"] + names["valid"]), *names["test"]]
+    for i in (0, 23, 24, 29):
+        stored = union.images.read(i)
+        assert stored.data == pathlib.Path(listed[i]).read_bytes()
+        assert stored.label == union.labels[i] == int(pathlib.Path(listed[i]).parent.name[-1])
+
+
+def fake_source(monkeypatch, name: str, count: int, *own: str) -> list[str]:
+    """A source of records numbered by their bytes; notes down whose labels are read."""
+    asked = []
+
+    def reader(split: str) -> images.ImageSet:
+        def scan() -> np.ndarray:
+            asked.append(split)
+            return np.arange(count, dtype=np.int32) % 2
+
+        records = images.Records(
+            count,
+            lambda i: images.Encoded(f"{split} {i}".encode(), i % 2),
+            lambda i: f"{split} {i}",
+            scan,
+        )
+        return images.ImageSet(name, records, None, 2)
+
+    readers = {split: lambda split=split: reader(split) for split in ("train", *own)}
+    monkeypatch.setattr(sources, "_readers", lambda dataset, data_dir: readers)
+    return asked
+
+
+def described(split: str) -> list[str]:
+    part = sources.load("fake", split)
+    names = [part.images.describe(i) for i in range(part.size)]
+    assert names == [part.images.read(i).data.decode() for i in range(part.size)]
+    return names
+
+
+@pytest.mark.parametrize("name", ["tfds:set", "tfds:set:5.1.0"])
+def test_the_last_training_images_are_for_validation(monkeypatch, name: str) -> None:
+    monkeypatch.setattr(sources, "LAST_IS_VALID", {"set": 3})
+    asked = fake_source(monkeypatch, name, 8, "test")
+    train = [f"train {i}" for i in range(8)]
+    assert described("valid") == train[5:]
+    assert described("train") == train[:5]
+    assert described("valid+train") == train
+    assert described("valid+test") == [*train[5:], *(f"test {i}" for i in range(8))]
+    assert asked == []
+    labels = images.all_labels(sources.load("fake", "valid"))
+    assert labels.tolist() == [1, 0, 1]
+
+
+def test_other_sets_have_no_last_images(monkeypatch) -> None:
+    """Of 10, round(0.2 * 5) = 1 of each class."""
+    monkeypatch.setattr(sources, "LAST_IS_VALID", {"set": 3})
+    asked = fake_source(monkeypatch, "npz:set", 10, "test")
+    assert len(described("valid")) == 2
+    assert asked == ["train"]
+    labels = images.all_labels(sources.load("fake", "train"))
+    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+
+
+def test_no_label_is_read_where_nothing_is_cut(monkeypatch) -> None:
+    asked = fake_source(monkeypatch, "tfds:set", 4, "valid", "test", "extra")
+    assert described("train") == [f"train {i}" for i in range(4)]
+    assert described("extra+valid") == [f"{s} {i}" for s in ("valid", "extra") for i in range(4)]
+    assert asked == []
+    asked = fake_source(monkeypatch, "tfds:set", 4)
+    assert described("train+valid+test") == [f"train {i}" for i in range(4)]
+    assert asked == []
+
+
+def test_the_lengths_of_the_papers_validation_sets() -> None:
+    """BYOL App. E.1: the last 10,009 images of ImageNet's training set."""
+    assert sources.LAST_IS_VALID == {"imagenet2012": 10_009}
 
 
 @pytest.mark.parametrize(
     ("dataset", "parts"),
     [
-        ("digit", ["unknown dataset 'digit'", "'digits'?", "reads 'digits' and 'npz:FILE'"]),
+        ("digit", ["unknown dataset 'digit'", "'digits'?", f"known are {KINDS}"]),
+        ("digits:", ["unknown dataset 'digits:'", "'digits'?"]),
         ("nzp:file", ["unknown dataset", "'npz:'?"]),
-        ("quux", ["unknown dataset 'quux'; this version reads"]),
+        ("npz", ["unknown dataset 'npz'", "'npz:'?"]),
+        ("TFDS:cifar10", ["unknown dataset", "'tfds:'?"]),
+        ("files:x", ["unknown dataset", f"known are {KINDS}"]),
+        ("quux", [f"unknown dataset 'quux'; known are {KINDS}"]),
         ("images.npz", ["did you mean 'npz:images.npz'?"]),
-        ("tfds:imagenet2012", ["tfds: cannot be read yet", "reads 'digits' and 'npz:FILE'"]),
-        ("folder:photos", ["folder: cannot be read yet", "reads 'digits' and 'npz:FILE'"]),
+        ("/", ["unknown dataset '/'; did you mean 'folder:/'?"]),
+        ("folder:", ["names no folder", "folder:DIR"]),
+        ("folder:/nowhere/x", ["no folder /nowhere/x", "folder:DIR"]),
         ("npz:", ["names no file", "npz:FILE"]),
         ("npz:/nowhere/x.npz", ["no file /nowhere/x.npz", "train_images"]),
     ],
@@ -128,8 +293,25 @@ def test_unknown_datasets(dataset: str, parts: list[str]) -> None:
     assert all(part in message for part in parts), message
 
 
-def test_unknown_split() -> None:
-    assert message_of("digits", "valid") == "unknown split 'valid'; the splits are train, test"
+@pytest.mark.parametrize(
+    ("split", "named"), [("val", "val"), ("train+vaild+x", "vaild"), ("train+", ""), ("", "")]
+)
+def test_unknown_split(split: str, named: str) -> None:
+    assert message_of("digits", split) == (
+        f"digits has no split '{named}'; its splits are train, valid, test, and any of them "
+        "joined, as in train+valid"
+    )
+
+
+def test_a_source_may_have_more_splits(monkeypatch) -> None:
+    fake_source(monkeypatch, "tfds:set", 4, "test", "extra")
+    assert "its splits are train, valid, test, extra, and" in message_of("fake", "other")
+
+
+@pytest.mark.parametrize("dataset", ["digits", "npz:x.npz", "folder:x"])
+def test_data_dir_is_for_tfds(dataset: str) -> None:
+    message = message_of(dataset, data_dir="/data")
+    assert message == f"data_dir=/data is for tfds:NAME only, not for dataset {dataset!r}"
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 and then nothing"])
@@ -147,6 +329,15 @@ def test_a_damaged_npz(tmp_path) -> None:
     dataset = saved(tmp_path, train_images=IMAGES)
     content = bytearray((tmp_path / "set.npz").read_bytes())
     content[len(content) // 3] ^= 255
+    (tmp_path / "set.npz").write_bytes(content)
+    assert "not a readable npz" in message_of(dataset)
+
+
+def test_an_npz_packed_in_an_unknown_way(tmp_path) -> None:
+    """Of an entry in the archive's directory, byte 10 says how its array is packed."""
+    dataset = saved(tmp_path, train_images=IMAGES)
+    content = bytearray((tmp_path / "set.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 255
     (tmp_path / "set.npz").write_bytes(content)
     assert "not a readable npz" in message_of(dataset)
 
@@ -198,8 +389,15 @@ def test_pickled_objects_are_refused(tmp_path) -> None:
             ["'test_labels' without 'test_images'"],
         ),
         ({"train_images": IMAGES[:0]}, "train", ["no train images"]),
+        ({"train_images": IMAGES[:0]}, "train+valid", ["no train+valid images"]),
+        ({"train_images": IMAGES[:, :0]}, "train", ["[6, 0, 5, 3]", "[N, H, W, 3]"]),
         # A fifth of two images rounds to none.
         ({"train_images": IMAGES[:2]}, "test", ["no test images"]),
+        (
+            {"train_images": IMAGES, "test_images": IMAGES[:, :, :4]},
+            "train+valid+test",
+            ["(4, 4) and (4, 5) pixels", "one size"],
+        ),
     ],
 )
 def test_unusable_arrays(tmp_path, arrays, split: str, parts: list[str]) -> None:
@@ -209,12 +407,15 @@ def test_unusable_arrays(tmp_path, arrays, split: str, parts: list[str]) -> None
 
 def test_reading_needs_no_tensorflow(tmp_path) -> None:
     dataset = saved(tmp_path, train_images=IMAGES)
+    folder = tiny_runs.write_folder(tmp_path / "folder", 4, 2)
     program = (
-        "import sys; from byol_jax.data import crops, sources\n"
+        "import sys; from byol_jax.data import pipeline, sources\n"
         f"images = sources.load({dataset!r}, 'train')\n"
         "assert 'sklearn' not in sys.modules\n"
-        "sources.load('digits', 'train')\n"
-        "crops.evaluation_images(sources.load('digits', 'test'), 8, 'full')\n"
+        f"sources.load({folder!r}, 'train')\n"
+        "digits = sources.load('digits', 'test')\n"
+        "batches = pipeline.evaluation_batches(digits, image_size=8, mode='full', batch_size=99)\n"
+        "assert sum(len(batch['images']) for batch in batches) == 359\n"
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -1,5 +1,4 @@
 import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -28,34 +27,6 @@ def gradients(model, features, labels, l2):
     for i, label in enumerate(labels):
         error[i, list(model.classes).index(label)] -= 1
     return features.T @ error / n + l2 / n * model.weights, error.sum(axis=0) / n
-
-
-def philox_words(key, counter, count):
-    """Philox4x64-10 (Salmon et al. 2011) in plain integers; numpy increments before each block."""
-    mask = 2**64 - 1
-    words = []
-    while len(words) < count:
-        counter = [counter[0] + 1, *counter[1:]]
-        c, k = list(counter), list(key)
-        for _ in range(10):
-            p0, p1 = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
-            c = [(p1 >> 64) ^ c[1] ^ k[0], p1 & mask, (p0 >> 64) ^ c[3] ^ k[1], p0 & mask]
-            k = [(k[0] + 0x9E3779B97F4A7C15) & mask, (k[1] + 0xBB67AE8584CAA73B) & mask]
-        words += c
-    return words[:count]
-
-
-def test_permutation_against_philox_by_hand():
-    words = philox_words([5, zlib.crc32(b"draw")], [0, 3, 1, 0], 11)
-    expected = sorted(range(11), key=lambda i: words[i])
-    np.testing.assert_array_equal(logistic.permutation(11, "draw", 5, 3, 1), expected)
-
-
-def test_permutation_depends_on_every_key():
-    keys = [("a", 0), ("b", 0), ("a", 1), ("a", 0, 1), ("a", 0, 0, 1), ("a", 0, 0, 0, 1), ("a", -1)]
-    orders = {tuple(logistic.permutation(30, *key)) for key in keys}
-    assert len(orders) == len(keys)
-    assert all(sorted(order) == list(range(30)) for order in orders)
 
 
 def test_standardize_by_hand():

@@ -1,0 +1,180 @@
+"""Sets of labelled images, in memory or stored one by one, and what their headers say."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from byol_jax.errors import require
+
+# What TensorFlow's decoders read alike for every file; an MPO is a JPEG with more behind it.
+_TENSORFLOW_FORMATS = ("JPEG", "MPO", "PNG")
+_EXIF_ORIENTATION = 0x0112
+
+
+class Encoded(NamedTuple):
+    """One stored image: the bytes of its file, and its label (-1: none)."""
+
+    data: bytes
+    label: int
+
+
+class Records(NamedTuple):
+    """Stored images by position; both functions may be called from any thread.
+
+    Attributes:
+      size: how many there are.
+      read: the image at a position; raises OSError when it cannot be had.
+      describe: its name in messages.
+      scan_labels: all labels, int32 `[size]`; may have to read every record.
+    """
+
+    size: int
+    read: Callable[[int], Encoded]
+    describe: Callable[[int], str]
+    scan_labels: Callable[[], np.ndarray]
+
+
+class ImageSet(NamedTuple):
+    """One split of a data set; an example's id is its position.
+
+    Attributes:
+      name: as the user calls the data set.
+      images: uint8 `[N, H, W, 3]` in memory, or stored images.
+      labels: int32 `[N]`, -1 = no label; None where only the records know.
+      num_classes: 0 = no labels at all.
+    """
+
+    name: str
+    images: np.ndarray | Records
+    labels: np.ndarray | None
+    num_classes: int
+
+    @property
+    def size(self) -> int:
+        """The number of images."""
+        return self.images.size if isinstance(self.images, Records) else len(self.images)
+
+
+def all_labels(image_set: ImageSet) -> np.ndarray:
+    """The labels, int32 `[N]`, read from the records where nothing else knows them."""
+    if image_set.labels is None:
+        assert isinstance(image_set.images, Records)
+        return image_set.images.scan_labels()
+    return image_set.labels
+
+
+def select(image_set: ImageSet, positions: np.ndarray) -> ImageSet:
+    """The images at `positions`, in that order; records stay where they are."""
+    images = image_set.images
+    labels = None if image_set.labels is None else image_set.labels[positions]
+    if not isinstance(images, Records):
+        return image_set._replace(images=images[positions], labels=labels)
+    chosen = Records(
+        size=len(positions),
+        read=lambda i: images.read(int(positions[i])),
+        describe=lambda i: images.describe(int(positions[i])),
+        scan_labels=lambda: images.scan_labels()[positions],
+    )
+    return image_set._replace(images=chosen, labels=labels)
+
+
+def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
+    """One set after the other.
+
+    Raises:
+      UserError: images in memory that differ in size.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    labels = [part.labels for part in parts]
+    known = [array for array in labels if array is not None]
+    joined = np.concatenate(known) if len(known) == len(parts) else None
+    arrays = [part.images for part in parts if not isinstance(part.images, Records)]
+    if arrays:
+        shapes = sorted({array.shape[1:3] for array in arrays})
+        require(
+            len(shapes) == 1,
+            f"the splits of {first.name} hold images of {shapes[0]} and {shapes[-1]} pixels: "
+            "they can only be joined when all have one size",
+        )
+        return first._replace(images=np.concatenate(arrays), labels=joined)
+    records = [part.images for part in parts if isinstance(part.images, Records)]
+    starts = np.cumsum([0, *(r.size for r in records)])
+
+    def locate(i: int) -> tuple[Records, int]:
+        which = int(np.searchsorted(starts, i, side="right")) - 1
+        return records[which], i - int(starts[which])
+
+    def read(i: int) -> Encoded:
+        part, position = locate(i)
+        return part.read(position)
+
+    def describe(i: int) -> str:
+        part, position = locate(i)
+        return part.describe(position)
+
+    whole = Records(
+        size=int(starts[-1]),
+        read=read,
+        describe=describe,
+        scan_labels=lambda: np.concatenate([r.scan_labels() for r in records]),
+    )
+    return first._replace(images=whole, labels=joined)
+
+
+class Prepared(NamedTuple):
+    """A stored image that TensorFlow can decode.
+
+    Attributes:
+      data: a JPEG or a PNG.
+      height, width: of the stored pixels.
+      orientation: how EXIF says to turn them, 1 (not at all) to 8.
+    """
+
+    data: bytes
+    height: int
+    width: int
+    orientation: int
+
+
+class Unreadable(Exception):
+    """These bytes are no image; the message says why."""
+
+
+def prepare(data: bytes, exif: bool = False) -> Prepared:
+    """Reads the header; turns formats other than JPEG and PNG into PNG.
+
+    Args:
+      data: the bytes of an image file of any format that Pillow reads.
+      exif: whether to report the orientation; the usual ImageNet pipelines ignore it.
+
+    Raises:
+      Unreadable: no image, an unknown format, or more than 2**27.4 pixels (Pillow's limit).
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if image.format not in _TENSORFLOW_FORMATS:
+                data = _as_png(image)
+            # Asked last: Pillow itself turns a TIFF when it decodes it.
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if exif else 1
+    except UnidentifiedImageError as error:
+        raise Unreadable("no image, or of an unknown format" if data else "no bytes") from error
+    except Exception as error:  # Pillow's parsers raise whatever damaged bytes lead them to.
+        raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
+    if orientation not in range(1, 9):
+        orientation = 1
+    return Prepared(data, height, width, orientation)
+
+
+def _as_png(image: Image.Image) -> bytes:
+    if image.mode.startswith("I;16"):
+        # The high byte, as libpng does; Pillow would cut everything above 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

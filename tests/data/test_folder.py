@@ -1,0 +1,286 @@
+"""Folders of image files: layouts, labels, what is left out, and what is refused."""
+
+import logging
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from byol_jax.data import folder, images, sources
+from byol_jax.errors import UserError
+
+
+def write(root: pathlib.Path, *files: str) -> str:
+    """Files whose bytes are their paths; no image is opened to list them."""
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file)
+    return str(root)
+
+
+def listed(image_set: images.ImageSet) -> dict[str, int]:
+    """The bytes of each file and its label, in order; checked against all that says the same."""
+    stored = [image_set.images.read(i) for i in range(image_set.size)]
+    assert image_set.labels.dtype == np.int32
+    assert image_set.labels.tolist() == [example.label for example in stored]
+    assert images.all_labels(image_set) is image_set.labels
+    for i, example in enumerate(stored):
+        assert image_set.images.describe(i).endswith(f"/{example.data.decode()}")
+    return {example.data.decode(): example.label for example in stored}
+
+
+def message_of(root: pathlib.Path) -> str:
+    with pytest.raises(UserError) as error:
+        folder.read(str(root))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def messages(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog, monkeypatch):
+    """A run's own log, which another test may have opened, keeps its lines to itself."""
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+
+
+def test_loose_files_are_one_split_without_labels(tmp_path) -> None:
+    splits = folder.read(write(tmp_path, "b.png", "a.jpg", "c.webp"))
+    assert list(splits) == ["train"]
+    train = splits["train"]
+    assert listed(train) == {"a.jpg": -1, "b.png": -1, "c.webp": -1}
+    assert (train.name, train.size, train.num_classes) == (f"folder:{tmp_path}", 3, 0)
+
+
+def test_sub_folders_are_classes_by_rank(tmp_path) -> None:
+    root = write(tmp_path, "dog/1.png", "cat/2.png", "cat/1.png", "Zebra/1.png")
+    (train,) = folder.read(root).values()
+    assert listed(train) == {"Zebra/1.png": 0, "cat/1.png": 1, "cat/2.png": 1, "dog/1.png": 2}
+    assert train.num_classes == 3
+
+
+def test_loose_files_beside_classes_have_no_label(tmp_path) -> None:
+    (train,) = folder.read(write(tmp_path, "b/1.png", "c.png", "a/1.png", "a.png")).values()
+    assert listed(train) == {"a.png": -1, "a/1.png": 0, "b/1.png": 1, "c.png": -1}
+    assert train.num_classes == 2
+
+
+def test_deeper_folders_belong_to_their_class(tmp_path) -> None:
+    root = write(tmp_path, "b/1.png", "b/x/2.png", "b/x/y/3.png", "a/z/1.png")
+    (train,) = folder.read(root).values()
+    assert listed(train) == {"a/z/1.png": 0, "b/1.png": 1, "b/x/2.png": 1, "b/x/y/3.png": 1}
+
+
+@pytest.mark.parametrize("validation", ["val", "valid"])
+def test_folders_that_are_splits(tmp_path, validation: str) -> None:
+    root = write(tmp_path, "train/a/1.png", "train/b/1.png", f"{validation}/b/2.png", "test/3.png")
+    splits = folder.read(root)
+    assert {split: listed(part) for split, part in splits.items()} == {
+        "train": {"train/a/1.png": 0, "train/b/1.png": 1},
+        "valid": {f"{validation}/b/2.png": 1},
+        "test": {"test/3.png": -1},
+    }
+    assert {part.num_classes for part in splits.values()} == {2}
+
+
+def test_labels_are_ranks_over_all_splits(tmp_path) -> None:
+    """`a` is missing in train and `c` in val: `b` and `d` have one number everywhere."""
+    train = [f"train/{name}/1.png" for name in "bcd"]
+    splits = folder.read(write(tmp_path, *train, *(f"val/{name}/1.png" for name in "abd")))
+    assert splits["train"].labels.tolist() == [1, 2, 3]
+    assert splits["valid"].labels.tolist() == [0, 1, 3]
+    assert splits["train"].num_classes == splits["valid"].num_classes == 4
+
+
+def test_an_empty_folder_is_no_class(tmp_path) -> None:
+    (tmp_path / "a" / "deeper").mkdir(parents=True)
+    (train,) = folder.read(write(tmp_path, "b/1.png")).values()
+    assert listed(train) == {"b/1.png": 0}
+    assert train.num_classes == 1
+
+
+def test_a_train_folder_alone_is_cut(tmp_path) -> None:
+    """Of 10 in each class round(0.2 * 10) = 2 are for test, round(0.2 * 8) = 2 for valid."""
+    files = [f"train/{name}/{i}.png" for name in "ab" for i in range(10)]
+    root = write(tmp_path, *files)
+    parts = {split: sources.load(f"folder:{root}", split) for split in ("train", "valid", "test")}
+    assert {split: np.bincount(part.labels).tolist() for split, part in parts.items()} == {
+        "train": [6, 6],
+        "valid": [2, 2],
+        "test": [2, 2],
+    }
+    assert sorted(file for part in parts.values() for file in listed(part)) == sorted(files)
+
+
+def test_what_is_beside_the_split_folders_is_nobodys(tmp_path) -> None:
+    splits = folder.read(write(tmp_path, "train/1.png", "extra/1.png", "loose.png"))
+    assert {split: listed(part) for split, part in splits.items()} == {"train": {"train/1.png": -1}}
+
+
+def test_the_order_is_that_of_the_paths(tmp_path, monkeypatch) -> None:
+    """Whatever order the file system has: here backwards."""
+    files = ["a/10.png", "a/9.png", "a/x/1.png", "a-b/1.png", "b.png", "b/1.png", "c/é.png"]
+    root = write(tmp_path, *files)
+
+    def names() -> list[str]:
+        (train,) = folder.read(root).values()
+        return list(listed(train))
+
+    expected = ["a-b/1.png", "a/10.png", "a/9.png", "a/x/1.png", "b.png", "b/1.png", "c/é.png"]
+    assert names() == expected
+    walk = os.walk
+
+    def backwards(top, **options):
+        for parent, folders, files in walk(top, **options):
+            folders.sort(reverse=True)
+            yield parent, folders, sorted(files, reverse=True)
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert names() == expected
+
+
+def test_endings_in_any_case(tmp_path) -> None:
+    kept = ["1.JPG", "2.Jpeg", "3.jpe", "4.PNG", "5.webp", "6.bmp", "7.GIF"]
+    left = ["8.tiff", "9.txt", "jpg", "10.png.part", "11.jpgx"]
+    (train,) = folder.read(write(tmp_path, *kept, *left)).values()
+    assert list(listed(train)) == kept
+
+
+def test_files_that_are_left_out_are_said(tmp_path, caplog) -> None:
+    root = write(tmp_path, "a/1.png", "notes.txt", "a/z.csv", "a/y.md", "b/x.json")
+    write(tmp_path, ".hidden.txt", ".cache/1.txt")
+    folder.read(root)
+    assert messages(caplog) == [
+        f"{root}: 4 file(s) without the ending of an image are left out: "
+        f"{root}/a/y.md, {root}/a/z.csv, {root}/b/x.json, ..."
+    ]
+
+
+def test_nothing_is_said_when_nothing_is_left_out(tmp_path, caplog) -> None:
+    folder.read(write(tmp_path, "a/1.png"))
+    assert messages(caplog) == []
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path, caplog) -> None:
+    root = write(tmp_path, "a/1.png", "a/._1.png", ".thumbs/1.png", "a/.x/2.png", ".DS_Store")
+    (train,) = folder.read(root).values()
+    assert listed(train) == {"a/1.png": 0}
+    assert train.num_classes == 1
+    assert messages(caplog) == []
+
+
+def test_a_linked_folder_is_a_class(tmp_path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write(elsewhere, "b/1.png")
+    root = tmp_path / "root"
+    write(root, "a/1.png")
+    (root / "b").symlink_to(elsewhere / "b")
+    (train,) = folder.read(str(root)).values()
+    assert listed(train) == {"a/1.png": 0, "b/1.png": 1}
+
+
+def test_linked_splits_and_files(tmp_path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write(elsewhere, "a/1.png", "2.png")
+    root = tmp_path / "root"
+    (root / "test" / "b").mkdir(parents=True)
+    (root / "train").symlink_to(elsewhere)
+    (root / "test" / "b" / "x.png").symlink_to(elsewhere / "2.png")
+    splits = folder.read(str(root))
+    assert listed(splits["train"]) == {"2.png": -1, "a/1.png": 0}
+    assert splits["test"].images.read(0) == images.Encoded(b"2.png", 1)
+
+
+def test_the_home_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "photos", "1.png")
+    (train,) = folder.read("~/photos").values()
+    assert train.name == "folder:~/photos"
+    assert listed(train) == {"1.png": -1}
+
+
+def test_a_file_that_is_gone(tmp_path) -> None:
+    (train,) = folder.read(write(tmp_path, "a/1.png", "a/2.png")).values()
+    (tmp_path / "a" / "1.png").unlink()
+    with pytest.raises(OSError, match=r"1\.png"):
+        train.images.read(0)
+    assert train.images.read(1) == images.Encoded(b"a/2.png", 0)
+
+
+def test_missing(tmp_path) -> None:
+    path = tmp_path / "nothing"
+    assert message_of(path) == f"there is no folder {path}; folder:DIR needs one with images"
+    write(tmp_path, "file.png")
+    assert "there is no folder" in message_of(tmp_path / "file.png")
+
+
+@pytest.mark.parametrize("files", [[], ["a/notes.txt"], ["train/.x.png", "test/a/x.tiff"]])
+def test_no_image(tmp_path, files: list[str]) -> None:
+    (tmp_path / "a").mkdir()
+    write(tmp_path, *files)
+    message = message_of(tmp_path)
+    assert f"{tmp_path} holds no image" in message
+    assert ".jpg, .jpeg, .jpe, .png, .webp, .bmp, .gif" in message
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [(["val"], "val/"), (["test"], "test/"), (["test", "valid"], "valid/ and test/")],
+)
+def test_no_folder_to_train_on(tmp_path, folders: list[str], said: str) -> None:
+    write(tmp_path, *(f"{name}/1.png" for name in folders))
+    assert message_of(tmp_path) == (
+        f"{tmp_path} has {said} but no train/; name the folder to train on train/"
+    )
+
+
+def test_two_folders_for_validation(tmp_path) -> None:
+    write(tmp_path, "train/1.png", "val/1.png", "valid/1.png")
+    assert message_of(tmp_path) == f"{tmp_path} has both val/ and valid/; keep one of them"
+
+
+def test_a_split_without_images_is_refused_when_asked_for(tmp_path) -> None:
+    root = write(tmp_path, "train/1.png", "test/notes.txt")
+    assert sources.load(f"folder:{root}", "train+valid").size == 1
+    with pytest.raises(UserError, match="has no test images"):
+        sources.load(f"folder:{root}", "test")
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch) -> None:
+    """A class that silently vanished would move the labels of those behind it."""
+    write(tmp_path, "a/1.png", "b/1.png")
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    expected = f"the folder {tmp_path / 'a'} cannot be read (Permission denied)"
+    assert message_of(tmp_path) == expected
+
+
+def test_what_lies_beside_train_is_left_out_and_said(tmp_path, caplog) -> None:
+    root = write(tmp_path, "train/a/1.png", "extra/2.png", "notes.txt", ".hidden/3.png")
+    assert [splits.size for splits in folder.read(root).values()] == [1]
+    assert messages(caplog) == [f"{root}: what lies beside train/ is left out: extra, notes.txt"]
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path) -> None:
+    root = write(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "self").symlink_to(tmp_path / "b")
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    (train,) = folder.read(root).values()
+    assert listed_files(train) == ["a/1.png", "b/2.png", "c/2.png"]
+
+
+def listed_files(image_set: images.ImageSet) -> list[str]:
+    root = image_set.name.removeprefix("folder:")
+    return [os.path.relpath(image_set.images.describe(i), root) for i in range(image_set.size)]

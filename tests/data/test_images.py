@@ -1,0 +1,251 @@
+"""Sets of images, chosen and joined; and every kind of file that becomes a JPEG or a PNG."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from byol_jax.data import images
+from byol_jax.errors import UserError
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+RGBA = np.random.default_rng(1).integers(0, 256, (6, 9, 4), np.uint8)
+# 16 bits: the high bytes are what is left of them.
+DEEP = np.random.default_rng(2).integers(0, 2**16, (6, 9), np.uint16)
+ORIENTATION = 0x0112
+
+
+def saved(image: np.ndarray | Image.Image, file_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    picture.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def oriented(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    return exif
+
+
+def opened(data: bytes, file_format: str) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == file_format
+        return np.asarray(image)
+
+
+def in_memory(count: int, height: int = 2, first: int = 0) -> images.ImageSet:
+    labels = np.arange(first, first + count, dtype=np.int32)
+    pixels = labels[:, None, None, None] * np.ones((height, 3, 3), np.uint8)
+    return images.ImageSet("array", pixels.astype(np.uint8), labels, 100)
+
+
+def stored(count: int, first: int = 0, known: bool = True) -> images.ImageSet:
+    """Records with labels first, first + 1, ... which only they know unless `known`."""
+    labels = np.arange(first, first + count, dtype=np.int32)
+    records = images.Records(
+        count,
+        lambda i: images.Encoded(f"bytes {labels[i]}".encode(), int(labels[i])),
+        lambda i: f"name {labels[i]}",
+        lambda: labels,
+    )
+    return images.ImageSet("records", records, labels if known else None, 100)
+
+
+def labels_of_records(image_set: images.ImageSet) -> list[int]:
+    """The labels of all records, which must agree with whatever else says them."""
+    records = image_set.images
+    found = [records.read(i).label for i in range(records.size)]
+    assert [records.read(i).data.decode() for i in range(records.size)] == [
+        f"bytes {label}" for label in found
+    ]
+    assert [records.describe(i) for i in range(records.size)] == [f"name {i}" for i in found]
+    assert images.all_labels(image_set).tolist() == records.scan_labels().tolist() == found
+    assert image_set.size == len(found)
+    return found
+
+
+def test_select_from_memory() -> None:
+    chosen = images.select(in_memory(6), np.array([4, 1, 1]))
+    assert chosen.labels.tolist() == [4, 1, 1]
+    assert chosen.images[:, 0, 0, 0].tolist() == [4, 1, 1]
+    assert (chosen.name, chosen.num_classes, chosen.size) == ("array", 100, 3)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_select_from_records(known: bool) -> None:
+    chosen = images.select(stored(6, known=known), np.array([4, 1, 1]))
+    assert (chosen.labels is not None) == known
+    assert labels_of_records(chosen) == [4, 1, 1]
+    assert labels_of_records(images.select(chosen, np.array([2, 0]))) == [1, 4]
+    assert (chosen.name, chosen.num_classes) == ("records", 100)
+
+
+def test_concatenate_arrays() -> None:
+    whole = images.concatenate([in_memory(2), in_memory(1, first=7), in_memory(3, first=4)])
+    assert whole.labels.tolist() == whole.images[:, 0, 0, 0].tolist() == [0, 1, 7, 4, 5, 6]
+    assert (whole.name, whole.num_classes, whole.size) == ("array", 100, 6)
+
+
+def test_concatenate_one() -> None:
+    only = stored(2)
+    assert images.concatenate([only]) is only
+
+
+@pytest.mark.parametrize("known", [[True, True, True], [True, False, True], [False] * 3])
+def test_concatenate_records(known: list[bool]) -> None:
+    """An empty part in the middle takes no position."""
+    parts = [stored(2, 0, known[0]), stored(0, 0, known[1]), stored(3, 5, known[2])]
+    whole = images.concatenate(parts)
+    assert (whole.labels is not None) == all(known)
+    assert labels_of_records(whole) == [0, 1, 5, 6, 7]
+    assert labels_of_records(images.select(whole, np.array([4, 2, 0]))) == [7, 5, 0]
+
+
+def test_concatenate_sizes_that_differ() -> None:
+    with pytest.raises(UserError) as error:
+        images.concatenate([in_memory(2), in_memory(2, height=5)])
+    assert str(error.value) == (
+        "the splits of array hold images of (2, 3) and (5, 3) pixels: they can only be joined "
+        "when all have one size"
+    )
+
+
+PALETTE = Image.fromarray(RGB).quantize(8)
+AS_THEY_ARE = {
+    "jpeg": (saved(RGB, "JPEG"), "JPEG"),
+    "progressive jpeg": (saved(RGB, "JPEG", progressive=True), "JPEG"),
+    "grey jpeg": (saved(RGB[..., 0], "JPEG"), "JPEG"),
+    "cmyk jpeg": (saved(Image.fromarray(RGB).convert("CMYK"), "JPEG"), "JPEG"),
+    # Two pictures in one file, as some cameras write them.
+    "mpo": (saved(RGB, "MPO", save_all=True, append_images=[Image.fromarray(RGB)]), "MPO"),
+    "png": (saved(RGB, "PNG"), "PNG"),
+    "grey png": (saved(RGB[..., 0], "PNG"), "PNG"),
+    "rgba png": (saved(RGBA, "PNG"), "PNG"),
+    "16-bit png": (saved(DEEP, "PNG"), "PNG"),
+    "palette png": (saved(PALETTE, "PNG"), "PNG"),
+}
+
+
+@pytest.mark.parametrize("case", AS_THEY_ARE)
+@pytest.mark.parametrize("exif", [False, True])
+def test_what_tensorflow_decodes_stays_as_it_is(case: str, exif: bool) -> None:
+    data, file_format = AS_THEY_ARE[case]
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == file_format
+    assert images.prepare(data, exif) == images.Prepared(data, 6, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "pixels"),
+    [
+        (saved(RGB, "WEBP", lossless=True), RGB),
+        # `exact`: else the encoder forgets the colours of what cannot be seen.
+        (saved(RGBA, "WEBP", lossless=True, exact=True), RGBA[..., :3]),
+        (saved(RGB, "BMP"), RGB),
+        (saved(RGB[..., 0], "BMP"), np.stack([RGB[..., 0]] * 3, axis=-1)),
+        (saved(PALETTE, "BMP"), np.asarray(PALETTE.convert("RGB"))),
+        (saved(PALETTE, "GIF"), np.asarray(PALETTE.convert("RGB"))),
+        (saved(PALETTE, "GIF", transparency=0), np.asarray(PALETTE.convert("RGB"))),
+        # The first picture of several.
+        (
+            saved(RGB[..., 0], "GIF", save_all=True, append_images=[Image.fromarray(RGB[..., 1])]),
+            np.stack([RGB[..., 0]] * 3, axis=-1),
+        ),
+        (saved(RGB, "TIFF"), RGB),
+        (saved(DEEP, "TIFF"), np.stack([DEEP >> 8] * 3, axis=-1)),
+        (
+            saved(Image.frombytes("I;16B", (9, 6), DEEP.astype(">u2").tobytes()), "TIFF"),
+            np.stack([DEEP >> 8] * 3, axis=-1),
+        ),
+    ],
+    ids=[
+        *("webp", "webp with alpha", "bmp", "grey bmp", "palette bmp", "gif", "transparent gif"),
+        *("animated gif", "tiff", "16-bit tiff", "big-endian 16-bit tiff"),
+    ],
+)
+def test_other_formats_become_png(data: bytes, pixels: np.ndarray) -> None:
+    prepared = images.prepare(data)
+    ours = opened(prepared.data, "PNG")
+    assert ours.dtype == np.uint8
+    assert np.array_equal(ours, pixels)
+    assert prepared[1:] == (6, 9, 1)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "MPO", "PNG", "WEBP"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientation_is_reported_only_when_asked(file_format: str, value: int) -> None:
+    """Sizes are those of the stored pixels, which nobody turns here."""
+    data = saved(RGB, file_format, exif=oriented(value))
+    assert images.prepare(data)[1:] == (6, 9, 1)
+    assert images.prepare(data, exif=True)[1:] == (6, 9, value)
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_a_tiff_is_turned_once(exif: bool) -> None:
+    """Pillow does it itself: 6 is a quarter of a turn clockwise."""
+    prepared = images.prepare(saved(RGB, "TIFF", exif=oriented(6)), exif)
+    assert prepared[1:] == (9, 6, 1)
+    assert np.array_equal(opened(prepared.data, "PNG"), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_unknown_orientation_counts_as_none(value: int) -> None:
+    data = saved(RGB, "JPEG", exif=oriented(value))
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[ORIENTATION] == value
+    assert images.prepare(data, exif=True)[1:] == (6, 9, 1)
+
+
+def test_an_orientation_that_is_no_number_counts_as_none() -> None:
+    """An EXIF of one entry: the tag, type 2 (text), 2 bytes, "A"."""
+    entry = struct.pack("<HHI4s", ORIENTATION, 2, 2, b"A\0\0\0")
+    exif = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    data = saved(RGB, "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[ORIENTATION] == "A"
+    assert images.prepare(data, exif=True)[1:] == (6, 9, 1)
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(images.Unreadable) as error:
+        images.prepare(data)
+    assert str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "no bytes"),
+        (b"<html>not found</html>", "no image, or of an unknown format"),
+        (saved(RGB, "JPEG")[:20], "no image, or of an unknown format"),
+        (saved(RGB, "PNG")[:20], ""),
+        (saved(RGB, "GIF")[:10], ""),
+        (saved(RGB, "WEBP", lossless=True)[:40], ""),
+        # These are decoded here, so that a missing end is found here.
+        (saved(RGB, "BMP")[:-40], "truncated"),
+        (saved(PALETTE, "GIF")[:-20], "truncated"),
+    ],
+    ids=["empty", "text", "jpeg", "png", "gif", "webp", "end of bmp", "end of gif"],
+)
+def test_unreadable(data: bytes, said: str) -> None:
+    assert said in reason(data)
+
+
+def test_more_pixels_than_anyone_means() -> None:
+    """200 million in a file of 24 KB; the header alone decides."""
+    header = struct.pack(">IIBBBBB", 20_000, 10_000, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(10_000 * (1 + 20_000 // 8)))
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    parts = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    assert len(data) < 50_000
+    assert "200000000 pixels" in reason(data)

@@ -1,0 +1,389 @@
+"""Stored images on their way to crops: order, damage, substitutes, host augmentation."""
+
+import io
+import itertools
+import logging
+import threading
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny_runs
+from byol_jax import augment, keys
+from byol_jax.data import crops, images, pipeline, reader, sources
+from byol_jax.errors import UserError
+
+SIZE = 6
+# Some ten roundings of a hue, which six sextants multiply, then a channel's deviation divides.
+ROUNDING = 10 * 6 * 2**-24 / 0.224
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def stored(count: int, damaged: dict[int, bytes | None] | None = None) -> images.ImageSet:
+    """PNGs of a single colour, their number; `damaged` has other bytes, or None for no file."""
+    data = [png(np.full((9 + i % 4, 12, 3), i % 256, np.uint8)) for i in range(count)]
+    labels = np.arange(count, dtype=np.int32) % 5
+
+    def read(i: int) -> images.Encoded:
+        content = (damaged or {}).get(i, data[i])
+        if content is None:
+            raise FileNotFoundError(f"no file {i}")
+        return images.Encoded(content, int(labels[i]))
+
+    records = images.Records(count, read, lambda i: f"image {i}", lambda: labels)
+    return images.ImageSet("stored", records, labels, 5)
+
+
+def batches(image_set: images.ImageSet, **settings) -> list[dict[str, np.ndarray]]:
+    defaults = {"seed": 1, "image_size": SIZE, "batch_size": 20, "num_steps": 5}
+    return list(pipeline.train_batches(image_set, **{**defaults, **settings}))
+
+
+def assert_same(ours: list[dict[str, np.ndarray]], theirs: list[dict[str, np.ndarray]]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert np.array_equal(a[key], b[key]), key
+
+
+def substitute(image_set: images.ImageSet, i: int, epoch: int, bad: set[int]) -> int:
+    """The rule by hand: the first drawn image that can be read."""
+    for attempt in itertools.count():
+        (u,) = keys.example_uniforms(1, "substitute", i, epoch, attempt, 1)
+        if int(u * image_set.size) not in bad:
+            return int(u * image_set.size)
+
+
+@pytest.fixture
+def warnings_seen(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+    return caplog
+
+
+@pytest.fixture(scope="module")
+def folder_set(tmp_path_factory) -> images.ImageSet:
+    """44 files of several sizes and formats."""
+    dataset = tiny_runs.write_folder(tmp_path_factory.mktemp("folder"), train=44)
+    return sources.load(dataset, "train+valid")
+
+
+@pytest.fixture(scope="module")
+def tfds_set(tmp_path_factory) -> images.ImageSet:
+    root = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        return sources.load(tiny_runs.write_tfds(root, 44), "train+valid", str(root))
+
+
+@pytest.fixture(params=["folder", "tfds"])
+def image_set(request) -> images.ImageSet:
+    return request.getfixturevalue(f"{request.param}_set")
+
+
+def test_order_for_any_number_of_shards_and_threads_fresh_and_resumed(image_set) -> None:
+    """Batches of 20 out of 44 images: the epoch ends within batches 2 and 4."""
+    whole = batches(image_set)
+    ids, epochs = pipeline.stream(1, 44, 0, 100)
+    assert np.concatenate([batch["ids"] for batch in whole]).tolist() == ids.tolist()
+    assert np.concatenate([batch["epochs"] for batch in whole]).tolist() == epochs.tolist()
+    for shards, threads, start in [
+        (1, 8, 0),
+        (1, 1, 3),
+        (2, 1, 0),
+        (2, 8, 3),
+        (4, 8, 3),
+        (4, 1, 0),
+    ]:
+        parts = [
+            batches(
+                image_set,
+                start_step=start,
+                process_index=index,
+                process_count=shards,
+                num_threads=threads,
+            )
+            for index in range(shards)
+        ]
+        joined = [
+            {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+            for step in zip(*parts, strict=True)
+        ]
+        assert_same(joined, whole[start:])
+
+
+def test_crops_are_those_of_the_whole_image(image_set) -> None:
+    """Read through one window around both boxes, PNG for PNG the same bits."""
+    (batch,) = batches(image_set, num_steps=1)
+    for row, i in enumerate(batch["ids"].tolist()):
+        image = images.prepare(image_set.images.read(i).data)
+        if not image.data.startswith(b"\x89PNG"):
+            continue
+        whole = reader.picture(image_set, i)
+        placements = pipeline.random_placements(
+            reader.Request(np.array([i]), np.array([0])),
+            np.array([image.height]),
+            np.array([image.width]),
+            seed=1,
+            size=SIZE,
+        )
+        for view in (0, 1):
+            expected = crops.to_uint8(crops.place(whole, placements[0, view], SIZE)).numpy()
+            assert np.array_equal(batch[f"view{view + 1}"][row], expected)
+
+
+def test_example_views_are_those_of_the_run(folder_set) -> None:
+    whole = batches(folder_set)
+    for batch in (whole[0], whole[2]):
+        ours = pipeline.example_views(
+            folder_set,
+            batch["ids"].astype(np.int64),
+            batch["epochs"].astype(np.int64),
+            seed=1,
+            image_size=SIZE,
+        )
+        assert_same([ours], [batch])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 17, 100])
+def test_evaluation_reads_every_image_once_in_order(folder_set, batch_size: int) -> None:
+    found = list(
+        pipeline.evaluation_batches(
+            folder_set, image_size=8, mode="paper", batch_size=batch_size, num_threads=2
+        )
+    )
+    assert np.concatenate([b["ids"] for b in found]).tolist() == list(range(44))
+    assert all(len(b["images"]) == batch_size for b in found[:-1])
+    assert np.concatenate([b["labels"] for b in found]).tolist() == folder_set.labels.tolist()
+    crop = np.concatenate([b["images"] for b in found])[7]
+    whole = reader.picture(folder_set, 7)
+    placement = crops.center_placement(*whole.shape[:2], 8, "paper")
+    assert np.array_equal(crop, crops.to_uint8(crops.place(whole, placement, 8)))
+
+
+@pytest.mark.parametrize("mode", crops.EVALUATION_MODES)
+def test_evaluation_of_arrays(mode: str) -> None:
+    pixels = tiny_runs.images(5, 10)
+    labels = np.arange(5, dtype=np.int32)
+    image_set = images.ImageSet("five", pixels, labels, 5)
+    for size in (8, 10):
+        found = list(
+            pipeline.evaluation_batches(image_set, image_size=size, mode=mode, batch_size=2)
+        )
+        assert [b["labels"].tolist() for b in found] == [[0, 1], [2, 3], [4]]
+        ours = np.concatenate([b["images"] for b in found])
+        if mode == "full" and size == 10:
+            assert np.shares_memory(found[0]["images"], pixels)
+        placement = crops.center_placement(10, 10, size, mode)
+        for image, crop in zip(pixels, ours, strict=True):
+            assert np.array_equal(crop, crops.to_uint8(crops.place(image, placement, size)))
+
+
+DAMAGE = {
+    "text": b"not an image",
+    "empty": b"",
+    "missing": None,
+    "cut off": png(tiny_runs.images(1, 40)[0])[:-900],
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -> None:
+    """One of 100 images is within the tolerated 1 %; the others keep their crops."""
+    whole, damaged = stored(100), stored(100, {42: DAMAGE[kind]})
+    expected = batches(whole)
+    parts = [batches(damaged, process_index=i, process_count=shards) for i in range(shards)]
+    seen = 0
+    for step, batch in enumerate(expected):
+        ours = {k: np.concatenate([part[step][k] for part in parts]) for k in batch}
+        assert ours["ids"].tolist() == batch["ids"].tolist()
+        for row, i in enumerate(batch["ids"].tolist()):
+            other = i
+            if i == 42:
+                other, seen = substitute(whole, 42, int(batch["epochs"][row]), {42}), seen + 1
+            for view in ("view1", "view2"):
+                assert (ours[view][row] == other).all()
+            assert ours["labels"][row] == other % 5
+    assert seen == 1
+    assert "image 42 cannot be read, another image stands in for it: " in warnings_seen.text
+
+
+def test_the_crop_of_a_substitute_is_drawn_for_the_missing_image() -> None:
+    """Its box comes from the missing image's key and the substitute's size."""
+    pixels = tiny_runs.images(100, 12)
+    data = [png(image[: 8 + i % 5]) for i, image in enumerate(pixels)]
+    labels = np.zeros(100, np.int32)
+    records = images.Records(
+        100,
+        lambda i: images.Encoded(b"" if i == 42 else data[i], 0),
+        str,
+        lambda: labels,
+    )
+    image_set = images.ImageSet("noise", records, labels, 1)
+    (batch,) = batches(image_set, batch_size=100, num_steps=1)
+    other = substitute(image_set, 42, 0, {42})
+    whole = pixels[other][: 8 + other % 5]
+    placements = pipeline.random_placements(
+        reader.Request(np.array([42]), np.array([0])),
+        np.array([len(whole)]),
+        np.array([12]),
+        seed=1,
+        size=SIZE,
+    )
+    row = batch["ids"].tolist().index(42)
+    for view in (0, 1):
+        expected = crops.to_uint8(crops.place(whole, placements[0, view], SIZE))
+        assert np.array_equal(batch[f"view{view + 1}"][row], expected)
+
+
+def test_more_than_one_percent_ends_the_run() -> None:
+    damaged = stored(100, {3: b"", 60: b"x"})
+    with pytest.raises(UserError, match=r"2 of 100 images of stored cannot be read, more than 1%"):
+        batches(damaged)
+    with pytest.raises(UserError, match=r"image 3 \(.+\); image 60 \(.+\); repair them"):
+        list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=30))
+
+
+def test_evaluation_leaves_unreadable_images_out(warnings_seen) -> None:
+    damaged = stored(100, {42: b"x"})
+    found = list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=1))
+    assert [b["ids"].item() for b in found] == [i for i in range(100) if i != 42]
+    assert "image 42 cannot be read, is left out: " in warnings_seen.text
+
+
+def test_headers_are_checked_before_a_run() -> None:
+    reader.check_readable(stored(100, {42: None}))
+    cut = DAMAGE["cut off"]
+    with pytest.raises(UserError, match=r"2 of 100 images of stored cannot be read"):
+        reader.check_readable(stored(100, {42: None, 7: cut}))
+    reader.check_readable(images.ImageSet("arrays", tiny_runs.images(3), np.zeros(3, np.int32), 1))
+
+
+def test_a_large_set_is_judged_by_a_sample(monkeypatch) -> None:
+    """100 of 4000: 1 is the limit by share, 4 with three standard deviations."""
+    monkeypatch.setattr(reader, "_SAMPLE", 100)
+    sample = keys.permutation(4000, "check_readable", 0)[:100].tolist()
+    few = stored(4000, dict.fromkeys(sample[:3], b""))
+    reader.check_readable(few)
+    with pytest.raises(UserError, match="4 of 100 images"):
+        reader.check_readable(stored(4000, dict.fromkeys(sample[:4], b"")))
+
+
+def test_damaged_images_of_many_names_are_counted(monkeypatch, warnings_seen) -> None:
+    monkeypatch.setattr(reader, "TOLERATED_SHARE", 0.5)
+    damaged = stored(100, dict.fromkeys(range(25), b""))
+    batches(damaged)
+    named = [r for r in warnings_seen.records if "stands in" in r.getMessage()]
+    assert len(named) == 20
+    assert "25 of 100 images of stored cannot be read" in warnings_seen.text
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_exif_rotation_is_a_switch(exif: bool) -> None:
+    """Orientation 6: the stored left half is the upper half of the picture."""
+    pixels = np.zeros((8, 12, 3), np.uint8)
+    pixels[:, :6] = 255
+    image = Image.fromarray(pixels)
+    tags = image.getexif()
+    tags[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=tags)
+    labels = np.zeros(1, np.int32)
+    records = images.Records(1, lambda i: images.Encoded(buffer.getvalue(), 0), str, lambda: labels)
+    image_set = images.ImageSet("turned", records, labels, 1)
+    assert reader.picture(image_set, 0, exif).shape == ((12, 8, 3) if exif else (8, 12, 3))
+    (batch,) = pipeline.evaluation_batches(
+        image_set, image_size=8, mode="full", batch_size=1, exif=exif
+    )
+    # The central 8 of 12 in the picture: white above or white on the left.
+    expected = np.zeros((8, 8, 3), np.uint8)
+    expected[:4] = 255
+    assert np.array_equal(batch["images"][0], expected if exif else expected.swapaxes(0, 1))
+    views = pipeline.example_views(
+        image_set, np.array([0]), np.array([3]), seed=1, image_size=SIZE, exif=exif
+    )
+    placement = pipeline.random_placements(
+        reader.Request(np.array([0]), np.array([3])),
+        np.array([12 if exif else 8]),
+        np.array([8 if exif else 12]),
+        seed=1,
+        size=SIZE,
+    )[0, 0]
+    seen = reader.picture(image_set, 0, exif)
+    assert np.array_equal(views["view1"][0], crops.to_uint8(crops.place(seen, placement, SIZE)))
+
+
+def table_6() -> tuple[augment.AugmentParams, augment.AugmentParams]:
+    return augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2)
+
+
+def test_host_placement_is_the_device_s(folder_set) -> None:
+    """The same crops through the same operations; two builds of XLA round differently."""
+    settings = {"image_size": 32, "batch_size": 24, "num_steps": 2}
+    on_device = batches(folder_set, **settings)
+    on_host = batches(folder_set, **settings, host_views=table_6())
+    key = keys.named_key(1, "augment")
+    augmented = jax.jit(augment.make_views, static_argnames="view")
+    for ours, theirs in zip(on_host, on_device, strict=True):
+        assert ours["ids"].tolist() == theirs["ids"].tolist()
+        for view, params in enumerate(table_6(), start=1):
+            expected = augmented(
+                theirs[f"view{view}"],
+                theirs["ids"],
+                theirs["epochs"],
+                key,
+                view=view,
+                params=jax.tree.map(np.float32, params),
+            )
+            assert ours[f"view{view}"].dtype == np.float32
+            error = np.abs(ours[f"view{view}"] - expected)
+            # Solarization may take a pixel at its threshold to the other side.
+            assert np.mean(error > ROUNDING) < 1e-4
+
+
+def test_host_placement_substitutes_too(folder_set) -> None:
+    damaged = stored(100, {42: b""})
+    ours = batches(damaged, batch_size=50, num_steps=2, host_views=table_6())
+    plain = batches(damaged, batch_size=50, num_steps=2)
+    for batch, crop in zip(ours, plain, strict=True):
+        row = crop["ids"].tolist().index(42) if 42 in crop["ids"] else 0
+        view = augment.make_views(
+            crop["view1"][row : row + 1],
+            crop["ids"][row : row + 1],
+            crop["epochs"][row : row + 1],
+            keys.named_key(1, "augment"),
+            1,
+            table_6()[0],
+        )
+        np.testing.assert_allclose(batch["view1"][row], view[0], atol=ROUNDING)
+
+
+def test_an_error_while_reading_reaches_the_training() -> None:
+    whole = stored(100)
+
+    def read(i: int) -> images.Encoded:
+        raise RuntimeError("a bug")
+
+    broken = whole._replace(images=whole.images._replace(read=read))
+    with pytest.raises(RuntimeError, match="a bug"):
+        batches(broken)
+
+
+def test_an_abandoned_run_leaves_no_thread() -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        started = pipeline.train_batches(
+            stored(40), seed=1, image_size=SIZE, batch_size=8, num_steps=10**6
+        )
+        next(started)
+        started.close()
+    assert threading.active_count() <= before
