@@ -30,6 +30,12 @@ def _pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     train.pretrain(config, workdir)
 
 
+def _views(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax import views
+
+    views.run(config, workdir)
+
+
 def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     from byol_jax.evals import frozen
 
@@ -39,6 +45,7 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
+    "views": _views,
 }
 
 
