@@ -1,0 +1,264 @@
+"""The pages of configuration: their keys, and the numbers that a paper or the authors fix."""
+
+import importlib
+
+import ml_collections
+import pytest
+
+from byol_jax import train
+from experiments import base, byol, cifar10, digits, imagenette, places365
+
+# Every page with the options that it is documented with.
+PAGES = (
+    ("byol", ()),
+    ("byol", ("epochs=300",)),
+    ("byol", ("epochs=1000,batch=512,depth=200,width=2",)),
+    ("cifar10", ()),
+    ("cifar10", ("depth=18,width=0.25,batch=256,epochs=20",)),
+    ("imagenette", ()),
+    ("places365", ()),
+    ("digits", ()),
+)
+
+
+def types_of(config, prefix=""):
+    """Dotted keys of a config and their types, which placeholders have too."""
+    types = {}
+    for name in config:
+        kind = config.get_type(name)
+        if issubclass(kind, ml_collections.ConfigDict):
+            types |= types_of(config[name], f"{prefix}{name}.")
+        else:
+            types[prefix + name] = kind
+    return types
+
+
+def changes(config):
+    """What a config says otherwise than base.py, as dotted keys."""
+    ours, default = config.to_dict(), base.get_config().to_dict()
+
+    def walk(ours, default, prefix=""):
+        for name, value in ours.items():
+            if isinstance(value, dict):
+                yield from walk(value, default[name], f"{prefix}{name}.")
+            elif value != default[name]:
+                yield prefix + name, value
+
+    return dict(walk(ours, default))
+
+
+@pytest.mark.parametrize(("page", "options"), PAGES)
+def test_a_page_has_the_keys_of_base_and_can_be_trained(page, options):
+    config = importlib.import_module(f"experiments.{page}").get_config(*options)
+    assert types_of(config) == types_of(base.get_config())
+    assert config.recipe.startswith(("published: ", "not published: "))
+    train.check(config)
+
+
+def test_types_of_sees_a_difference():
+    config = base.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.network.depth = 50
+        config.network.heads = 2
+    assert types_of(config).items() ^ types_of(base.get_config()).items() == {
+        ("network.depth", str),
+        ("network.depth", int),
+        ("network.heads", int),
+    }
+
+
+def test_base_is_the_run_of_app_a():
+    config = base.get_config()
+    # App. A.
+    assert (config.image_size, config.batch_size, config.num_epochs) == (224, 4096, 1000)
+    assert (config.network.depth, config.network.width) == ("50", 1)
+    assert config.network.projector.to_dict() == {
+        "depth": 2,
+        "hidden_size": 4096,
+        "output_size": 256,
+    }
+    assert config.network.predictor.to_dict() == {"depth": 2, "hidden_size": 4096}
+    assert config.optimizer.base_learning_rate == 0.2
+    assert config.optimizer.warmup_epochs == 10
+    assert config.optimizer.weight_decay == 1.5e-6
+    assert config.tau_base == 0.996
+    # App. C.
+    assert (config.data.area_min, config.data.area_max) == (0.08, 1)
+    assert (config.data.aspect_min, config.data.aspect_max) == (0.75, 4 / 3)
+    # Pseudo-code J.1.
+    assert config.seed == 1337
+    assert (config.optimizer.momentum, config.optimizer.trust_coefficient) == (0.9, 1e-3)
+    assert (config.network.bn_decay, config.network.bn_eps) == (0.9, 1e-5)
+
+
+@pytest.mark.parametrize(("view", "blur", "solarize"), [("view1", 1.0, 0.0), ("view2", 0.1, 0.2)])
+def test_base_has_the_columns_of_table_6(view, blur, solarize):
+    assert base.get_config().augment[view].to_dict() == {
+        "flip": 0.5,
+        "color_jitter": 0.8,
+        "brightness_max": 0.4,
+        "contrast_max": 0.4,
+        "saturation_max": 0.2,
+        "hue_max": 0.1,
+        "grayscale": 0.2,
+        "blur": blur,
+        "blur_sigma_min": 0.1,  # App. C, and the next two
+        "blur_sigma_max": 2.0,
+        "solarize": solarize,
+        "solarize_threshold": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers", "recipe"),
+    [
+        ("", (0.2, 1.5e-6, 0.996), "published: BYOL App. A"),
+        ("batch=512", (0.4, 1.5e-6, 0.9995), "published: BYOL App. H"),
+        ("epochs=300", (0.3, 1e-6, 0.99), "published: BYOL section 5 and App. G"),
+        # Table 9: 200 layers up to 2x, 152 up to 3x.
+        ("depth=200,width=2", (0.2, 1.5e-6, 0.996), "published: BYOL App. A"),
+        ("depth=152,width=3", (0.2, 1.5e-6, 0.996), "published: BYOL App. A"),
+        (
+            "depth=200,width=3",
+            (0.2, 1.5e-6, 0.996),
+            "not published: BYOL App. A with ResNet-200 3x",
+        ),
+        (
+            "depth=18",
+            (0.2, 1.5e-6, 0.996),
+            "not published: BYOL App. A with ResNet-18 1x",
+        ),
+        (
+            "epochs=300,width=2",
+            (0.3, 1e-6, 0.99),
+            "not published: BYOL section 5 and App. G with ResNet-50 2x",
+        ),
+        (
+            "epochs=300,batch=512",
+            (0.3, 1e-6, 0.99),
+            "not published: the numbers of 300 epochs at batch 4096 (BYOL section 5 and App. G)",
+        ),
+        (
+            "epochs=301",
+            (0.2, 1.5e-6, 0.996),
+            "not published: the numbers of 1000 epochs at batch 4096 (BYOL App. A)",
+        ),
+        (
+            "epochs=2000",
+            (0.2, 1.5e-6, 0.996),
+            "not published: the numbers of 1000 epochs at batch 4096 (BYOL App. A)",
+        ),
+    ],
+)
+def test_byol(options, numbers, recipe):
+    config = byol.get_config(options)
+    optimizer = config.optimizer
+    assert (optimizer.base_learning_rate, optimizer.weight_decay, config.tau_base) == numbers
+    assert config.recipe == recipe
+    assert config.dataset == "tfds:imagenet2012"
+
+
+def test_options_reach_the_config():
+    config = byol.get_config("epochs=7,batch=96,depth=101,width=1.5")
+    assert (config.num_epochs, config.batch_size) == (7, 96)
+    assert (config.network.depth, config.network.width) == ("101", 1.5)
+
+
+@pytest.mark.parametrize("page", [byol, cifar10])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("epoch=3", "unknown config option 'epoch=3': the options are epochs=1000, batch="),
+        ("epochs", "unknown config option 'epochs'"),
+        ("epochs=3,rate=2", "unknown config option 'rate=2'"),
+        ("epochs=2.5", "epochs='2.5' must be of type int"),
+        ("batch=many", "batch='many' must be of type int"),
+        ("width=", "width='' must be of type float"),
+    ],
+)
+def test_wrong_options_are_refused(page, options, message):
+    with pytest.raises(ValueError, match=message):
+        page.get_config(options)
+
+
+def test_cifar10_differs_from_app_a_where_its_page_says():
+    assert changes(cifar10.get_config()) == {
+        "recipe": "not published: BYOL on CIFAR-10 in the setting of SimCLR App. B.9",
+        "dataset": "tfds:cifar10",
+        "image_size": 32,
+        "batch_size": 1024,  # B.9's best model
+        "network.stem": "small",
+        "optimizer.base_learning_rate": 1.0,  # the middle one of B.9's three
+        "optimizer.weight_decay": 1e-6,  # SimCLR section 2.3
+        "data.eval_crop": "full",
+        "augment.view1.saturation_max": 0.4,
+        "augment.view1.blur": 0.0,
+        "augment.view2.saturation_max": 0.4,
+        "augment.view2.blur": 0.0,
+        "augment.view2.solarize": 0.0,
+    }
+
+
+def test_cifar10_distorts_colours_with_strength_one_half():
+    """SimCLR App. A: 0.8 s three times, 0.2 s, probabilities 0.8 and 0.2; App. B.9: s = 0.5."""
+    config = cifar10.get_config()
+    for view in (config.augment.view1, config.augment.view2):
+        assert (view.brightness_max, view.contrast_max) == (0.4, 0.4)
+        assert (view.saturation_max, view.hue_max) == (0.4, 0.1)
+        assert (view.color_jitter, view.grayscale, view.flip) == (0.8, 0.2, 0.5)
+        assert (view.blur, view.solarize) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ("batch=4096,epochs=100", ""),
+        ("depth=18", ", with ResNet-18 1x"),
+        ("width=2", ", with ResNet-50 2x"),
+        ("batch=128", ", at batch 128"),
+        ("depth=18,width=0.25,batch=96", ", with ResNet-18 0.25x, at batch 96"),
+    ],
+)
+def test_cifar10_says_what_lies_outside_of_app_b_9(options, more):
+    config = cifar10.get_config(options)
+    whole = "not published: BYOL on CIFAR-10 in the setting of SimCLR App. B.9"
+    assert config.recipe == whole + more
+
+
+def test_options_of_cifar10_change_nothing_else():
+    config = cifar10.get_config("depth=18,width=0.25,batch=96,epochs=20")
+    assert changes(config) == changes(cifar10.get_config()) | {
+        "recipe": config.recipe,
+        "network.depth": "18",
+        "network.width": 0.25,
+        "batch_size": 96,
+        "num_epochs": 20,
+    }
+
+
+def test_imagenette_is_the_run_of_the_released_readme():
+    assert changes(imagenette.get_config()) == {
+        "recipe": "published: the README of the authors' released code, Imagenette",
+        "dataset": "tfds:imagenette/160px-v2",
+        "image_size": 128,
+        "batch_size": 256,
+        "network.depth": "18",
+        "optimizer.base_learning_rate": 2.0,
+        "optimizer.weight_decay": 1e-6,
+        # That code's ways, where base.py has the paper's.
+        "target_init": "released",
+        "data.eval_crop": "released",
+    }
+
+
+def test_places365_is_app_a_on_other_images():
+    assert changes(places365.get_config()) == {
+        "recipe": "published: BYOL App. F",
+        "dataset": "tfds:places365_small",
+    }
+
+
+def test_digits_says_that_nobody_published_it():
+    config = digits.get_config()
+    assert config.recipe == "not published: digits, a demonstration"
+    assert (config.dataset, config.image_size) == ("digits", 8)
