@@ -5,23 +5,28 @@
 
 Update step: what `train` runs (uint8 crops, augmentation on the device, state donated)
 beside a plain one (one jit, nothing donated, float32 views made beforehand and sent from
-the host at every step, no augmentation at all). Input: two uint8 views from one read,
-beside the authors' recipe (a pass of its own for each view, resized to float32).
+the host at every step, no augmentation at all). Input: two uint8 views of each image, from
+arrays and from JPEG files, beside the authors' recipe (each view cropped, and of a JPEG
+decoded, by itself, and resized to float32).
 Only ratios of one run mean anything on a machine that does other work.
 """
 
 import argparse
 import functools
+import os
+import pathlib
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from PIL import Image
 
 from byol_jax import augment, boxes, distributed, update
-from byol_jax.data import crops, pipeline, sources
+from byol_jax.data import host, images, pipeline, sources
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.objectives.byol import byol
 
@@ -99,17 +104,41 @@ def step_seconds(depth: str, size: int, batch_size: int, repeats: int) -> dict[s
     return {"ours": median_seconds(ours, repeats), "plain": median_seconds(plain, repeats)}
 
 
-def input_seconds(source: int, size: int, batch_size: int, repeats: int) -> dict[str, float]:
-    """Seconds of one batch of two views, and of the authors' recipe for the same."""
-    images = sources.ImageSet(
-        "random", random_images(4 * batch_size, source), np.zeros(4 * batch_size, np.int32), 1
-    )
-    ours = pipeline.train_batches(
-        images, seed=0, image_size=size, batch_size=batch_size, num_steps=repeats + 8
+def seconds_per_batch(
+    makers: dict[str, Callable[[], Iterator[object]]], repeats: int
+) -> dict[str, float]:
+    """Seconds of a batch of each pipeline: the median of three turns, taken one after the other.
+
+    A turn starts afresh and leaves out its first batches, which threads have made ahead.
+    """
+    turns: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(3):
+        for name, make in makers.items():
+            batches = make()
+            for _ in range(6):
+                next(batches)
+            start = time.perf_counter()
+            for _ in range(repeats):
+                next(batches)
+            turns[name].append((time.perf_counter() - start) / repeats)
+            del batches
+    return {name: statistics.median(times) for name, times in turns.items()}
+
+
+def our_input(image_set: images.ImageSet, size: int, batch_size: int) -> Iterator[object]:
+    """The pipeline that `train` runs, without an end."""
+    return pipeline.train_batches(
+        image_set, seed=0, image_size=size, batch_size=batch_size, num_steps=10**9
     )
 
+
+def array_seconds(source: int, size: int, batch_size: int, repeats: int) -> dict[str, float]:
+    """Seconds of one batch of two views of arrays, and of the authors' recipe for the same."""
+    pixels = random_images(4 * batch_size, source)
+    image_set = images.ImageSet("random", pixels, np.zeros(len(pixels), np.int32), 1)
+
     def recipe() -> Iterator[object]:
-        tf = crops.import_tensorflow()
+        tf = host.import_tensorflow()
         generator = np.random.default_rng(0)
 
         def crop(image: object, box: object) -> object:
@@ -119,20 +148,67 @@ def input_seconds(source: int, size: int, batch_size: int, repeats: int) -> dict
             return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
 
         def views() -> object:
-            drawn = boxes.random_resized_boxes(
-                generator.random((len(images.images), 4)), source, source
-            )
-            data = tf.data.Dataset.from_tensor_slices((images.images, drawn))
+            drawn = boxes.random_resized_boxes(generator.random((len(pixels), 4)), source, source)
+            data = tf.data.Dataset.from_tensor_slices((pixels, drawn))
             return data.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
 
         both = tf.data.Dataset.zip((views(), views())).repeat().batch(batch_size).prefetch(2)
-        return both.as_numpy_iterator()
+        iterator: Iterator[object] = both.as_numpy_iterator()
+        return iterator
 
-    theirs = recipe()
-    return {
-        "ours": median_seconds(lambda: next(ours), repeats),
-        "recipe": median_seconds(lambda: next(theirs), repeats),
-    }
+    ours = functools.partial(our_input, image_set, size, batch_size)
+    return seconds_per_batch({"ours": ours, "recipe": recipe}, repeats)
+
+
+def jpeg_seconds(folder: str, size: int, batch_size: int, repeats: int) -> dict[str, float]:
+    """Seconds of one batch of two views of JPEG files, and of the authors' recipe.
+
+    Theirs decodes the window of each view by itself, bicubic, to float32 in [0, 1].
+    """
+    image_set = sources.load(f"folder:{folder}", "train+valid+test")
+    records = image_set.images
+    assert isinstance(records, images.Records)
+    paths = [records.describe(i) for i in range(records.size)]
+
+    def recipe() -> Iterator[object]:
+        tf = host.import_tensorflow()
+        low, high = np.log(boxes.ASPECT_RANGE)
+
+        def view(data: object) -> object:
+            shape = tf.io.extract_jpeg_shape(data)
+            height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
+            area = tf.random.uniform([], *boxes.AREA_RANGE) * height * width
+            aspect = tf.exp(tf.random.uniform([], low, high))
+            w = tf.minimum(tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32), shape[1])
+            h = tf.minimum(tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32), shape[0])
+            y = tf.random.uniform([], 0, shape[0] - h + 1, tf.int32)
+            x = tf.random.uniform([], 0, shape[1] - w + 1, tf.int32)
+            patch = tf.image.decode_and_crop_jpeg(data, tf.stack([y, x, h, w]), channels=3)
+            resized = tf.image.resize(patch, (size, size), "bicubic")
+            return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
+
+        def views(path: object) -> object:
+            data = tf.io.read_file(path)
+            return view(data), view(data)
+
+        data = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
+        data = data.map(views, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
+        iterator: Iterator[object] = data.as_numpy_iterator()
+        return iterator
+
+    ours = functools.partial(our_input, image_set, size, batch_size)
+    return seconds_per_batch({"ours": ours, "recipe": recipe}, repeats)
+
+
+def write_jpegs(folder: pathlib.Path, count: int = 64) -> None:
+    """Smooth random pictures of 375 x 500 pixels, about 100 kB each, as ImageNet's median is."""
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        coarse = generator.integers(0, 256, (48, 64, 3), np.uint8)
+        picture = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        noise = generator.normal(0, 12, (375, 500, 3))
+        pixels = np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03}.jpg", quality=90)
 
 
 def main() -> None:
@@ -143,16 +219,24 @@ def main() -> None:
     parser.add_argument("--source", type=int, default=64, help="side of the stored images")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--jpegs", help="a folder of JPEGs for the input; by default made up")
+    parser.add_argument("--jpeg_size", type=int, default=224, help="side of their views")
     flags = parser.parse_args()
     device = jax.devices()[0]
     print(
         f"{jax.device_count()} x {device.device_kind}, {platform.machine()}, "
-        f"jax {jax.__version__}; ResNet-{flags.depth}, {flags.size} px, batch {flags.batch}"
+        f"{os.cpu_count()} cores, jax {jax.__version__}; ResNet-{flags.depth}, {flags.size} px, "
+        f"batch {flags.batch}; JPEGs to {flags.jpeg_size} px"
     )
-    rows = [
-        ("update step", step_seconds(flags.depth, flags.size, flags.batch, flags.repeats)),
-        ("input, 2 views", input_seconds(flags.source, flags.size, flags.batch, flags.repeats)),
-    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        if not flags.jpegs:
+            write_jpegs(pathlib.Path(temporary))
+        jpegs = flags.jpegs or temporary
+        rows = [
+            ("update step", step_seconds(flags.depth, flags.size, flags.batch, flags.repeats)),
+            ("arrays, 2 views", array_seconds(flags.source, flags.size, flags.batch, 100)),
+            ("JPEGs, 2 views", jpeg_seconds(jpegs, flags.jpeg_size, flags.batch, flags.repeats)),
+        ]
     print(f"{'what':<16}{'ours':>12}{'alternative':>24}{'ratio':>8}")
     for name, seconds in rows:
         (_, ours), (label, other) = seconds.items()
