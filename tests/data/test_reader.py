@@ -3,6 +3,8 @@
 import io
 import itertools
 import logging
+import os
+import pathlib
 import threading
 
 import jax
@@ -15,6 +17,7 @@ from byol_jax import augment, keys
 from byol_jax.data import crops, images, pipeline, reader, sources
 from byol_jax.errors import UserError
 
+SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
 SIZE = 6
 # Some ten roundings of a hue, which six sextants multiply, then a channel's deviation divides.
 ROUNDING = 10 * 6 * 2**-24 / 0.224
@@ -195,8 +198,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(("kind", "shards"), [*((kind, 1) for kind in DAMAGE), ("text", 2)])
 def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -> None:
     """One of 100 images is within the tolerated 1 %; the others keep their crops."""
     whole, damaged = stored(100), stored(100, {42: DAMAGE[kind]})
@@ -320,6 +322,65 @@ def test_exif_rotation_is_a_switch(exif: bool) -> None:
     )[0, 0]
     seen = reader.picture(image_set, 0, exif)
     assert np.array_equal(views["view1"][0], crops.to_uint8(crops.place(seen, placement, SIZE)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2000, 3000)])
+def test_tiny_and_huge_images(shape: tuple[int, int]) -> None:
+    """A single colour stays that colour, whatever is cut out and however it is stretched."""
+    data = png(np.full((*shape, 3), 123, np.uint8))
+    labels = np.zeros(3, np.int32)
+    records = images.Records(3, lambda i: images.Encoded(data, 0), str, lambda: labels)
+    image_set = images.ImageSet("extreme", records, labels, 1)
+    (batch,) = batches(image_set, batch_size=3, num_steps=1)
+    assert (batch["view1"] == 123).all() and (batch["view2"] == 123).all()
+    for mode in crops.EVALUATION_MODES:
+        (batch,) = pipeline.evaluation_batches(image_set, image_size=8, mode=mode, batch_size=3)
+        assert (batch["images"] == 123).all()
+
+
+@pytest.fixture
+def oddities() -> images.ImageSet:
+    path = SHARED / "data" / "jpeg_oddities"
+    if not path.is_dir():
+        pytest.skip(f"optional local data: no {path} (set BYOL_SHARED)")
+    return sources.load(f"folder:{path}", "train+valid+test")
+
+
+def test_real_files_that_break_decoders(oddities, monkeypatch) -> None:
+    """CMYK, grey, 16-bit tables, EXIF, progressive, a PNG called JPEG; one is cut off."""
+    names = [pathlib.Path(oddities.images.describe(i)).name for i in range(oddities.size)]
+    cut_off = names.index("truncated_jpeg.jpg")
+    with pytest.raises(UserError, match=r"1 of 15 images .* more than 1%: \S+truncated_jpeg.jpg"):
+        reader.check_readable(oddities)
+    with pytest.raises(UserError, match=r"truncated_jpeg.jpg"):
+        batches(oddities, batch_size=15, num_steps=1)
+    monkeypatch.setattr(reader, "TOLERATED_SHARE", 0.1)
+    (batch,) = batches(oddities, batch_size=15, num_steps=1)
+    assert sorted(batch["ids"].tolist()) == list(range(15))
+    found = pipeline.evaluation_batches(oddities, image_size=8, mode="paper", batch_size=4)
+    ids = np.concatenate([b["ids"] for b in found]).tolist()
+    assert ids == [i for i in range(15) if i != cut_off]
+    for i in ids:
+        ours = reader.picture(oddities, i)
+        with Image.open(oddities.images.describe(i)) as image:
+            theirs = np.asarray(image.convert("RGB"))
+        assert ours.shape == theirs.shape, names[i]
+        # Pillow's integer DCT is the accurate one: one grey level on average.
+        difference = np.abs(ours.astype(int) - theirs).mean()
+        assert difference < (1.5 if "png_bytes" not in names[i] else 1e-9), names[i]
+
+
+def test_real_files_are_turned_upright(oddities) -> None:
+    """The eight orientations of one photograph are one picture, but for compression."""
+    names = [oddities.images.describe(i) for i in range(oddities.size)]
+    turned = [
+        reader.picture(oddities, i, exif=True).astype(int)
+        for i, name in enumerate(names)
+        if "hopper_orientation" in name
+    ]
+    assert len(turned) == 7
+    for picture in turned[1:]:
+        assert np.abs(picture - turned[0]).mean() < 6
 
 
 def table_6() -> tuple[augment.AugmentParams, augment.AugmentParams]:
