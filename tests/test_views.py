@@ -42,9 +42,9 @@ def test_each_row_of_views_has_its_own_column_of_table_6(dataset) -> None:
     config.augment.view1.update(IDENTITY | {"grayscale": 1.0})
     config.augment.view2.update(IDENTITY | {"solarize": 1.0})
     image_set = train.load_images(config)
-    ids = np.array([1, 2])
+    ids = np.array([1, 2, 9])
     ours = views.draw(image_set, ids, 1, config)
-    crops = pipeline.example_views(image_set, ids, np.zeros(2, int), seed=1337, image_size=8)
+    crops = pipeline.example_views(image_set, ids, np.zeros(3, int), seed=1337, image_size=8)
     luma = np.asarray(augment.to_grayscale(crops["view1"] / 255.0))
     assert np.abs(ours[:, 0, 0] - 255 * luma).max() <= 0.5 + 1e-3
     inverted = np.where(crops["view2"] < 127.5, crops["view2"], 255 - crops["view2"])

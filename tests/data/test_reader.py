@@ -387,11 +387,21 @@ def table_6() -> tuple[augment.AugmentParams, augment.AugmentParams]:
     return augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2)
 
 
-def test_host_placement_is_the_device_s(folder_set) -> None:
-    """The same crops through the same operations; two builds of XLA round differently."""
-    settings = {"image_size": 32, "batch_size": 24, "num_steps": 2}
-    on_device = batches(folder_set, **settings)
-    on_host = batches(folder_set, **settings, host_views=table_6())
+def test_host_placement_is_the_device_s() -> None:
+    """The same crops through the same operations; two builds of XLA round differently.
+
+    Image 42 is damaged: its substitute is augmented like the others.
+    """
+    pixels = tiny_runs.images(100, 24)
+    data = [png(image) for image in pixels]
+    labels = np.zeros(100, np.int32)
+    records = images.Records(
+        100, lambda i: images.Encoded(b"" if i == 42 else data[i], 0), str, lambda: labels
+    )
+    image_set = images.ImageSet("noise", records, labels, 1)
+    settings = {"image_size": 24, "batch_size": 50, "num_steps": 2}
+    on_device = batches(image_set, **settings)
+    on_host = batches(image_set, **settings, host_views=table_6())
     key = keys.named_key(1, "augment")
     augmented = jax.jit(augment.make_views, static_argnames="view")
     for ours, theirs in zip(on_host, on_device, strict=True):
@@ -409,23 +419,6 @@ def test_host_placement_is_the_device_s(folder_set) -> None:
             error = np.abs(ours[f"view{view}"] - expected)
             # Solarization may take a pixel at its threshold to the other side.
             assert np.mean(error > ROUNDING) < 1e-4
-
-
-def test_host_placement_substitutes_too(folder_set) -> None:
-    damaged = stored(100, {42: b""})
-    ours = batches(damaged, batch_size=50, num_steps=2, host_views=table_6())
-    plain = batches(damaged, batch_size=50, num_steps=2)
-    for batch, crop in zip(ours, plain, strict=True):
-        row = crop["ids"].tolist().index(42) if 42 in crop["ids"] else 0
-        view = augment.make_views(
-            crop["view1"][row : row + 1],
-            crop["ids"][row : row + 1],
-            crop["epochs"][row : row + 1],
-            keys.named_key(1, "augment"),
-            1,
-            table_6()[0],
-        )
-        np.testing.assert_allclose(batch["view1"][row], view[0], atol=ROUNDING)
 
 
 def test_an_error_while_reading_reaches_the_training() -> None:
