@@ -29,7 +29,8 @@ _logger = logging.getLogger(__name__)
 _KEPT_BYTES = 2**30
 # Raw pixels are those of pictures of at most this side: larger ones are averaged over squares.
 _PIXEL_SIDE = 32
-# Regressions are fitted to up to this many numbers, images x features: a third of an hour or so.
+# Regressions are fitted to up to this many numbers, images x features. Close to it a network
+# takes minutes on many cores, but on two of them more than half an hour.
 _REGRESSION_NUMBERS = 2**28
 # A run on more images than this does not evaluate itself: its devices would wait for an hour.
 LARGEST = 200_000
