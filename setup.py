@@ -52,6 +52,8 @@ setuptools.setup(
         "absl-py>=2.3.1",
         "chex>=0.1.91",
         "dm-haiku>=0.0.16",
+        # TFDS imports it when it prepares a set, and does not declare it.
+        "importlib_resources>=6",
         "jax>=0.10.2",
         "jaxlib>=0.10.2",
         "matplotlib>=3.11",
@@ -64,7 +66,6 @@ setuptools.setup(
         "tensorboardX>=2.6.2.2",
         "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.9",
-        "threadpoolctl>=3.5",
         "tqdm>=4.67",
     ],
     extras_require={

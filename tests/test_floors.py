@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("errors", ("errors",)),
     ("ground", ("data.host", "data.images", "keys")),
-    ("readers", ("data.folder", "data.tfds_sets")),
+    ("readers", ("data.benchmarks", "data.folder", "data.tfds_sets")),
     (
         "L0",
         (

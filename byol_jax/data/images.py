@@ -14,11 +14,15 @@ _TENSORFLOW_FORMATS = ("JPEG", "MPO", "PNG")
 _EXIF_ORIENTATION = 0x0112
 
 
+# A class, -1 for none; of a multi-label set int32 `[K]`: 1 shows the class, 0 does not, -1 ignored.
+Label = int | np.ndarray
+
+
 class Encoded(NamedTuple):
-    """One stored image: the bytes of its file, and its label (-1: none)."""
+    """One stored image: the bytes of its file, and its label."""
 
     data: bytes
-    label: int
+    label: Label
 
 
 class Records(NamedTuple):
@@ -28,7 +32,7 @@ class Records(NamedTuple):
       size: how many there are.
       read: the image at a position; raises OSError when it cannot be had.
       describe: its name in messages.
-      scan_labels: all labels, int32 `[size]`; may have to read every record.
+      scan_labels: all labels, int32 `[size]` (`[size, K]`); may have to read every record.
     """
 
     size: int
@@ -44,13 +48,15 @@ class ImageSet(NamedTuple):
       name: as the user calls the data set.
       images: uint8 `[N, H, W, 3]` in memory, or stored images.
       labels: int32 `[N]`, -1 = no label; None where only the records know.
-      num_classes: 0 = no labels at all.
+      num_classes: K; 0 = no labels at all.
+      multi_label: whether an image has several classes: labels are int32 `[N, K]`, see `Label`.
     """
 
     name: str
     images: np.ndarray | Records
     labels: np.ndarray | None
     num_classes: int
+    multi_label: bool = False
 
     @property
     def size(self) -> int:
@@ -58,8 +64,13 @@ class ImageSet(NamedTuple):
         return self.images.size if isinstance(self.images, Records) else len(self.images)
 
 
+def no_label(image_set: ImageSet) -> Label:
+    """What an image has whose label is not known."""
+    return np.full(image_set.num_classes, -1, np.int32) if image_set.multi_label else -1
+
+
 def all_labels(image_set: ImageSet) -> np.ndarray:
-    """The labels, int32 `[N]`, read from the records where nothing else knows them."""
+    """The labels, int32 `[N]` or `[N, K]`, read from the records where nothing else knows them."""
     if image_set.labels is None:
         assert isinstance(image_set.images, Records)
         return image_set.images.scan_labels()
@@ -79,6 +90,18 @@ def select(image_set: ImageSet, positions: np.ndarray) -> ImageSet:
         scan_labels=lambda: images.scan_labels()[positions],
     )
     return image_set._replace(images=chosen, labels=labels)
+
+
+def unlabelled(image_set: ImageSet) -> ImageSet:
+    """The same images without labels."""
+    images = image_set.images
+    labels = np.full(image_set.size, -1, np.int32)
+    if isinstance(images, Records):
+        read = images.read
+        images = images._replace(
+            read=lambda i: read(i)._replace(label=-1), scan_labels=lambda: labels
+        )
+    return image_set._replace(images=images, labels=labels, num_classes=0, multi_label=False)
 
 
 def concatenate(parts: Sequence[ImageSet]) -> ImageSet:

@@ -21,7 +21,15 @@ import numpy as np
 
 from byol_jax import augment, keys
 from byol_jax.data import crops, host
-from byol_jax.data.images import ImageSet, Prepared, Records, Unreadable, prepare
+from byol_jax.data.images import (
+    ImageSet,
+    Label,
+    Prepared,
+    Records,
+    Unreadable,
+    no_label,
+    prepare,
+)
 from byol_jax.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -92,7 +100,7 @@ def crop(
 
     Yields:
       `view1`, ... uint8 `[b, S, S, 3]` (float32 with an augmentation), `labels`, `ids`, `epochs`
-      int32 `[b]`.
+      int32 `[b]` (`labels` `[b, K]` of a multi-label set).
 
     Raises:
       UserError: when more than 1 % of the images cannot be read.
@@ -180,7 +188,7 @@ class _Example(NamedTuple):
     """A stored image and its label, or the reason why there is none."""
 
     image: Prepared
-    label: int
+    label: Label
     reason: str = ""
 
 
@@ -201,7 +209,8 @@ def _read(image_set: ImageSet, i: int, exif: bool) -> _Example:
         return _Example(prepare(stored.data, exif), stored.label)
     except (OSError, Unreadable) as error:
         # No bytes: TensorFlow stumbles over them as it does over a damaged image.
-        return _Example(Prepared(b"", 1, 1, 1), -1, str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
+        return _Example(Prepared(b"", 1, 1, 1), no_label(image_set), reason)
 
 
 def _load(plan: Plan, request: Request, pool: concurrent.futures.Executor) -> _Loaded:

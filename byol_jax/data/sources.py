@@ -9,18 +9,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from byol_jax import keys
-from byol_jax.data import folder, tfds_sets
+from byol_jax.data import benchmarks, folder, tfds_sets
+from byol_jax.data.benchmarks import CUT_SEED, Benchmark
 from byol_jax.data.images import ImageSet, all_labels, concatenate, select
 from byol_jax.errors import UserError, require
 
 SPLITS = ("train", "valid", "test")
 # Where a source has no test or no validation split, a fifth of each class of what is left of the
-# training images becomes one, always the same fifth.
+# training images becomes one, always the same fifth; of the sets of BYOL Table 10 the validation
+# split is what App. E.1 says.
 CUT_FRACTION = 0.2
-CUT_SEED = 200607733
-# The paper's local validation set is the end of the training set (BYOL App. D.1, E.1).
-LAST_IS_VALID = {"imagenet2012": 10_009}
 
 KINDS = ("digits", "npz:FILE", "folder:DIR", "tfds:NAME")
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -29,7 +27,9 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _Readers = Mapping[str, Callable[[], ImageSet]]
 
 
-def load(dataset: str, split: str, data_dir: str | None = None) -> ImageSet:
+def load(
+    dataset: str, split: str, data_dir: str | None = None, benchmark: str | None = None
+) -> ImageSet:
     """One split of a data set, or several of them joined.
 
     Args:
@@ -38,11 +38,15 @@ def load(dataset: str, split: str, data_dir: str | None = None) -> ImageSet:
         the words, the images come in the order of the source. `tfds:NAME` also takes any other
         split that it has.
       data_dir: where TFDS keeps what it prepared (`tfds:NAME` only).
+      benchmark: which row of BYOL Table 10 the images are (`benchmarks.TABLE_10`); by default that
+        of `tfds:NAME`, if there is one. Its rule makes a validation split that the source lacks.
 
     Raises:
-      UserError: unknown data set or split, files that cannot be used, a split without images.
+      UserError: unknown data set, split or benchmark, files that cannot be used, a split without
+        images, or other classes than the benchmark's.
     """
-    readers = _readers(dataset, data_dir)
+    row = benchmarks.of_dataset(dataset) if benchmark is None else benchmarks.by_name(benchmark)
+    readers = _checked(_readers(dataset, data_dir), row)
     wanted = split.split("+")
     known = list(dict.fromkeys([*SPLITS, *readers]))
     wrong = [name for name in wanted if name not in known]
@@ -52,12 +56,25 @@ def load(dataset: str, split: str, data_dir: str | None = None) -> ImageSet:
         f"{', '.join(known)}, and any of them joined, as in train+valid",
     )
     own = [readers[name]() for name in known if name in wanted and name in {*readers} - {"train"}]
-    parts = [part for part in (_share_of_train(readers, set(wanted)), *own) if part and part.size]
+    share = _share_of_train(readers, set(wanted), row)
+    parts = [part for part in (share, *own) if part and part.size]
     require(parts, f"{dataset} has no {split} images; at least one is needed")
     return concatenate(parts)
 
 
-def _share_of_train(readers: _Readers, wanted: set[str]) -> ImageSet | None:
+def _checked(readers: _Readers, row: Benchmark | None) -> _Readers:
+    """The same, but a set with other classes than the benchmark's is refused."""
+
+    def read(reader: Callable[[], ImageSet]) -> ImageSet:
+        image_set = reader()
+        if row:
+            benchmarks.check_classes(row, image_set.name, image_set.num_classes)
+        return image_set
+
+    return {name: functools.partial(read, reader) for name, reader in readers.items()}
+
+
+def _share_of_train(readers: _Readers, wanted: set[str], row: Benchmark | None) -> ImageSet | None:
     """Those of the source's training images that belong to the wanted splits, if any may.
 
     A split that the source lacks is cut out of them: first test, then validation.
@@ -71,13 +88,23 @@ def _share_of_train(readers: _Readers, wanted: set[str]) -> ImageSet | None:
     owner = np.full(train.size, "train")
     for split in missing:
         rest = np.flatnonzero(owner == "train")
-        last = LAST_IS_VALID.get(train.name.removeprefix("tfds:").partition(":")[0], 0)
-        if split == "valid" and last:
-            owner[rest[-last:]] = split
+        if split == "valid" and row:
+            test_labels = None
+            if row.rule.kind == "as_test" and "test" in readers:
+                test_labels = all_labels(readers["test"]())
+            labels = _labels_to_cut(train, row.rule.kind not in ("last", "none"))[rest]
+            cut = benchmarks.validation_rows(labels, row, test_labels)
         else:
-            labels = all_labels(train)[rest]
-            owner[rest[class_balanced_cut(labels, CUT_FRACTION, CUT_SEED)]] = split
+            cut = class_balanced_cut(_labels_to_cut(train)[rest], CUT_FRACTION, CUT_SEED)
+        owner[rest[cut]] = split
     return select(train, np.flatnonzero(np.isin(owner, list(wanted))))
+
+
+def _labels_to_cut(train: ImageSet, by_class: bool = True) -> np.ndarray:
+    """The labels, int32 `[N]`; all -1, and none is read, where no class decides about a cut."""
+    if train.multi_label or not by_class:
+        return np.full(train.size, -1, np.int32)
+    return all_labels(train)
 
 
 def class_balanced_cut(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -86,13 +113,34 @@ def class_balanced_cut(labels: np.ndarray, fraction: float, seed: int) -> np.nda
     A class of n examples gives round(fraction * n). Unlabelled examples (-1) count as one more
     class, so that the cut is uniform when there are no labels.
     """
-    labels = np.asarray(labels)
-    order = keys.permutation(len(labels), "class_balanced_cut", seed)
-    cut = [np.zeros(0, np.int64)]
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        cut.append(members[: round(fraction * len(members))])
-    return np.sort(np.concatenate(cut))
+    return benchmarks.draw_by_class(labels, lambda _, size: round(fraction * size), seed)
+
+
+def table_10(data_dir: str | None = None) -> list[str]:
+    """BYOL Table 10 beside the sets that TFDS has prepared, as lines of text.
+
+    Reads the labels of those whose validation split is cut by class.
+    """
+    found: dict[str, benchmarks.Counts | str] = {}
+    for row in benchmarks.TABLE_10:
+        if row.tfds is None:
+            found[row.key] = row.note
+            continue
+        try:
+            readers = _checked(_readers(f"tfds:{row.tfds}", data_dir), row)
+        except UserError as error:
+            found[row.key] = str(error)
+            continue
+        original, test = readers["train"](), readers["test"]()
+        train = original.size
+        if "valid" in readers:
+            valid = readers["valid"]().size
+        else:
+            cut = _share_of_train(readers, {"valid"}, row)
+            valid = cut.size if cut else 0
+            train -= valid
+        found[row.key] = benchmarks.Counts(test.num_classes, original.size, train, valid, test.size)
+    return benchmarks.table_rows(found)
 
 
 def _readers(dataset: str, data_dir: str | None) -> _Readers:

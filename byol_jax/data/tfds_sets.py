@@ -13,18 +13,18 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.data.host import import_tensorflow
-from byol_jax.data.images import Encoded, ImageSet, Records
+from byol_jax.data.images import Encoded, ImageSet, Label, Records
 from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
 
 # Sets whose own `test` has no labels: papers report on the public validation set (BYOL App. E.1).
-_TEST_IS_VALIDATION = ("imagenet2012", "imagenet_resized", "places365_small")
+_TEST_IS_VALIDATION = ("imagenet2012", "imagenet_resized", "places365_small", "voc/2012")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 # A TFRecord is its length (8 bytes), a checksum of it (4), the data, a checksum of those (4).
@@ -33,6 +33,20 @@ _THREADS = 16
 
 # File, offset and length of the data of each record.
 Index = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Several(NamedTuple):
+    """Where the classes of an image are that may have more than one (PASCAL VOC).
+
+    Attributes:
+      shown: the feature with all of them.
+      certain: the one without those of which there are difficult examples only; those are ignored.
+      num_classes: how many there are.
+    """
+
+    shown: str
+    certain: str
+    num_classes: int
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
@@ -98,7 +112,8 @@ def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]
 
     ours = {}
     validation = next((split for split in theirs if split in _VALIDATION_NAMES), None)
-    if validation and ("test" not in theirs or builder.name in _TEST_IS_VALIDATION):
+    names = {builder.name, builder.info.full_name.rpartition("/")[0]}
+    if validation and ("test" not in theirs or names & {*_TEST_IS_VALIDATION}):
         ours["test"] = reader(validation)
     elif validation:
         ours["valid"] = reader(validation)
@@ -106,8 +121,8 @@ def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]
     return {split: reader(split) for split in theirs if split != "valid"} | ours
 
 
-def _features(builder: Any, dataset: str) -> tuple[str, str | None]:
-    """Names of the image and of the label in a record."""
+def _features(builder: Any, dataset: str) -> tuple[str, str | Several | None]:
+    """Names of the image and of the label or labels in a record."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -117,10 +132,29 @@ def _features(builder: Any, dataset: str) -> tuple[str, str | None]:
     image = next((k for k in (*keys[:1], "image", *images) if k in images), None)
     if image is None:
         raise UserError(f"{dataset} has no image but {', '.join(features)}")
-    return image, next((k for k in (*keys[1:2], "label", *labels[:1]) if k in labels), None)
+    label = next((k for k in (*keys[1:2], "label", *labels[:1]) if k in labels), None)
+    several = getattr(dict(features.items()).get("labels"), "feature", None)
+    if label is None and isinstance(several, tfds.features.ClassLabel):
+        certain = "labels_no_difficult" if "labels_no_difficult" in features else "labels"
+        return image, Several("labels", certain, several.num_classes)
+    return image, label
 
 
-def _image_set(dataset: str, builder: Any, split: str, image: str, label: str | None) -> ImageSet:
+def _label(values: Callable[[str], Any], label: str | Several | None) -> Label:
+    """The label of a record, of which `values` gives the integers of a feature."""
+    if label is None:
+        return -1
+    if isinstance(label, str):
+        return int(values(label)[0])
+    row = np.zeros(label.num_classes, np.int32)
+    row[np.asarray(values(label.shown), np.int64)] = -1
+    row[np.asarray(values(label.certain), np.int64)] = 1
+    return row
+
+
+def _image_set(
+    dataset: str, builder: Any, split: str, image: str, label: str | Several | None
+) -> ImageSet:
     import tensorflow_datasets as tfds
 
     info = builder.info.splits[split]
@@ -140,33 +174,41 @@ def _image_set(dataset: str, builder: Any, split: str, image: str, label: str | 
         def fetch(i: int) -> Encoded:
             try:
                 example = source[i]
-                return Encoded(example[image], -1 if label is None else int(example[label]))
+                stored = _label(lambda name: np.atleast_1d(example[name]), label)
+                return Encoded(example[image], stored)
             except (RuntimeError, TypeError) as error:  # a wrong checksum; an empty record
                 raise OSError(f"a damaged record ({error!r})") from error
 
         count = len(source)
 
-    def label_of(i: int) -> int:
+    def label_of(i: int) -> Label:
         try:
             return fetch(i).label
         except OSError:
             return -1  # What cannot be read is counted, named and refused where it is used.
 
+    if multi_label := isinstance(label, Several):
+        num_classes = label.num_classes
+    else:
+        num_classes = builder.info.features[label].num_classes if label else 0
+
     @functools.cache
     def scan_labels() -> np.ndarray:
+        labels = np.full((count, num_classes) if multi_label else count, -1, np.int32)
         if label is None:
-            return np.full(count, -1, np.int32)
+            return labels
         _logger.info("%s: reading the labels of %d records", f"{dataset}, {split}", count)
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            return np.fromiter(pool.map(label_of, range(count)), np.int32, count)
+            for i, found in enumerate(pool.map(label_of, range(count))):
+                labels[i] = found  # a whole row of -1 where there is none
+        return labels
 
     records = Records(count, fetch, lambda i: f"{dataset}, {split}, record {i}", scan_labels)
-    num_classes = builder.info.features[label].num_classes if label else 0
-    return ImageSet(dataset, records, None, num_classes)
+    return ImageSet(dataset, records, None, num_classes, multi_label)
 
 
 def _tfrecord_reader(
-    files: list[str], where: Index, image: str, label: str | None
+    files: list[str], where: Index, image: str, label: str | Several | None
 ) -> Callable[[int], Encoded]:
     tf = import_tensorflow()
     from google.protobuf.message import DecodeError
@@ -181,7 +223,7 @@ def _tfrecord_reader(
                 data = file.read(int(length_of[i]))
             features = tf.train.Example.FromString(data).features.feature
             stored = features[image].bytes_list.value[0]
-            return Encoded(stored, -1 if label is None else features[label].int64_list.value[0])
+            return Encoded(stored, _label(lambda name: features[name].int64_list.value, label))
         except (DecodeError, IndexError, tf.errors.OpError) as error:
             raise OSError(f"a damaged record ({error!r})") from error
 

@@ -105,6 +105,50 @@ def test_concatenate_records(known: list[bool]) -> None:
     assert labels_of_records(images.select(whole, np.array([4, 2, 0]))) == [7, 5, 0]
 
 
+def several(count: int, known: bool = True) -> images.ImageSet:
+    """Records of three classes each, of which number i shows class i % 3, and i % 2 of the last."""
+    labels = np.eye(3, dtype=np.int32)[np.arange(count) % 3]
+    labels[:, 2] -= np.arange(count, dtype=np.int32) % 2
+    records = images.Records(
+        count, lambda i: images.Encoded(b"%d" % i, labels[i]), str, lambda: labels
+    )
+    return images.ImageSet("several", records, labels if known else None, 3, multi_label=True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_several_classes_are_chosen_and_joined(known: bool) -> None:
+    whole = images.concatenate([several(4, known), several(2, known)])
+    expected = [[1, 0, 0], [0, 1, -1], [0, 0, 1], [1, 0, -1], [1, 0, 0], [0, 1, -1]]
+    assert images.all_labels(whole).tolist() == expected
+    chosen = images.select(whole, np.array([5, 0, 3]))
+    assert images.all_labels(chosen).tolist() == [expected[5], expected[0], expected[3]]
+    assert [chosen.images.read(i).label.tolist() for i in range(3)] == [
+        expected[5],
+        expected[0],
+        expected[3],
+    ]
+    assert chosen.multi_label and chosen.num_classes == 3
+
+
+def test_what_an_unknown_label_is() -> None:
+    assert images.no_label(stored(1)) == -1
+    unknown = images.no_label(several(1))
+    assert unknown.tolist() == [-1, -1, -1] and unknown.dtype == np.int32
+
+
+def test_without_labels() -> None:
+    for image_set in (in_memory(3), stored(3), stored(3, known=False), several(3)):
+        bare = images.unlabelled(image_set)
+        assert (bare.name, bare.size) == (image_set.name, 3)
+        assert (bare.num_classes, bare.multi_label) == (0, False)
+        assert images.all_labels(bare).tolist() == [-1, -1, -1]
+        assert images.all_labels(bare).dtype == np.int32
+        if isinstance(bare.images, images.Records):
+            assert bare.images.scan_labels().tolist() == [-1, -1, -1]
+            assert bare.images.read(2) == images.Encoded(image_set.images.read(2).data, -1)
+            assert bare.images.describe(2) == image_set.images.describe(2)
+
+
 def test_concatenate_sizes_that_differ() -> None:
     with pytest.raises(UserError) as error:
         images.concatenate([in_memory(2), in_memory(2, height=5)])

@@ -219,6 +219,23 @@ def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -
     assert "image 42 cannot be read, another image stands in for it: " in warnings_seen.text
 
 
+def test_substitutes_that_have_several_classes(warnings_seen) -> None:
+    """A row of labels for each image; where none stands in, no row."""
+    whole = stored(100, {42: b"x"})
+    rows = (np.arange(100)[:, None] >> np.arange(7) & 1).astype(np.int32)
+    records = whole.images._replace(
+        read=lambda i: whole.images.read(i)._replace(label=rows[i]), scan_labels=lambda: rows
+    )
+    image_set = images.ImageSet("several", records, None, 7, multi_label=True)
+    (batch,) = batches(image_set, batch_size=100, num_steps=1)
+    other = substitute(image_set, 42, 0, {42})
+    ids = np.where(batch["ids"] == 42, other, batch["ids"])
+    assert batch["labels"].dtype == np.int32 and np.array_equal(batch["labels"], rows[ids])
+    found = list(pipeline.evaluation_batches(image_set, image_size=8, mode="paper", batch_size=30))
+    labels = np.concatenate([part["labels"] for part in found])
+    assert np.array_equal(labels, np.delete(rows, 42, axis=0))
+
+
 def test_the_crop_of_a_substitute_is_drawn_for_the_missing_image() -> None:
     """Its box comes from the missing image's key and the substitute's size."""
     pixels = tiny_runs.images(100, 12)

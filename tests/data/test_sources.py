@@ -13,7 +13,7 @@ import pytest
 import sklearn.datasets
 
 import tiny_runs
-from byol_jax.data import images, sources
+from byol_jax.data import benchmarks, images, sources
 from byol_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -224,35 +224,162 @@ def fake_source(monkeypatch, name: str, count: int, *own: str) -> list[str]:
     return asked
 
 
-def described(split: str) -> list[str]:
-    part = sources.load("fake", split)
+def described(split: str, dataset: str = "fake", benchmark: str | None = None) -> list[str]:
+    part = sources.load(dataset, split, benchmark=benchmark)
     names = [part.images.describe(i) for i in range(part.size)]
     assert names == [part.images.read(i).data.decode() for i in range(part.size)]
     return names
 
 
-@pytest.mark.parametrize("name", ["tfds:set", "tfds:set:5.1.0"])
+def table(monkeypatch, key: str, rule: benchmarks.Rule, **changes) -> None:
+    """Table 10 with another rule in one row, of two classes."""
+    row = benchmarks.by_name(key)._replace(rule=rule, classes=2, **changes)
+    rows = tuple(row if other.key == key else other for other in benchmarks.TABLE_10)
+    monkeypatch.setattr(benchmarks, "TABLE_10", rows)
+
+
+@pytest.mark.parametrize("name", ["tfds:imagenet2012", "tfds:imagenet2012:5.1.0"])
 def test_the_last_training_images_are_for_validation(monkeypatch, name: str) -> None:
-    monkeypatch.setattr(sources, "LAST_IS_VALID", {"set": 3})
+    table(monkeypatch, "imagenet", benchmarks.Rule("last", 3))
     asked = fake_source(monkeypatch, name, 8, "test")
     train = [f"train {i}" for i in range(8)]
-    assert described("valid") == train[5:]
-    assert described("train") == train[:5]
-    assert described("valid+train") == train
-    assert described("valid+test") == [*train[5:], *(f"test {i}" for i in range(8))]
+    assert described("valid", name) == train[5:]
+    assert described("train", name) == train[:5]
+    assert described("valid+train", name) == train
+    assert described("valid+test", name) == [*train[5:], *(f"test {i}" for i in range(8))]
     assert asked == []
-    labels = images.all_labels(sources.load("fake", "valid"))
+    labels = images.all_labels(sources.load(name, "valid"))
     assert labels.tolist() == [1, 0, 1]
 
 
 def test_other_sets_have_no_last_images(monkeypatch) -> None:
     """Of 10, round(0.2 * 5) = 1 of each class."""
-    monkeypatch.setattr(sources, "LAST_IS_VALID", {"set": 3})
+    table(monkeypatch, "imagenet", benchmarks.Rule("last", 3))
     asked = fake_source(monkeypatch, "npz:set", 10, "test")
-    assert len(described("valid")) == 2
-    assert asked == ["train"]
-    labels = images.all_labels(sources.load("fake", "train"))
-    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+    for name in ("npz:set", "npz:imagenet2012", "tfds:imagenet2012_subset"):
+        assert len(described("valid", name)) == 2
+        assert asked == ["train"]
+        labels = images.all_labels(sources.load(name, "train"))
+        assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+        asked.clear()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "benchmark"), [("tfds:oxford_iiit_pet", None), ("folder:x", "pets")]
+)
+def test_the_validation_split_of_a_benchmark(monkeypatch, dataset, benchmark) -> None:
+    """3 of each class, where the source has no validation split of its own."""
+    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3))
+    fake_source(monkeypatch, dataset, 20, "test")
+    valid = described("valid", dataset, benchmark)
+    expected = benchmarks.validation_rows(np.arange(20) % 2, benchmarks.by_name("pets"))
+    assert valid == [f"train {i}" for i in expected] and len(valid) == 6
+    train = described("train", dataset, benchmark)
+    assert joined([train, valid]) == sorted(f"train {i}" for i in range(20))
+    fake_source(monkeypatch, dataset, 20, "test", "valid")
+    assert described("valid", dataset, benchmark) == [f"valid {i}" for i in range(20)]
+    assert described("train", dataset, benchmark) == [f"train {i}" for i in range(20)]
+
+
+def test_a_benchmark_that_is_named_goes_before_that_of_the_data_set(monkeypatch) -> None:
+    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3))
+    fake_source(monkeypatch, "tfds:imagenet2012", 20, "test")
+    assert len(described("valid", "tfds:imagenet2012", "pets")) == 6
+
+
+def test_a_test_split_that_is_missing_is_cut_first(monkeypatch) -> None:
+    """A fifth of each class, 2 of 10; then 3 of each class of what is left."""
+    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3))
+    fake_source(monkeypatch, "npz:x", 20)
+    parts = [described(split, "npz:x", "pets") for split in SPLITS]
+    assert [len(part) for part in parts] == [10, 6, 4]
+    assert joined(parts) == sorted(f"train {i}" for i in range(20))
+
+
+def test_the_labels_of_the_test_split_decide_where_the_rule_says_so(monkeypatch) -> None:
+    table(monkeypatch, "birdsnap", benchmarks.Rule("as_test"))
+    arrays = {"train": np.arange(20) % 2, "test": np.array([0, 1, 1, 0, 1])}
+    readers = sources._given(
+        {
+            split: images.ImageSet("npz:x", numbered(len(labels)), labels.astype(np.int32), 2)
+            for split, labels in arrays.items()
+        }
+    )
+    monkeypatch.setattr(sources, "_readers", lambda dataset, data_dir: readers)
+    valid = sources.load("npz:x", "valid", benchmark="birdsnap")
+    assert np.bincount(valid.labels).tolist() == [2, 3]
+    monkeypatch.setattr(sources, "_readers", lambda *_: {"train": readers["train"]})
+    with pytest.raises(UserError, match="as many of each class as its test images: give these"):
+        sources.load("npz:x", "valid", benchmark="birdsnap")
+
+
+def test_a_benchmark_without_a_validation_split(monkeypatch) -> None:
+    table(monkeypatch, "places365", benchmarks.Rule("none"))
+    name = "tfds:places365_small"
+    asked = fake_source(monkeypatch, name, 8, "test")
+    assert described("train", name) == described("train+valid", name)
+    assert len(described("train", name)) == 8 and asked == []
+    assert message_of(name, "valid") == f"{name} has no valid images; at least one is needed"
+
+
+def test_a_validation_split_that_the_creators_give(monkeypatch) -> None:
+    table(monkeypatch, "aircraft", benchmarks.Rule("given"))
+    fake_source(monkeypatch, "folder:x", 8, "test")
+    with pytest.raises(UserError, match="give them as folder:DIR with valid/"):
+        sources.load("folder:x", "valid", benchmark="aircraft")
+
+
+def test_a_benchmark_of_other_classes(tmp_path) -> None:
+    """The folder has two; whichever split is asked for."""
+    dataset = tiny_runs.write_folder(tmp_path)
+    for split in ("train", "test", "train+valid"):
+        with pytest.raises(UserError) as error:
+            sources.load(dataset, split, benchmark="pets")
+        assert str(error.value) == (
+            f"{dataset} has 2 classes and benchmark pets 37 (BYOL Table 10): name the benchmark "
+            "that the images are of, or none"
+        )
+    with pytest.raises(UserError, match="unknown benchmark 'pet'; did you mean 'pets'"):
+        sources.load(dataset, "train", benchmark="pet")
+
+
+def test_a_multi_label_set_is_cut_uniformly_and_not_read(monkeypatch) -> None:
+    def reader() -> images.ImageSet:
+        records = images.Records(50, lambda i: images.Encoded(b"", i), str, lambda: 1 / 0)
+        return images.ImageSet("tfds:x", records, None, 3, multi_label=True)
+
+    monkeypatch.setattr(sources, "_readers", lambda *_: {"train": reader})
+    parts = [sources.load("tfds:x", split) for split in SPLITS]
+    ids = [[part.images.read(i).label for i in range(part.size)] for part in parts]
+    assert [len(part) for part in ids] == [32, 8, 10] and joined(ids) == list(range(50))
+    assert all(part.multi_label for part in parts)
+    cut = sources.class_balanced_cut(np.full(50, -1), sources.CUT_FRACTION, sources.CUT_SEED)
+    assert ids[2] == cut.tolist()
+    labels = np.ones((50, 3), int)
+    assert np.array_equal(sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED), cut)
+
+
+def test_table_10_beside_what_is_prepared(monkeypatch) -> None:
+    """Two sets of two classes each, one of which has a validation split."""
+    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3), original=20, train=14, valid=6)
+    table(monkeypatch, "dtd", benchmarks.Rule("given"))
+    own = {"tfds:oxford_iiit_pet": ("test",), "tfds:dtd": ("valid", "test")}
+    asked = []
+
+    def readers(dataset: str, data_dir: str | None):
+        asked.append((dataset, data_dir))
+        if dataset not in own:
+            raise UserError(f"{dataset} is not prepared")
+        labels = (np.arange(20) % 2).astype(np.int32)
+        image_set = images.ImageSet(dataset, numbered(20), labels, 2)
+        return sources._given(dict.fromkeys(("train", *own[dataset]), image_set))
+
+    monkeypatch.setattr(sources, "_readers", readers)
+    lines = [" ".join(line.split()) for line in sources.table_10("/data")]
+    assert "in hand 2 20 14 6 20" in lines and "in hand 2 20 20 20 20" in lines
+    assert "tfds:food101 is not prepared" in lines
+    assert sum(line.startswith("Not in TFDS. As folder:DIR") for line in lines) == 2
+    assert len(asked) == 13 and {data_dir for _, data_dir in asked} == {"/data"}
 
 
 def test_no_label_is_read_where_nothing_is_cut(monkeypatch) -> None:
@@ -263,11 +390,6 @@ def test_no_label_is_read_where_nothing_is_cut(monkeypatch) -> None:
     asked = fake_source(monkeypatch, "tfds:set", 4)
     assert described("train+valid+test") == [f"train {i}" for i in range(4)]
     assert asked == []
-
-
-def test_the_lengths_of_the_papers_validation_sets() -> None:
-    """BYOL App. E.1: the last 10,009 images of ImageNet's training set."""
-    assert sources.LAST_IS_VALID == {"imagenet2012": 10_009}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import io
 import json
 import logging
 import os
@@ -11,8 +12,11 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from byol_jax.data import images, sources, tfds_sets
+import tiny_runs
+from byol_jax import train
+from byol_jax.data import images, pipeline, sources, tfds_sets
 from byol_jax.errors import UserError
 
 FORMATS = ("tfrecord", "array_record")
@@ -25,8 +29,24 @@ SETS = {
     "tiny_words": {"train": 2},
     "tiny_test_only": {"test": 2},
     "tiny_unprepared": {"train": 2},
+    "tiny_several": {"train": 7, "test": 4},
+    "tiny_several_sure": {"train": 7},
 }
 FIRST = "tiny_pictures"
+SEVERAL = ("tiny_several", "tiny_several_sure")
+# Classes shown and those of them that are not only difficult, of every image.
+SHOWN = [[0, 2], [1], [], [0, 1, 4], [3], [4], [2, 3]]
+CERTAIN = [[0], [1], [], [0, 4], [], [4], [2, 3]]
+# 5 classes: 1 shown, -1 difficult, 0 neither.
+ROWS = [
+    [1, 0, -1, 0, 0],
+    [0, 1, 0, 0, 0],
+    [0, 0, 0, 0, 0],
+    [1, -1, 0, 0, 1],
+    [0, 0, 0, -1, 0],
+    [0, 0, 0, 0, 1],
+    [0, 0, 1, 1, 0],
+]
 
 
 @functools.cache
@@ -46,6 +66,14 @@ def builders() -> dict[str, type]:
             del features["label"]
         if name == "tiny_words":
             del features["image"]
+        if name in SEVERAL:
+            # As PASCAL VOC: no label, but boxes that have one.
+            del features["label"]
+            kind = tfds.features.ClassLabel(num_classes=5)
+            features["objects"] = tfds.features.Sequence({"label": kind})
+            features["labels"] = tfds.features.Sequence(kind)
+        if name == "tiny_several":
+            features["labels_no_difficult"] = tfds.features.Sequence(kind)
 
         def info(self):
             return tfds.core.DatasetInfo(
@@ -58,6 +86,10 @@ def builders() -> dict[str, type]:
             for i in range(splits[split]):
                 pixels = np.full((4 + i % 3, 5, 3), 10 * i + len(split), np.uint8)
                 example = {"words": f"{split} {i}", "image": pixels, "label": i % 3}
+                if name in SEVERAL:
+                    example["labels"] = SHOWN[i]
+                    example["labels_no_difficult"] = CERTAIN[i]
+                    example["objects"] = [{"label": k} for k in SHOWN[i] for _ in range(2)]
                 yield f"{split}{i}", {key: example[key] for key in features}
 
         return type(
@@ -84,7 +116,7 @@ def prepared(tmp_path_factory) -> pathlib.Path:
 
     root = tmp_path_factory.mktemp("tfds")
     for file_format in FORMATS:
-        for name in SETS if file_format == "tfrecord" else (FIRST, "tiny_unlabelled"):
+        for name in SETS if file_format == "tfrecord" else (FIRST, "tiny_unlabelled", *SEVERAL):
             if name != "tiny_unprepared":
                 builder = classes[name](data_dir=str(root / file_format), file_format=file_format)
                 shards = tfds.download.DownloadConfig(num_shards=3 if name == FIRST else 1)
@@ -224,6 +256,154 @@ def test_without_labels(prepared, file_format) -> None:
     assert images.all_labels(image_set).tolist() == [-1] * 3
     assert image_set.num_classes == 0
     assert {images.prepare(example.data)[2] for example in stored(image_set)} == {5}
+
+
+def number(example: images.Encoded) -> int:
+    """Which of the images of a split this is, by its colour."""
+    with Image.open(io.BytesIO(example.data)) as image:
+        return int(np.asarray(image)[0, 0, 0]) // 10
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_several_classes_an_image(prepared, file_format) -> None:
+    """TFDS writes in an order of its own, so that images are told apart by their colour."""
+    image_set = load(prepared, "train+valid", "tiny_several", file_format)
+    assert image_set.multi_label and image_set.num_classes == 5
+    examples = stored(image_set)
+    order = [number(example) for example in examples]
+    assert sorted(order) == list(range(7))
+    expected = np.array(ROWS)[order]
+    for found in (np.stack([e.label for e in examples]), images.all_labels(image_set)):
+        assert found.dtype == np.int32 and np.array_equal(found, expected)
+    chosen = images.select(image_set, np.array([4, 1]))
+    assert np.array_equal(images.all_labels(chosen), expected[[4, 1]])
+    assert np.array_equal(chosen.images.read(0).label, expected[4])
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_several_classes_none_of_them_difficult(prepared, file_format) -> None:
+    image_set = load(prepared, "train+valid", "tiny_several_sure", file_format)
+    order = [number(example) for example in stored(image_set)]
+    assert image_set.multi_label
+    assert np.array_equal(images.all_labels(image_set), np.abs(ROWS)[order])
+
+
+def test_several_classes_are_not_cut_by_class(prepared, caplog) -> None:
+    """round(0.2 * 7) = 1 for validation, and no label is read for it."""
+    parts = [load(prepared, split, "tiny_several") for split in ("train", "valid", "test")]
+    assert [part.size for part in parts] == [6, 1, 4]
+    assert "reading the labels" not in caplog.text
+    whole = load(prepared, "train+valid+test", "tiny_several")
+    assert images.all_labels(whole).shape == (11, 5) and whole.multi_label
+
+
+def test_several_classes_of_a_damaged_record(copied) -> None:
+    image_set = load(copied, "train+valid", "tiny_several")
+    expected = images.all_labels(image_set).copy()
+    (file,) = (copied / "tfrecord" / "tiny_several" / "1.0.0").glob("*-train.*")
+    _, offset, length = tfds_sets._index([str(file)], 7, "set")
+    content = bytearray(file.read_bytes())
+    content[offset[2] : offset[2] + length[2]] = b"\xff" * length[2]
+    file.write_bytes(content)
+    expected[2] = -1
+    damaged = load(copied, "train+valid", "tiny_several")
+    assert np.array_equal(images.all_labels(damaged), expected)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_batches_of_several_classes_an_image(prepared, file_format) -> None:
+    image_set = load(prepared, "train+valid", "tiny_several", file_format)
+    expected = images.all_labels(image_set)
+    batches = list(pipeline.evaluation_batches(image_set, image_size=4, mode="full", batch_size=3))
+    assert [batch["labels"].shape for batch in batches] == [(3, 5), (3, 5), (1, 5)]
+    assert np.array_equal(np.concatenate([batch["labels"] for batch in batches]), expected)
+    (batch,) = pipeline.train_batches(image_set, seed=0, image_size=4, batch_size=7, num_steps=1)
+    assert np.array_equal(batch["labels"], expected[batch["ids"]])
+
+
+def test_pretraining_leaves_several_classes_out(prepared) -> None:
+    """The online probe knows one class an image; the images are the same."""
+    config = tiny_runs.tiny_config(
+        "tfds:tiny_several", data_dir=str(prepared / "tfrecord"), data__split="train+valid"
+    )
+    image_set = train.load_images(config)
+    assert (image_set.multi_label, image_set.num_classes) == (False, 0)
+    assert images.all_labels(image_set).tolist() == [-1] * 7
+    theirs = stored(load(prepared, "train+valid", "tiny_several"))
+    assert stored(image_set) == [images.Encoded(example.data, -1) for example in theirs]
+    (batch,) = pipeline.train_batches(image_set, seed=0, image_size=4, batch_size=7, num_steps=1)
+    assert batch["labels"].tolist() == [-1] * 7
+
+
+def write_voc(root: pathlib.Path, year: str) -> None:
+    """The archives' layout: images of train, val and test, objects (class, difficult) in XML.
+
+    VOC2012's test images come without objects.
+    """
+    folder = root / "VOCdevkit" / f"VOC{year}"
+    objects = {
+        "train0": [("dog", 0), ("person", 1), ("dog", 1)],
+        "train1": [("aeroplane", 0), ("tvmonitor", 0)],
+        "val0": [("person", 1)],
+        "test0": [("cat", 0)] if year == "2007" else None,
+    }
+    for place in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (folder / place).mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        names = [name for name in objects if name.startswith(split)]
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+    for name, shown in objects.items():
+        Image.new("RGB", (6, 5)).save(folder / "JPEGImages" / f"{name}.jpg")
+        if shown is not None:
+            boxes = "".join(
+                f"<object><name>{kind}</name><pose>Left</pose><truncated>0</truncated>"
+                f"<difficult>{difficult}</difficult><bndbox><xmax>4</xmax><xmin>1</xmin>"
+                "<ymax>4</ymax><ymin>1</ymin></bndbox></object>"
+                for kind, difficult in shown
+            )
+            size = "<size><width>6</width><height>5</height></size>"
+            text = f"<annotation>{size}{boxes}</annotation>"
+            (folder / "Annotations" / f"{name}.xml").write_text(text)
+
+
+@pytest.mark.parametrize("year", ["2007", "2012"])
+def test_pascal_voc(tmp_path, monkeypatch, year: str) -> None:
+    """TFDS's own builder, on archives of four images.
+
+    Of the 20 classes by name, aeroplane is 0, cat 7, dog 11, person 14 and tvmonitor 19.
+    """
+    tfds_sets.import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    write_voc(tmp_path / "archives", year)
+    monkeypatch.setattr(
+        tfds.download.DownloadManager,
+        "download_and_extract",
+        lambda self, urls: dict.fromkeys(urls, str(tmp_path / "archives")),
+    )
+    # In a module of its own, so that TFDS does not look for the checksums of the real archives.
+    ours = {"__module__": "tiny_sets"}
+    voc = type("Voc", (tfds.builder_cls("voc"),), ours, skip_registration=True)
+    voc(config=year, data_dir=str(tmp_path / "sets")).download_and_prepare()
+
+    def rows(split: str) -> list[dict[int, int]]:
+        """Of each image, the classes that are not simply absent."""
+        image_set = sources.load(f"tfds:voc/{year}", split, str(tmp_path / "sets"))
+        assert image_set.multi_label and image_set.num_classes == 20
+        labels = images.all_labels(image_set)
+        assert labels.shape == (image_set.size, 20)
+        found = [{int(k): int(row[k]) for k in np.flatnonzero(row)} for row in labels]
+        return sorted(found, key=str)
+
+    train = [{0: 1, 19: 1}, {11: 1, 14: -1}]
+    if year == "2007":
+        assert rows("train") == train
+        assert rows("valid") == [{14: -1}]
+        assert rows("test") == [{7: 1}]
+    else:
+        # The labelled `validation` is the test split; a fifth of two images rounds to none.
+        assert rows("train") == rows("train+valid") == train
+        assert rows("test") == [{14: -1}]
 
 
 def test_labels_are_read_once(copied, caplog) -> None:
