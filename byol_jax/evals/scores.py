@@ -1,0 +1,141 @@
+"""The measures of BYOL Table 10, in percent, and the test of SimCLR App. B.8.1."""
+
+import chex
+import numpy as np
+
+from byol_jax import keys
+
+# Numbers made at a time by the permutation test: 32 MiB.
+_BLOCK = 2**22
+
+
+def top_k(ranked: np.ndarray, labels: np.ndarray) -> float:
+    """Share of examples whose class is among the k best, in percent (BYOL App. D.1, E.1).
+
+    Args:
+      ranked: int `[M, k]`, classes, the best first; all k are looked at.
+      labels: int `[M]`.
+    """
+    chex.assert_rank([ranked, labels], [2, 1])
+    chex.assert_equal_shape_prefix([ranked, labels], 1)
+    return 100.0 * float(np.mean(np.any(ranked == labels[:, None], axis=1)))
+
+
+def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Share of right predictions in percent (BYOL App. E.1): `[M]`, `[M]` -> scalar."""
+    chex.assert_rank([predictions, labels], 1)
+    chex.assert_equal_shape([predictions, labels])
+    return 100.0 * float(np.mean(predictions == labels))
+
+
+def mean_per_class(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over classes of their top-1 accuracies in percent (BYOL App. E.1).
+
+    Classes that `labels` does not have are left out, whether they are predicted or not.
+
+    Args:
+      predictions, labels: int `[M]`.
+    """
+    chex.assert_rank([predictions, labels], 1)
+    chex.assert_equal_shape([predictions, labels])
+    _, rows, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return 100.0 * float(np.mean(np.bincount(rows, predictions == labels) / counts))
+
+
+def average_precision_11(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """11-point interpolated average precision in percent (PASCAL VOC 2007; BYOL Table 10).
+
+    The mean over recalls r = 0, 0.1, ..., 1 of the best precision at a recall of r or more
+    (Everingham et al., 2010, section 4.2). Examples of equal score are found together, so that
+    their order does not matter.
+
+    Args:
+      scores: float `[M]`, the surest first when sorted downwards.
+      relevant: int `[M]`: 1 the class is there, 0 it is not, -1 the example is ignored.
+
+    Raises:
+      ValueError: no example is relevant, or a score is not a number.
+    """
+    chex.assert_rank([scores, relevant], 1)
+    chex.assert_equal_shape([scores, relevant])
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are not numbers")
+    counted = relevant >= 0
+    if not np.any(relevant == 1):
+        raise ValueError("average precision needs a relevant example: there is none")
+    order = np.argsort(-scores[counted], kind="stable")
+    ranked, hits = scores[counted][order], np.cumsum(relevant[counted][order])
+    last_of_equals = np.append(ranked[1:] != ranked[:-1], True)
+    found, hits = 1 + np.flatnonzero(last_of_equals), hits[last_of_equals]
+    precision = hits / found
+    # In whole numbers: 0.1 * 3 is more than 0.3.
+    points = [precision[10 * hits >= tenths * hits[-1]].max() for tenths in range(11)]
+    return 100.0 * float(np.mean(points))
+
+
+def map_11(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Mean of `average_precision_11` over the classes that occur, in percent (BYOL Table 10).
+
+    Args:
+      scores: float `[M, K]`.
+      relevant: int `[M, K]` of 1, 0 and -1. A class without a 1 is left out.
+
+    Raises:
+      ValueError: no class occurs, or a score is not a number.
+    """
+    chex.assert_rank([scores, relevant], 2)
+    chex.assert_equal_shape([scores, relevant])
+    occur = np.flatnonzero((relevant == 1).any(axis=0))
+    if not occur.size:
+        raise ValueError("mean average precision needs a relevant example: there is none")
+    return float(np.mean([average_precision_11(scores[:, k], relevant[:, k]) for k in occur]))
+
+
+def permutation_test(
+    right_a: np.ndarray,
+    right_b: np.ndarray,
+    *,
+    samples: int = 100_000,
+    seed: int = 0,
+    classes: np.ndarray | None = None,
+) -> float:
+    """p value of "both models are equally accurate" (SimCLR App. B.8.1), two-sided.
+
+    The predictions of the two are exchanged at random, for each example by itself; p is the share
+    of `samples` whose difference in accuracy is at least as large as the observed one. Without
+    `classes` this is the exact McNemar test but for the sampling, whose standard error is
+    sqrt(p (1 - p) / samples). The test says nothing about training again, nor about average
+    precision (ibid.).
+
+    Args:
+      right_a, right_b: bool `[M]`, whether each model is right about the same examples.
+      samples: how many are drawn.
+      seed: of the draws.
+      classes: int `[M]`, the labels, if the accuracy is `mean_per_class`; None for `top1`.
+
+    Returns:
+      In 0 .. 1.
+    """
+    chex.assert_rank([right_a, right_b], 1)
+    chex.assert_equal_shape([right_a, right_b])
+    # To exchange what is equal changes nothing.
+    discordant = np.flatnonzero(right_a != right_b)
+    if not discordant.size:
+        return 1.0
+    weights = np.ones(len(right_a))
+    if classes is not None:
+        _, rows, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        weights = 1 / counts[rows]  # in the mean over classes, but for their number
+    gains = np.where(right_a, weights, -weights)[discordant]
+    # Sums of the same numbers in another order differ in their last digits.
+    observed = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()
+    generator = keys.philox(seed, "permutation_test")
+    words, block = -(-len(gains) // 64), max(1, _BLOCK // len(gains))
+    extreme = 0
+    for start in range(0, samples, block):
+        count = min(block, samples - start)
+        bits = generator.random_raw(count * words).astype("<u8").view(np.uint8)
+        exchanged = np.unpackbits(bits.reshape(count, -1), axis=1, count=len(gains))
+        differences = gains.sum() - 2 * (exchanged @ gains)
+        extreme += int(np.count_nonzero(np.abs(differences) >= observed))
+    return extreme / samples
