@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "networks.resnet",
             "optim.lars",
             "optim.schedules",
+            "randaugment",
             "stats",
         ),
     ),

@@ -1,0 +1,353 @@
+"""RandAugment (Cubuk et al., 2019), for the supervised baselines of BYOL App. D.2, on the device.
+
+Each of `num_layers` layers (N) applies one operation, drawn uniformly from the 14 of the
+RandAugment paper, at a common magnitude (M, of 10). App. D.2 gives neither N nor M: the defaults
+here are the RandAugment paper's own for ResNet-50 on ImageNet, N = 2 and M = 9.
+
+What a magnitude means is taken from the paper's released code: of the enhancements (color,
+contrast, brightness, sharpness) it is a factor from 0.1 to 1.9 without a random sign, and
+posterize and solarize grow weaker with it. What an operation does is taken from Pillow, whose
+functions that code rebuilds, on rounded 8-bit levels. In place of 14 branches, all of which a
+batch would evaluate, a layer is one warp, one blend and one look-up, whose arguments leave the
+image as it is unless the drawn operation is one of theirs.
+"""
+
+import zlib
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+from byol_jax.errors import require
+
+# In the order of the RandAugment paper's list.
+OPERATIONS = (
+    *("identity", "autocontrast", "equalize", "rotate", "solarize", "color", "posterize"),
+    *("contrast", "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
+)
+# The largest offsets and distances of the released code, at magnitude 10. It moves images of 224
+# pixels by up to 100; other sizes move in proportion.
+MAX_MAGNITUDE = 10
+ROTATE_MAX_DEGREES = 30
+SHEAR_MAX = 0.3
+TRANSLATE_MAX = 100 / 224
+ENHANCE_MIN, ENHANCE_RANGE = 0.1, 1.8
+POSTERIZE_MAX_BITS = 4
+# What geometric operations show outside the image, of AutoAugment.
+GREY = 128 / 255
+# Weights of red, green and blue in the luma, ITU-R 601-2 in 1/65536.
+LUMA = (19595, 38470, 7471)
+# Source positions are in 1/65536 pixel.
+FIXED_ONE = 1 << 16
+# Added before a number is cut to an integer: below any fraction that an integer magnitude leads
+# to, above the rounding of float32, which is not the same on all devices.
+HAIR = 1e-3
+
+Scalar = jax.Array | float
+
+
+def _fixed(*coefficients: Scalar) -> jax.Array:
+    return jnp.stack(
+        [jnp.round(jnp.float32(c) * FIXED_ONE).astype(jnp.int32) for c in coefficients]
+    )
+
+
+def affine(a: Scalar, b: Scalar, c: Scalar, d: Scalar, e: Scalar, f: Scalar) -> jax.Array:
+    """Inverse map of pixel corners, x' = ax + by + c and y' = dx + ey + f, for `warp`.
+
+    Returns:
+      int32 `[6]` in 1/65536, with c and f moved to the centre of pixel (0, 0).
+    """
+    return _fixed(a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
+
+
+def rotate(strength: Scalar, height: int, width: int) -> jax.Array:
+    """Map of a turn around the centre by up to 30 degrees, counterclockwise if positive."""
+    angle = jnp.float32(strength) * jnp.deg2rad(ROTATE_MAX_DEGREES)
+    # With 1 - cos in place of cos, the offsets keep their last digits.
+    sine, versine = jnp.sin(angle), 2 * jnp.square(jnp.sin(angle / 2))
+    x, y = (width - 1) / 2, (height - 1) / 2
+    cosine = 1 - versine
+    return _fixed(
+        *(cosine, -sine, 0.5 + (x * versine + y * sine)),
+        *(sine, cosine, 0.5 + (y * versine - x * sine)),
+    )
+
+
+def shear_x(strength: Scalar, height: int, width: int) -> jax.Array:
+    """Map that slides each row by up to 0.3 of its distance from the top edge."""
+    del height, width
+    return affine(1, strength * SHEAR_MAX, 0, 0, 1, 0)
+
+
+def shear_y(strength: Scalar, height: int, width: int) -> jax.Array:
+    """Map that slides each column by up to 0.3 of its distance from the left edge."""
+    del height, width
+    return affine(1, 0, 0, strength * SHEAR_MAX, 1, 0)
+
+
+def translate_x(strength: Scalar, height: int, width: int) -> jax.Array:
+    """Map that moves by up to 100 pixels of 224, to the left if positive."""
+    del height
+    return affine(1, 0, strength * (TRANSLATE_MAX * width), 0, 1, 0)
+
+
+def translate_y(strength: Scalar, height: int, width: int) -> jax.Array:
+    """Map that moves by up to 100 pixels of 224, upwards if positive."""
+    del width
+    return affine(1, 0, 0, 0, 1, strength * (TRANSLATE_MAX * height))
+
+
+GEOMETRIC = {
+    "rotate": rotate,
+    "shear_x": shear_x,
+    "shear_y": shear_y,
+    "translate_x": translate_x,
+    "translate_y": translate_y,
+}
+
+
+def warp(levels: jax.Array, coefficients: jax.Array, fill: jax.Array) -> jax.Array:
+    """Takes each pixel from where an inverse affine map puts its centre, nearest neighbour.
+
+    The nearest neighbour is AutoAugment's choice (Pillow's default), and positions are whole
+    numbers as in Pillow, so that only the coefficients depend on the device's rounding.
+
+    Args:
+      levels: uint8 `[H, W, 3]`.
+      coefficients: int32 `[6]` of `affine`.
+      fill: uint8 level, or levels `[3]`, outside the image.
+    """
+    height, width, _ = levels.shape
+    a, b, c, d, e, f = coefficients
+    x, y = jnp.arange(width), jnp.arange(height)[:, None]
+    column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    source = levels[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+    return jnp.where(inside[..., None], source, fill)
+
+
+def luma(levels: jax.Array) -> jax.Array:
+    """Grey level, `[H, W, 3]` to int32 `[H, W, 1]`, rounded."""
+    weighted = levels.astype(jnp.int32) * jnp.asarray(LUMA)
+    return (jnp.sum(weighted, axis=-1, keepdims=True) + FIXED_ONE // 2) >> 16
+
+
+def color(levels: jax.Array) -> jax.Array:
+    """What colour is enhanced from: the luma."""
+    return luma(levels)
+
+
+def contrast(levels: jax.Array) -> jax.Array:
+    """What contrast is enhanced from: the mean luma, rounded."""
+    pixels = levels.shape[0] * levels.shape[1]
+    return (2 * jnp.sum(luma(levels)) + pixels) // (2 * pixels)
+
+
+def brightness(levels: jax.Array) -> jax.Array:
+    """What brightness is enhanced from: black."""
+    del levels
+    return jnp.int32(0)
+
+
+def sharpness(levels: jax.Array) -> jax.Array:
+    """What sharpness is enhanced from: a 3 x 3 mean of centre weight 5, edge pixels as they are."""
+    height, width, _ = levels.shape
+    centre = levels.astype(jnp.int32)
+    padded = jnp.pad(centre, ((1, 1), (1, 1), (0, 0)))
+    total = 4 * centre
+    for i in range(3):
+        for j in range(3):
+            total += padded[i : i + height, j : j + width]
+    x, y = jnp.arange(width), jnp.arange(height)[:, None]
+    interior = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+    return jnp.where(interior[..., None], (2 * total + 13) // 26, centre)
+
+
+ENHANCEMENTS = {
+    "color": color,
+    "contrast": contrast,
+    "brightness": brightness,
+    "sharpness": sharpness,
+}
+
+
+def enhancement_factor(magnitude: Scalar) -> Scalar:
+    """0.1 at magnitude 0, 1.9 at 10: at 5 an enhancement changes nothing."""
+    return magnitude / MAX_MAGNITUDE * ENHANCE_RANGE + ENHANCE_MIN
+
+
+def blend(degenerate: jax.Array, levels: jax.Array, factor: Scalar) -> jax.Array:
+    """`degenerate + factor (levels - degenerate)`, clipped and cut to uint8; `[H, W, 3]`."""
+    start = degenerate.astype(jnp.float32)
+    mixed = start + factor * (levels.astype(jnp.float32) - start)
+    return jnp.floor(jnp.clip(mixed, 0, 255) + HAIR).astype(jnp.uint8)
+
+
+def autocontrast(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
+    """Table that stretches the levels in use to 0 and 255, unless there is only one."""
+    del magnitude
+    used = histogram > 0
+    low, high = jnp.argmax(used), 255 - jnp.argmax(used[::-1])
+    level = jnp.arange(256)
+    stretched = 255 * (level - low) // jnp.maximum(high - low, 1)
+    return jnp.where(high > low, jnp.clip(stretched, 0, 255), level)
+
+
+def equalize(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
+    """Table that makes all levels about equally frequent.
+
+    It does nothing to fewer than 255 pixels below the highest level in use.
+    """
+    del magnitude
+    pixels, level = jnp.sum(histogram), jnp.arange(256)
+    highest = 255 - jnp.argmax(histogram[::-1] > 0)
+    step = (pixels - histogram[highest]) // 255
+    below = jnp.cumsum(histogram) - histogram
+    table = jnp.minimum((below + step // 2) // jnp.maximum(step, 1), 255)
+    return jnp.where(step > 0, table, level)
+
+
+def solarize(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
+    """Table that inverts the levels from a threshold on: from 0 at magnitude 0, none at 10."""
+    del histogram
+    level = jnp.arange(256)
+    threshold = jnp.floor(magnitude / MAX_MAGNITUDE * 256 + HAIR)
+    return jnp.where(level < threshold, level, 255 - level)
+
+
+def posterize(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
+    """Table that keeps the highest bits of a level: none (black) at magnitude 0, 4 at 10."""
+    del histogram
+    bits = jnp.floor(magnitude / MAX_MAGNITUDE * POSTERIZE_MAX_BITS + HAIR)
+    shift = 8 - jnp.minimum(bits, 8).astype(jnp.int32)
+    return jnp.arange(256) >> shift << shift
+
+
+TABLES = {
+    "autocontrast": autocontrast,
+    "equalize": equalize,
+    "solarize": solarize,
+    "posterize": posterize,
+}
+
+
+def histograms(levels: jax.Array) -> jax.Array:
+    """How many pixels each channel has of each level: uint8 `[H, W, 3]` to int32 `[3, 256]`."""
+    channel = jnp.arange(3)
+    return jnp.zeros((3, 256), jnp.int32).at[channel, levels.astype(jnp.int32)].add(1)
+
+
+def look_up(levels: jax.Array, tables: jax.Array) -> jax.Array:
+    """Replaces each level of each channel; uint8 `[H, W, 3]`, `tables` integers `[3, 256]`."""
+    return tables.astype(jnp.uint8)[jnp.arange(3), levels.astype(jnp.int32)]
+
+
+def _choose(which: Scalar, group: Iterable[str], cases: list[jax.Array]) -> jax.Array:
+    """The case of operation `which` in its group, or the first one if it is of another."""
+    names = ("", *group)
+    places = [names.index(name) if name in names else 0 for name in OPERATIONS]
+    return jax.lax.select_n(jnp.asarray(places)[which], *cases)
+
+
+def apply_operation(
+    levels: jax.Array, which: Scalar, magnitude: Scalar, sign: Scalar, fill: jax.Array
+) -> jax.Array:
+    """One layer.
+
+    Args:
+      levels: uint8 `[H, W, 3]`.
+      which: index in `OPERATIONS`.
+      magnitude: M; above 10 strengths go on growing, as in the released code.
+      sign: 1 or -1, the direction of the geometric operations.
+      fill: uint8 level, or levels `[3]`, outside the image.
+
+    Returns:
+      uint8 `[H, W, 3]`.
+    """
+    strength = sign * magnitude / MAX_MAGNITUDE
+    maps = [operation(strength, *levels.shape[:2]) for operation in GEOMETRIC.values()]
+    levels = warp(levels, _choose(which, GEOMETRIC, [affine(1, 0, 0, 0, 1, 0), *maps]), fill)
+
+    cases = [levels, *(operation(levels) for operation in ENHANCEMENTS.values())]
+    cases = [jnp.broadcast_to(case.astype(jnp.uint8), levels.shape) for case in cases]
+    levels = blend(_choose(which, ENHANCEMENTS, cases), levels, enhancement_factor(magnitude))
+
+    unchanged = jnp.broadcast_to(jnp.arange(256), (3, 256))
+    counts = histograms(levels)
+    tables = [jax.vmap(operation, (0, None))(counts, magnitude) for operation in TABLES.values()]
+    return look_up(levels, _choose(which, TABLES, [unchanged, *tables]))
+
+
+def draw_operation(key: jax.Array, layer: Scalar) -> tuple[jax.Array, jax.Array]:
+    """The index in `OPERATIONS` and the sign of one layer, from the key of an image."""
+
+    def named(name: str) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, layer), zlib.crc32(name.encode()))
+
+    which = jax.random.randint(named("operation"), (), 0, len(OPERATIONS))
+    return which, jax.random.rademacher(named("sign"), dtype=jnp.float32)
+
+
+def randaugment(
+    image: jax.Array,
+    key: jax.Array,
+    magnitude: Scalar = 9,
+    num_layers: int = 2,
+    fill: Scalar = GREY,
+) -> jax.Array:
+    """Draws `num_layers` operations and applies them in turn.
+
+    Args:
+      image: `[H, W, 3]` in [0, 1], rounded to 8 bits.
+      key: a PRNG key of this image alone.
+      magnitude: M, 0 to 10, may be traced.
+      num_layers: N; more layers change no draw of the first ones.
+      fill: what geometric operations show outside the image, in [0, 1], a number or `[3]`.
+
+    Returns:
+      float32 `[H, W, 3]`, k / 255 for whole k, not yet normalised.
+    """
+    require(num_layers >= 0, f"num_layers={num_layers}: RandAugment applies 0 or more operations")
+
+    def to_levels(values: Scalar) -> jax.Array:
+        return jnp.round(jnp.asarray(values) * 255).astype(jnp.uint8)
+
+    def add_layer(levels: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
+        which, sign = draw_operation(key, layer)
+        return apply_operation(levels, which, magnitude, sign, to_levels(fill)), None
+
+    # A scan: the layers are one program, compiled once.
+    levels = jax.lax.scan(add_layer, to_levels(image), jnp.arange(num_layers))[0]
+    return levels.astype(jnp.float32) / 255
+
+
+def randaugment_images(
+    images: jax.Array,
+    ids: jax.Array,
+    epochs: jax.Array,
+    seed_key: jax.Array,
+    magnitude: Scalar = 9,
+    num_layers: int = 2,
+    fill: Scalar = GREY,
+) -> jax.Array:
+    """Augments a batch: each image by (seed key, example id, epoch), whatever device holds it.
+
+    Args:
+      images: `[B, H, W, 3]` in [0, 1], rounded to 8 bits.
+      ids: example ids, int32 `[B]`.
+      epochs: the epoch each example is drawn in, int32 `[B]`.
+      seed_key: the run's key for this augmentation.
+      magnitude: M, 0 to 10, may be traced.
+      num_layers: N.
+      fill: as for `randaugment`.
+
+    Returns:
+      float32 `[B, H, W, 3]` in [0, 1], not yet normalised.
+    """
+
+    def augment_one(image: jax.Array, example_id: jax.Array, epoch: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(seed_key, example_id), epoch)
+        return randaugment(image, key, magnitude, num_layers, fill)
+
+    return jax.vmap(augment_one)(images, ids, epochs)
