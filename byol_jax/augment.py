@@ -7,6 +7,7 @@ Cropping is not here: it runs beside the JPEG decoder (data/crops.py).
 """
 
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -185,6 +186,12 @@ def example_key(
     return seed_key
 
 
+def random_flip(image: jax.Array, key: jax.Array, probability: Scalar = 0.5) -> jax.Array:
+    """Exchanges left and right with the given probability; `[H, W, 3]`."""
+    is_flipped = jax.random.uniform(_named(key, "flip")) < probability
+    return jnp.where(is_flipped, image[:, ::-1], image)
+
+
 def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Array:
     """Draws t ~ T (or T') and applies it: App. C in the listed order, without the crop.
 
@@ -203,7 +210,7 @@ def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Ar
     def uniform(name: str, low: Scalar, high: Scalar) -> jax.Array:
         return jax.random.uniform(_named(key, name), dtype=image.dtype, minval=low, maxval=high)
 
-    image = jnp.where(applies("flip", params.flip), image[:, ::-1], image)
+    image = random_flip(image, key, params.flip)
 
     amounts = jnp.stack(
         [
@@ -225,6 +232,31 @@ def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Ar
     return jnp.clip(image, 0, 1)
 
 
+def map_examples(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    images: jax.Array,
+    ids: jax.Array,
+    epochs: jax.Array,
+    seed_key: jax.Array,
+    view: int,
+) -> jax.Array:
+    """Augments and normalises a batch of crops, each with its own key.
+
+    Args:
+      function: maps an image `[H, W, 3]` in [0, 1] and a key to another such image.
+      images: uint8 `[B, H, W, 3]`.
+      ids: example ids, int32 `[B]`.
+      epochs: the epoch each example is drawn in, int32 `[B]`.
+      seed_key: the run's key for augmentation.
+      view: 1 or 2.
+
+    Returns:
+      Normalised float32 views `[B, H, W, 3]`.
+    """
+    keys = jax.vmap(example_key, (None, 0, 0, None))(seed_key, ids, epochs, view)
+    return normalize(jax.vmap(function)(to_float(images), keys))
+
+
 def make_views(
     images: jax.Array,
     ids: jax.Array,
@@ -233,19 +265,7 @@ def make_views(
     view: int,
     params: AugmentParams,
 ) -> jax.Array:
-    """Augments and normalises a batch of crops.
-
-    Args:
-      images: uint8 `[B, H, W, 3]`.
-      ids: example ids, int32 `[B]`.
-      epochs: the epoch each example is drawn in, int32 `[B]`.
-      seed_key: the run's key for augmentation.
-      view: 1 or 2.
-      params: the column of Table 6 for this view.
-
-    Returns:
-      Normalised float32 views `[B, H, W, 3]`.
-    """
-    keys = jax.vmap(example_key, (None, 0, 0, None))(seed_key, ids, epochs, view)
-    views = jax.vmap(make_view, (0, 0, None))(to_float(images), keys, params)
-    return normalize(views)
+    """`make_view` with the column of Table 6 for this view, on a batch as in `map_examples`."""
+    return map_examples(
+        lambda image, key: make_view(image, key, params), images, ids, epochs, seed_key, view
+    )

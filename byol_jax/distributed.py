@@ -163,8 +163,27 @@ def prefetch(batches: Iterable[PyTree], micro_batches: int, depth: int = 2) -> I
     yield from queue
 
 
+def limit_ahead(steps: int = 2) -> Callable[[PyTree], None]:
+    """A function to be called with some output of each step as it is started.
+
+    It waits for the step `steps` before, so that the devices always have work queued, but a signal
+    between two steps need not wait for all that a fast host has started.
+    """
+    started: collections.deque[PyTree] = collections.deque()
+
+    def wait(outputs: PyTree) -> None:
+        started.append(outputs)
+        if len(started) > steps:
+            jax.block_until_ready(started.popleft())
+
+    return wait
+
+
 def map_batches(
-    function: Callable[[jax.Array], PyTree], batches: Iterable[np.ndarray], batch_size: int
+    function: Callable[..., PyTree],
+    batches: Iterable[np.ndarray],
+    batch_size: int,
+    shared: Sequence[PyTree] = (),
 ) -> PyTree:
     """Applies a function of a batch to host batches one after the other, on all local devices.
 
@@ -172,9 +191,11 @@ def map_batches(
     dropped, so any number of rows works and one program is compiled.
 
     Args:
-      function: maps `[b, ...]` to a tree of `[b, ...]`, rows independent.
+      function: maps `[b, ...]` and the trees of `shared` to a tree of `[b, ...]`, rows independent.
       batches: `[b, ...]`, N rows in all, at least 1; none longer than `batch_size`.
       batch_size: rows per call, rounded up to a multiple of the local devices.
+      shared: further arguments, the same for every batch. As arguments and not as constants of
+        the program they leave it small, and the same for other values.
 
     Returns:
       A tree of host arrays `[N, ...]`.
@@ -182,10 +203,11 @@ def map_batches(
     devices = jax.local_devices()
     batch_size = len(devices) * -(-batch_size // len(devices))
     mapped = pmap(function, devices=devices)
+    arguments = [replicate(tree, devices) for tree in shared]
     results = []
     for rows in batches:
         padding = [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
-        out = mapped(shard(np.pad(rows, padding), devices=devices))
+        out = mapped(shard(np.pad(rows, padding), devices=devices), *arguments)
         out = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), out)
         results.append(jax.tree.map(operator.itemgetter(slice(len(rows))), out))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)

@@ -39,12 +39,12 @@ def extract(
       float32 arrays `[N, ...]` in the order of the images.
     """
 
-    def forward(batch: jax.Array) -> dict[str, jax.Array]:
+    def forward(batch: jax.Array, params: Tree, state: Tree) -> dict[str, jax.Array]:
         views = augment.normalize(augment.to_float(batch))
         named, _ = network.apply(params, state, None, views, False)
         return {name: named[name] for name in outputs}
 
-    return distributed.map_batches(forward, batches, batch_size)
+    return distributed.map_batches(forward, batches, batch_size, (params, state))
 
 
 def calibrate(

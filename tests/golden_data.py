@@ -29,6 +29,7 @@ FILES = (
     "augment_stats",
     "crop",
     "crop_stats",
+    "linear_eval",
 )
 
 # Arrays that are given: there is nothing to compare them with.
@@ -51,6 +52,7 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
     "augment_stats": ("image_u8", "quantile_levels", "feature_names"),
     "crop": (r"\d/(jpeg|random_window)", "window_table/size_hw", r"resize/\d/in_u8"),
     "crop_stats": ("quantile_levels", ".*/windows_yxhw_first2000"),
+    "linear_eval": ("images_u8", "labels", "init/.*"),
 }
 # Arrays that no tolerance compares, and why.
 APART: Mapping[str, Mapping[str, str]] = {
@@ -131,7 +133,8 @@ def specifications(name: str) -> dict[str, Any]:
 
 def float64_tolerance(name: str) -> float:
     """How far a `float64/` array may be off in a 64-bit run."""
-    return tolerances()["float64_tolerance"]["trace" if name in TRACES else "net"]
+    kinds = dict.fromkeys(TRACES, "trace") | {"linear_eval": "linear_eval"}
+    return tolerances()["float64_tolerance"][kinds.get(name, "net")]
 
 
 def _base(key: str) -> str:

@@ -87,3 +87,12 @@ def test_batch_that_divides():
 def test_incomplete_multi_process_flags(arguments, message):
     with pytest.raises(UserError, match=message):
         distributed.initialize(*arguments)
+
+
+def test_the_host_waits_for_the_step_before_the_last_two(monkeypatch):
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    limit = distributed.limit_ahead(2)
+    for step in range(5):
+        limit(step)
+    assert waited == [0, 1, 2]

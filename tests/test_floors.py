@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("L1", ("checkpoints", "data.reader", "networks.siamese", "objectives.base", "optim.groups")),
     ("L1 stream", ("data.pipeline",)),
-    ("L2", ("features", "objectives.*", "weights")),
+    ("L2", ("classification", "features", "objectives.*", "weights")),
     ("L3", ("update",)),
     ("L4 evals", ("evals.*",)),
     ("L4", ("train",)),

@@ -48,6 +48,7 @@ def train_batches(
     image_size: int,
     batch_size: int,
     micro_batches: int = 1,
+    num_views: int = 2,
     start_step: int = 0,
     num_steps: int,
     process_index: int = 0,
@@ -75,6 +76,7 @@ def train_batches(
       image_size: S, in pixels.
       batch_size: B, over all processes and micro-batches.
       micro_batches: how many of them make a batch.
+      num_views: crops of one image, `view1`, `view2`, ...; the first does not depend on it.
       start_step, num_steps: the first step, and the one after the last.
       process_index, process_count: whose share this is.
       area_range, aspect_range: of the crops, see `boxes`.
@@ -113,7 +115,7 @@ def train_batches(
             ids, epochs = stream(seed, num_examples, step * batch_size, (step + 1) * batch_size)
             yield Request(ids[share], epochs[share])
 
-    plan = _training_plan(image_set, seed, image_size, area_range, aspect_range, exif)
+    plan = _training_plan(image_set, seed, image_size, num_views, area_range, aspect_range, exif)
     augmentation = None if host_views is None else reader.augmentation(seed, host_views)
     return reader.crop(plan, requests(), augmentation, num_threads=num_threads, ahead=prefetch)
 
@@ -130,7 +132,7 @@ def example_views(
     exif: bool = False,
 ) -> Batch:
     """What `train_batches` makes of these examples in these epochs, int64 `[b]` each."""
-    plan = _training_plan(image_set, seed, image_size, area_range, aspect_range, exif)
+    plan = _training_plan(image_set, seed, image_size, 2, area_range, aspect_range, exif)
     return next(reader.crop(plan, iter([Request(ids, epochs)])))
 
 
@@ -138,6 +140,7 @@ def _training_plan(
     image_set: ImageSet,
     seed: int,
     image_size: int,
+    num_views: int,
     area_range: tuple[float, float],
     aspect_range: tuple[float, float],
     exif: bool,
@@ -146,10 +149,11 @@ def _training_plan(
         random_placements,
         seed=seed,
         size=image_size,
+        num_views=num_views,
         area_range=area_range,
         aspect_range=aspect_range,
     )
-    return Plan(image_set, image_size, 2, place, exif, seed)
+    return Plan(image_set, image_size, num_views, place, exif, seed)
 
 
 def evaluation_batches(
@@ -200,12 +204,14 @@ def random_placements(
     *,
     seed: int,
     size: int,
+    num_views: int = 2,
     area_range: tuple[float, float] = AREA_RANGE,
     aspect_range: tuple[float, float] = ASPECT_RANGE,
 ) -> np.ndarray:
-    """Random crops (BYOL App. C) as placements, int32 `[b, 2, 8]`, a column for each view."""
+    """Random crops (BYOL App. C) as placements, int32 `[b, V, 8]`, one for each of V views."""
+    views = np.arange(1, num_views + 1)
     uniforms = keys.example_uniforms(
-        seed, "crop", request.ids[:, None], request.epochs[:, None], [1, 2], 4
+        seed, "crop", request.ids[:, None], request.epochs[:, None], views, 4
     )
     boxes = random_resized_boxes(
         uniforms,

@@ -104,10 +104,29 @@ def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
     return hk.TransformedWithState(init, _transform(spec).apply)
 
 
-def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
-    last_bn_scale = {"paper": 1.0, "released": 0.0}[spec.last_bn_scale]
-    final_bias = {"paper": True, "released": False}[spec.head_bias]
-    bn_config: Mapping[str, Any] = {
+def encoder(spec: NetworkSpec) -> hk.TransformedWithState:
+    """f alone, with the `embedding` and the feature maps among the outputs of `siamese`.
+
+    Its parameters are `encoder_params` of those of `siamese`; `init` and `apply` as there.
+    """
+    init = _transform_encoder(spec._replace(bn_axis=None)).init
+    return hk.TransformedWithState(init, _transform_encoder(spec).apply)
+
+
+def _transform_encoder(spec: NetworkSpec) -> hk.TransformedWithState:
+    def network(images: jax.Array, is_training: bool) -> Outputs:
+        return _named(*_encoder(spec)(images, is_training))
+
+    return hk.transform_with_state(network)
+
+
+def _named(embedding: jax.Array, feature_maps: Mapping[str, jax.Array]) -> Outputs:
+    named = {f"feature_map/{name}": value for name, value in feature_maps.items()}
+    return {"embedding": embedding, **named}
+
+
+def _bn_config(spec: NetworkSpec) -> Mapping[str, Any]:
+    return {
         "decay_rate": spec.bn_decay,
         "eps": spec.bn_eps,
         "create_scale": True,
@@ -115,21 +134,27 @@ def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
         "cross_replica_axis": spec.bn_axis,
     }
 
+
+def _encoder(spec: NetworkSpec) -> resnet.ResNet:
+    last_bn_scale = {"paper": 1.0, "released": 0.0}[spec.last_bn_scale]
+    return resnet.ResNet(
+        spec.depth, spec.width, spec.stem, _bn_config(spec), last_bn_scale=last_bn_scale
+    )
+
+
+def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
+    final_bias = {"paper": True, "released": False}[spec.head_bias]
+    bn_config = _bn_config(spec)
+
     def network(images: jax.Array, is_training: bool) -> Outputs:
-        encoder = resnet.ResNet(
-            spec.depth, spec.width, spec.stem, bn_config, last_bn_scale=last_bn_scale
-        )
+        encoder = _encoder(spec)
         projector = heads.MLP("projector", *spec.projector, final_bias, bn_config)
         predictor = heads.MLP("predictor", *spec.predictor, final_bias, bn_config)
 
-        embedding, feature_maps = encoder(images, is_training)
+        outputs = _named(*encoder(images, is_training))
+        embedding = outputs["embedding"]
         projection = projector(embedding, is_training)
-        outputs = {
-            "embedding": embedding,
-            "projection": projection,
-            "prediction": predictor(projection, is_training),
-        }
-        outputs |= {f"feature_map/{name}": value for name, value in feature_maps.items()}
+        outputs |= {"projection": projection, "prediction": predictor(projection, is_training)}
         if spec.num_classes:
             probe = hk.Linear(spec.num_classes, name="classifier")
             outputs["logits"] = probe(jax.lax.stop_gradient(embedding))
@@ -139,6 +164,9 @@ def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
 
 
 def encoder_params(params: hk.Params) -> hk.Params:
-    """The parameters of f alone, which is all that BYOL keeps after training."""
+    """The parameters of f alone, which is all that BYOL keeps after training.
+
+    Likewise its BatchNorm averages, of the state of the whole network.
+    """
     heads_and_probe = ("projector", "predictor", "classifier")
     return {k: v for k, v in params.items() if k.split("/")[0] not in heads_and_probe}

@@ -1,0 +1,329 @@
+"""Classifiers on an encoder, frozen or fine-tuned: BYOL App. D.1, D.2 and E.3.
+
+Several linear classifiers share one encoder and one pass over the data, each with its own learning
+rate: a sweep of rates on a frozen encoder costs about as much as one of them. Everything is
+a pure function of arrays for one device; `axis` names the mapped axis, as in `update`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from byol_jax import augment, distributed, keys, randaugment
+from byol_jax.optim import schedules
+
+Batch = dict[str, jax.Array]
+Logs = dict[str, jax.Array]
+# {"w": [R, C, K], "b": [R, K]}: R linear classifiers of C features into K classes.
+Heads = dict[str, jax.Array]
+# Parameters and BatchNorm averages of f.
+Encoder = tuple[hk.Params, hk.State]
+# Crops `[B, H, W, 3]`, ids, epochs, the run's key and its numbers -> normalised views.
+MakeViews = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, "Hyperparameters"], jax.Array]
+
+
+class State(NamedTuple):
+    """What classifier training carries from one step to the next.
+
+    Attributes:
+      step: index of the next step, int32 scalar.
+      encoder: of the network that is fine-tuned; empty trees when it is frozen.
+      heads: the classifiers.
+      opt_state: Nesterov momentum of both.
+      finite: whether every step so far was; once False the state stays the last good one.
+    """
+
+    step: jax.Array
+    encoder: Encoder
+    heads: Heads
+    opt_state: optax.OptState
+    finite: jax.Array
+
+
+class Hyperparameters(NamedTuple):
+    """Numbers of a run; all traced, so that none of them costs a compilation.
+
+    Attributes:
+      learning_rates: peak rate of each classifier, `[R]`, already scaled with the batch size.
+      warmup_steps: steps of linear warm-up.
+      total_steps: K.
+      momentum: of Nesterov's method.
+      weight_decay: l2 of the weights `w`, added to the gradient; BatchNorm and biases have none.
+      label_smoothing: share of the target that goes to all classes alike (App. D.2: 0.1).
+      logit_clip: alpha of tclip (App. D.1); 0 leaves the logits as they are.
+      logit_penalty: beta of App. D.1.
+      view: T, the column of Table 6: its flips, and for Table 7 all of it.
+      magnitude: of RandAugment.
+    """
+
+    learning_rates: jax.Array
+    warmup_steps: jax.Array | int
+    total_steps: jax.Array | int
+    momentum: jax.Array | float
+    weight_decay: jax.Array | float
+    label_smoothing: jax.Array | float
+    logit_clip: jax.Array | float
+    logit_penalty: jax.Array | float
+    view: augment.AugmentParams
+    magnitude: jax.Array | float
+
+
+def spatial_views(
+    images: jax.Array, ids: jax.Array, epochs: jax.Array, key: jax.Array, hparams: Hyperparameters
+) -> jax.Array:
+    """Random flips; the random crop is the pipeline's (App. D.1)."""
+
+    def one(image: jax.Array, key: jax.Array) -> jax.Array:
+        return augment.random_flip(image, key, hparams.view.flip)
+
+    return augment.map_examples(one, images, ids, epochs, key, 1)
+
+
+def pretrain_views(
+    images: jax.Array, ids: jax.Array, epochs: jax.Array, key: jax.Array, hparams: Hyperparameters
+) -> jax.Array:
+    """T, the augmentations of pre-training (Table 7)."""
+    return augment.make_views(images, ids, epochs, key, 1, hparams.view)
+
+
+def randaugment_views(
+    images: jax.Array, ids: jax.Array, epochs: jax.Array, key: jax.Array, hparams: Hyperparameters
+) -> jax.Array:
+    """Random flips, then RandAugment with two operations (App. D.2)."""
+
+    def one(image: jax.Array, key: jax.Array) -> jax.Array:
+        flipped = augment.random_flip(image, key, hparams.view.flip)
+        return randaugment.randaugment(flipped, key, magnitude=hparams.magnitude)
+
+    return augment.map_examples(one, images, ids, epochs, key, 1)
+
+
+AUGMENTATIONS: dict[str, MakeViews] = {
+    "spatial": spatial_views,
+    "pretrain": pretrain_views,
+    "randaugment": randaugment_views,
+}
+
+
+def init_heads(seed: int, count: int, features: int, classes: int) -> Heads:
+    """`count` equal classifiers, drawn as `hk.Linear` draws one (docs/deviations.md, 29)."""
+    shape = (features, classes)
+    draw = jax.random.truncated_normal(keys.named_key(seed, "classifier"), -2, 2, shape)
+    heads = {"w": draw * features**-0.5, "b": jnp.zeros((classes,))}
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), heads)
+
+
+def init(heads: Heads, encoder: Encoder | None = None) -> State:
+    """The state before step 0; with an encoder, it is fine-tuned."""
+    encoder = ({}, {}) if encoder is None else encoder
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        encoder=encoder,
+        heads=heads,
+        opt_state=_optimizer(0.0).init((encoder[0], heads)),
+        finite=jnp.ones((), bool),
+    )
+
+
+def _optimizer(momentum: jax.Array | float) -> optax.GradientTransformation:
+    return optax.trace(decay=momentum, nesterov=True)
+
+
+def apply_heads(heads: Heads, embedding: jax.Array) -> jax.Array:
+    """Logits of every classifier: `[B, C]` -> `[R, B, K]`."""
+    # Left to itself an accelerator would round the products to 10 bits of mantissa.
+    logits = jnp.einsum("bc,rck->rbk", embedding, heads["w"], precision=jax.lax.Precision.HIGHEST)
+    return logits + heads["b"][:, None]
+
+
+def clip_logits(logits: jax.Array, alpha: jax.Array | float) -> jax.Array:
+    """tclip(x) = alpha tanh(x / alpha) (BYOL App. D.1); x itself for alpha = 0."""
+    safe = jnp.where(alpha > 0, alpha, 1.0)
+    return jnp.where(alpha > 0, safe * jnp.tanh(logits / safe), logits)
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, smoothing: jax.Array | float
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of each example, and whether it has labels.
+
+    Args:
+      logits: `[..., B, K]`.
+      labels: int32 `[B]`, -1 for none: softmax. Or `[B, K]` of 1, 0 and -1 (ignored), for
+        several labels an image: one sigmoid a class, summed over the classes.
+      smoothing: share of the target spread over all classes (softmax only).
+
+    Returns:
+      `[..., B]`, and bool `[B]`.
+    """
+    if labels.ndim == 2:
+        known = labels >= 0
+        losses = optax.losses.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+        return jnp.sum(jnp.where(known, losses, 0), axis=-1), jnp.any(known, axis=-1)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    targets = optax.smooth_labels(targets, smoothing)
+    return optax.losses.softmax_cross_entropy(logits, targets), labels >= 0
+
+
+def losses(
+    trainable: tuple[hk.Params, Heads],
+    encoder: Encoder,
+    views: jax.Array,
+    labels: jax.Array,
+    hparams: Hyperparameters,
+    *,
+    network: hk.TransformedWithState,
+    frozen: bool,
+    axis: str | None,
+) -> tuple[jax.Array, tuple[hk.State, Logs]]:
+    """The sum over classifiers of their losses, whose gradients do not mix.
+
+    Args:
+      trainable: (parameters of the encoder if it is fine-tuned, classifiers).
+      encoder: its parameters if it is frozen, and its BatchNorm averages.
+      views: normalised `[B, H, W, 3]`.
+      labels: as in `cross_entropy`; examples without any count nothing.
+      hparams: the run's numbers.
+      network: `siamese.encoder(spec)`.
+      frozen: BatchNorm uses its averages and moves none.
+      axis: mapped axis; the mean is over the labelled examples of all devices.
+
+    Returns:
+      The sum; the next BatchNorm averages, and the logs `loss` `[R]`, `top1` `[R]` (percent).
+    """
+    params, heads = trainable
+    outputs, bn_state = network.apply(
+        encoder[0] if frozen else params, encoder[1], None, views, not frozen
+    )
+    logits = clip_logits(apply_heads(heads, outputs["embedding"]), hparams.logit_clip)
+    entropy, labelled = cross_entropy(logits, labels, hparams.label_smoothing)
+    penalty = hparams.logit_penalty * jnp.mean(jnp.square(logits), axis=-1)
+
+    share = distributed.pmean(jnp.mean(labelled.astype(logits.dtype)), axis)
+    weights = labelled / jnp.maximum(share, jnp.finfo(logits.dtype).tiny)
+    loss = jnp.mean(weights * (entropy + penalty), axis=-1)
+    logs = {"loss": loss}
+    if labels.ndim == 1:
+        logs["top1"] = 100 * jnp.mean(weights * (jnp.argmax(logits, axis=-1) == labels), axis=-1)
+    return jnp.sum(loss), (bn_state, logs)
+
+
+def decay(params: Any, weight_decay: jax.Array | float) -> Any:
+    """Gradient of weight_decay / 2 |w|^2, of weights `w` alone."""
+
+    def term(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        return weight_decay * leaf if path[-1].key == "w" else jnp.zeros_like(leaf)
+
+    return jax.tree_util.tree_map_with_path(term, params)
+
+
+def step(
+    state: State,
+    views: jax.Array,
+    labels: jax.Array,
+    hparams: Hyperparameters,
+    frozen: Encoder,
+    *,
+    network: hk.TransformedWithState,
+    axis: str | None = None,
+) -> tuple[State, Logs]:
+    """One step of SGD with Nesterov momentum: mu <- m mu + g, p <- p - lr (g + m mu).
+
+    Args:
+      state: before the step.
+      views: normalised `[B, H, W, 3]`.
+      labels: as in `cross_entropy`.
+      hparams: the run's numbers.
+      frozen: the encoder; empty trees if it is fine-tuned, and then in the state.
+      network: `siamese.encoder(spec)`.
+      axis: mapped axis of the devices, or None.
+
+    Returns:
+      The next state, and the logs `loss`, `top1` `[R]`, `learning_rate` (the first classifier's),
+      `finite`.
+    """
+    is_frozen = not state.encoder[0]
+    trainable = (state.encoder[0], state.heads)
+    gradients, (bn_state, logs) = jax.grad(losses, has_aux=True)(
+        trainable,
+        frozen if is_frozen else state.encoder,
+        views,
+        labels,
+        hparams,
+        network=network,
+        frozen=is_frozen,
+        axis=axis,
+    )
+    gradients, logs = distributed.pmean((gradients, logs), axis)
+    gradients = jax.tree.map(jnp.add, gradients, decay(trainable, hparams.weight_decay))
+    updates, opt_state = _optimizer(hparams.momentum).update(gradients, state.opt_state)
+
+    rates = schedules.learning_rate(
+        state.step,
+        peak=hparams.learning_rates,
+        warmup_steps=hparams.warmup_steps,
+        total_steps=hparams.total_steps,
+    )
+    # A fine-tuned encoder has one classifier, whose rate is its own.
+    params = jax.tree.map(lambda p, u: p - rates[0] * u, trainable[0], updates[0])
+    heads = jax.tree.map(
+        lambda p, u: p - rates.reshape(-1, *[1] * (u.ndim - 1)) * u, trainable[1], updates[1]
+    )
+    finite = state.finite & jnp.all(jnp.isfinite(logs["loss"]))
+    finite &= jnp.isfinite(optax.tree_utils.tree_norm(updates))
+    new = State(
+        step=state.step + 1,
+        encoder=({}, {}) if is_frozen else (params, bn_state),
+        heads=heads,
+        opt_state=opt_state,
+        finite=finite,
+    )
+    # The buffers of the old state are donated: a bad step is undone here or never.
+    guarded = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    return guarded._replace(finite=finite), logs | {"learning_rate": rates[0], "finite": finite}
+
+
+def train_step(
+    state: State,
+    batch: Batch,
+    seed: jax.Array | int,
+    hparams: Hyperparameters,
+    frozen: Encoder,
+    *,
+    network: hk.TransformedWithState,
+    augmentation: str = "spatial",
+    axis: str | None = None,
+) -> tuple[State, Logs]:
+    """`step` on a batch of crops.
+
+    Args:
+      batch: `view1` uint8 crops `[B, H, W, 3]`, `labels`, and `ids`, `epochs` int32 `[B]`.
+      seed: of the augmentation.
+      augmentation: a key of `AUGMENTATIONS`.
+      state, hparams, frozen, network, axis: as for `step`.
+    """
+    key = keys.named_key(seed, "augment")
+    views = AUGMENTATIONS[augmentation](batch["view1"], batch["ids"], batch["epochs"], key, hparams)
+    return step(state, views, batch["labels"], hparams, frozen, network=network, axis=axis)
+
+
+def predict(
+    images: jax.Array, encoder: Encoder, heads: Heads, *, network: hk.TransformedWithState
+) -> jax.Array:
+    """Logits of the classifiers for evaluation crops, BatchNorm on its averages.
+
+    Args:
+      images: uint8 `[B, H, W, 3]`.
+      encoder, heads: what was trained.
+      network: `siamese.encoder(spec)`.
+
+    Returns:
+      `[B, R, K]`. tclip does not change their order.
+    """
+    views = augment.normalize(augment.to_float(images))
+    outputs, _ = network.apply(*encoder, None, views, False)
+    return jnp.swapaxes(apply_heads(heads, outputs["embedding"]), 0, 1)
