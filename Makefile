@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format bench clean
+.PHONY: help install demo test test-ci test-slow check format bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -39,6 +39,9 @@ demo: $(INSTALLED) ## pre-train on the embedded digits and evaluate (WORKDIR=run
 
 test: $(INSTALLED) ## run the tests but the slow ones (JOBS=2)
 	$(PYTEST) -m "not slow"
+
+test-ci: $(INSTALLED) ## run the slow tests that CI runs beside `make test` (JOBS=2)
+	$(PYTEST) -m ci
 
 test-slow: $(INSTALLED) ## run every test, slow ones too (JOBS=2)
 	$(PYTEST)

@@ -42,9 +42,16 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     frozen.run(config, workdir)
 
 
+def _transfer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax.evals import transfer
+
+    transfer.run(config, workdir)
+
+
 JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
+    "transfer": _transfer,
     "views": _views,
 }
 

@@ -5,8 +5,6 @@ import functools
 import logging
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +12,10 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax import augment, checkpoints, distributed, metrics, update, weights
+from byol_jax import augment, checkpoints, distributed, interrupts, metrics, update, weights
 from byol_jax.data import crops, images, pipeline, reader, sources
 from byol_jax.errors import GuardError, Stopped, require
-from byol_jax.evals import frozen
+from byol_jax.evals import common, frozen
 from byol_jax.networks import siamese
 from byol_jax.objectives import byol
 from byol_jax.optim import schedules
@@ -76,7 +74,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
-    """What a config trains on.
+    """What a config trains on; without labels where an image has several, as the probe has one.
 
     Raises:
       UserError: if it cannot be read.
@@ -84,7 +82,7 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
     require(config.dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
     image_set = sources.load(config.dataset, config.data.split, config.data_dir)
     reader.check_readable(image_set)
-    return image_set
+    return images.unlabelled(image_set) if image_set.multi_label else image_set
 
 
 def view_parameters(
@@ -115,23 +113,6 @@ def hyperparameters(
         view1=view1,
         view2=view2,
     )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], int]]:
-    """Turns SIGINT and SIGTERM into a number to be asked for between two steps (0: none)."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        received.append(number)
-
-    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _restore(directory: pathlib.Path, state: update.TrainState) -> tuple[update.TrainState, int]:
@@ -168,6 +149,7 @@ def _weights(host: update.TrainState, record: dict[str, Any]) -> weights.Weights
         online_state=host.online_state,
         target_params=host.target_params,
         target_state=host.target_state,
+        total_steps=record["total_steps"],
     )
 
 
@@ -213,6 +195,11 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             exif=config.data.exif,
             batch_size=evaluation["batch_size"],
         )
+        require(
+            not (evaluation["knn_every"] and data.fit.multi_label),
+            f"config.evaluation.knn_every={evaluation['knn_every']}: {config.dataset} has several "
+            "classes an image, kNN knows one; give 0",
+        )
     total_steps = config.num_steps or pipeline.steps_for(
         config.num_epochs, num_examples, config.batch_size
     )
@@ -245,7 +232,11 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     # Whatever the user has in the workdir is as it was up to this line.
     is_first = distributed.is_first_process()
-    record = {"config": config.to_dict(), "num_classes": train_set.num_classes}
+    record = {
+        "config": config.to_dict(),
+        "num_classes": train_set.num_classes,
+        "total_steps": total_steps,
+    }
     workdir.mkdir(parents=True, exist_ok=True)
     if is_first:
         metrics.write_json(workdir / "config.json", record["config"])
@@ -271,7 +262,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     hparams = distributed.replicate(hyperparameters(config, num_examples, total_steps))
 
     with contextlib.ExitStack() as stack:
-        signal_number = stack.enter_context(_signals())
+        signal_number = stack.enter_context(interrupts.signals())
         stack.enter_context(contextlib.closing(batches))
         manager = checkpoints.manager(directory, config.keep_checkpoints or None)
         stack.callback(checkpoints.close, manager)
@@ -283,8 +274,10 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             _logger.info("compiling the update step")
 
         done, finite, stopping, late = start, True, False, None
+        limit = distributed.limit_ahead()
         for batch in distributed.prefetch(batches, config.accumulate, config.data.prefetch):
             state, logs = train_step(state, batch, seed, hparams)
+            limit(logs)
             done += 1
             # Logs are fetched one step late, while the next step is already running.
             if display and late:
@@ -324,4 +317,4 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     elif evaluation["at_end"] and data and data.fit.size > frozen.LARGEST:
         _logger.info("not evaluated on %d images: experiments/evaluate.py does", data.fit.size)
     elif evaluation["at_end"] and data and is_first:
-        frozen.report(frozen.evaluate(_weights(host, record), data, evaluation), workdir)
+        common.report(frozen.evaluate(_weights(host, record), data, evaluation), workdir)

@@ -22,6 +22,7 @@ class Weights(NamedTuple):
       step: finished updates.
       online_params, online_state, target_params, target_state: haiku trees of numpy
         arrays.
+      total_steps: updates of the whole run; None in checkpoints of the first version.
     """
 
     config: dict[str, Any]
@@ -31,6 +32,7 @@ class Weights(NamedTuple):
     online_state: Tree
     target_params: Tree
     target_state: Tree
+    total_steps: int | None = None
 
 
 def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
@@ -84,4 +86,5 @@ def load(path: str | pathlib.Path) -> Weights:
         online_state=haiku_tree(flat, "online_state"),
         target_params=haiku_tree(flat, "target_params"),
         target_state=haiku_tree(flat, "target_state"),
+        total_steps=record.get("total_steps"),
     )

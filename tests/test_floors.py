@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "data.crops",
             "data.sources",
             "distributed",
+            "interrupts",
             "metrics",
             "networks.heads",
             "networks.resnet",

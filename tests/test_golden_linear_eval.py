@@ -135,7 +135,12 @@ def test_complete() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "devices", "others"),
-    [("frozen", 1, [0.8, 25.6]), ("frozen", 2, []), ("finetune", 1, []), ("finetune", 2, [])],
+    [
+        ("frozen", 1, [0.8, 25.6]),
+        pytest.param("frozen", 2, [], marks=[pytest.mark.slow, pytest.mark.ci]),
+        ("finetune", 1, []),
+        pytest.param("finetune", 2, [], marks=[pytest.mark.slow, pytest.mark.ci]),
+    ],
 )
 def test_float32(mode: str, devices: int, others: list[float]) -> None:
     golden = golden_data.load("linear_eval")

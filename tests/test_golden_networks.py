@@ -21,6 +21,12 @@ FLOAT32, FLOAT64 = "", "float64/"
 STEM_OR_BLOCK = r"[^/]+/~/(initial_(conv|batchnorm)|block_group_\d+(/~/block_\d+)?)"
 
 
+def heavy_if_large(name: str) -> Any:
+    """A ResNet-50 takes some twenty seconds for each of these: CI has the time."""
+    marks = [pytest.mark.slow, pytest.mark.ci] if "resnet50" in name else []
+    return pytest.param(name, marks=marks)
+
+
 def encoder(golden: golden_data.Golden, axis: str | None) -> hk.TransformedWithState:
     """f alone; its output is the embedding and every stem or block module's output."""
     meta = golden.meta
@@ -212,7 +218,7 @@ def test_encoder(name: str) -> None:
     golden_data.check_any(golden, roundings, golden_data.compared_keys(golden), "1 device")
 
 
-@pytest.mark.parametrize("name", golden_data.NETWORKS)
+@pytest.mark.parametrize("name", [heavy_if_large(name) for name in golden_data.NETWORKS])
 def test_encoder_in_float64(name: str) -> None:
     golden = golden_data.load(name)
     results: golden_data.Results = {}
@@ -228,7 +234,9 @@ def splits_in_two(name: str) -> bool:
 
 
 @pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
-@pytest.mark.parametrize("name", [n for n in golden_data.NETWORKS if splits_in_two(n)])
+@pytest.mark.parametrize(
+    "name", [heavy_if_large(n) for n in golden_data.NETWORKS if splits_in_two(n)]
+)
 def test_encoder_on_two_devices(name: str, prefix: str) -> None:
     golden = golden_data.load(name)
     keys = golden_data.compared_keys(golden, prefix)

@@ -108,7 +108,10 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    [
+        pytest.param(signal.SIGTERM, 143, marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
 )
 def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
     data = tiny_runs.write_npz(tmp_path / "images.npz")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 import tiny_runs
 from byol_jax import checkpoints
@@ -44,6 +45,8 @@ def run(command, devices):
     return done
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_equal_two_devices_and_one_restores_what_two_saved(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     python = (sys.executable, "-m", "byol_jax.main")

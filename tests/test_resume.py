@@ -45,7 +45,7 @@ for number, dataset in enumerate(sys.argv[3:]):
 @pytest.mark.parametrize(
     ("devices", "kinds"),
     [
-        (4, ["folder"]),
+        pytest.param(4, ["folder"], marks=[pytest.mark.slow, pytest.mark.ci]),
         pytest.param(1, ["npz", "folder", "tfds"], marks=pytest.mark.slow),
         pytest.param(4, ["npz", "tfds"], marks=pytest.mark.slow),
     ],

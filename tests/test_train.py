@@ -55,7 +55,9 @@ def test_outputs_of_a_run(finished):
     assert list(finished.glob("events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize(
+    "stop", [2, *(pytest.param(k, marks=[pytest.mark.slow, pytest.mark.ci]) for k in (3, 5))]
+)
 def test_resumed_run_has_the_bits_of_an_uninterrupted_one(dataset, finished, tmp_path, stop):
     train.pretrain(tiny_runs.tiny_config(dataset, stop_at=stop), tmp_path)
     assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stop
@@ -79,6 +81,8 @@ def test_a_finished_run_is_not_trained_again(dataset, finished):
     assert (finished / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_accumulated_batches_run_and_resume(dataset, tmp_path):
     config = functools.partial(tiny_runs.tiny_config, dataset, accumulate=2, num_steps=3)
     train.pretrain(config(), tmp_path / "whole")
@@ -87,6 +91,8 @@ def test_accumulated_batches_run_and_resume(dataset, tmp_path):
     assert tiny_runs.metrics(tmp_path / "parts") == tiny_runs.metrics(tmp_path / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_guard_saves_the_last_good_state(dataset, tmp_path):
     # The second update is the first with a rate above 0, and its weights overflow.
     config = tiny_runs.tiny_config(dataset, optimizer__base_learning_rate=1e38)
@@ -152,6 +158,8 @@ def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
     assert [r._asdict() for r in again] == records
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_host_placement_trains_on_the_same_views(dataset, finished, tmp_path):
     """Its first update differs by rounding alone: the same crops, keys and operations."""
     train.pretrain(tiny_runs.tiny_config(dataset, augment__placement="host", num_steps=2), tmp_path)
@@ -188,6 +196,8 @@ def test_a_large_set_is_left_to_the_evaluation_job(dataset, tmp_path, monkeypatc
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_images_without_labels_train_without_a_probe(tmp_path):
     np.savez(tmp_path / "x.npz", train_images=tiny_runs.images(16), test_images=tiny_runs.images(8))
     config = tiny_runs.tiny_config(
@@ -244,6 +254,8 @@ def test_missing_dataset_says_what_to_set(tmp_path):
         train.pretrain(tiny_runs.tiny_config(None), tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_workdir_of_another_architecture_is_left_alone(dataset, finished):
     def contents():
         return {p.relative_to(finished): p.read_bytes() for p in finished.rglob("*") if p.is_file()}
@@ -264,6 +276,8 @@ def test_to_be_saved_state_is_not_the_donated_one(finished):
     assert all(not np.array_equal(first[k], last[k]) for k in moved)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_one_compilation_for_a_whole_run(dataset, tmp_path):
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(

@@ -173,6 +173,8 @@ def test_two_devices_equal_one():
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_accumulation_is_a_loop_over_micro_batches_and_one_update():
     """App. G.2: gradients averaged over N passes, one update of online and target."""
     state, batch = make_state(), make_batch(16)

@@ -2,13 +2,17 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from PIL import Image
 
+from byol_jax import checkpoints, features, update
+from byol_jax.networks import siamese
+from byol_jax.objectives import byol
 from experiments import base
 
 
@@ -95,6 +99,34 @@ def tiny_config(dataset: str, **changes: Any) -> ml_collections.ConfigDict:
     with config.unlocked():
         config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
+
+
+def write_checkpoints(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    steps: Sequence[int] = (2,),
+    total_steps: int | None = 2,
+) -> None:
+    """Checkpoints as a run writes them, of networks that were drawn but never trained.
+
+    Online and target network differ, but for their BatchNorm averages. With `total_steps=None` the
+    record is that of the first version.
+    """
+    network = siamese.siamese(siamese.make_spec(config.network.to_dict(), 10))
+    size = config.image_size
+    state = update.init(config.seed, network, byol.byol(), size, "released")
+    batches = [images(32, size, seed=seed) for seed in range(3)]
+    averages = features.calibrate(network, state.online_params, state.online_state, batches)
+    state = state._replace(online_state=averages, target_state=averages)
+    record = {"config": config.to_dict(), "num_classes": 10}
+    if total_steps is not None:
+        record["total_steps"] = total_steps
+    manager = checkpoints.manager(workdir / "checkpoints", None)
+    for step in steps:
+        host = jax.device_get(state._replace(step=np.int32(step)))
+        checkpoints.save(manager, step, host, record)
+    checkpoints.finish(manager)
+    checkpoints.close(manager)
 
 
 def metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:

@@ -7,11 +7,10 @@ whether the classes are laid out in few directions of the representation.
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from byol_jax import keys
 from byol_jax.errors import require
-from byol_jax.evals import logistic
+from byol_jax.evals import logistic, scores
 
 
 class FewLabelResult(NamedTuple):
@@ -122,8 +121,9 @@ def few_label_top1(
 ) -> FewLabelResult:
     """Accuracy on the whole test set of classifiers fitted on `labels_per_class` labels per class.
 
-    Features are standardised with all training features (they are unlabelled data), and each draw
-    is fitted by `logistic.fit` with a fixed l2, as so few labels leave none to choose it with.
+    Features are standardised with all training features (they are unlabelled data), and the draws
+    are fitted by `logistic.fit_draws` with a fixed l2, as so few labels leave none to choose it
+    with.
 
     Args:
         train_features: `[N, D]`, as the network gives them.
@@ -131,11 +131,11 @@ def few_label_top1(
         test_features: `[M, D]`.
         test_labels: int `[M]`.
         labels_per_class: as in `draw_rows`, like `draws`, `splits` and `seed`.
-        l2: as in `logistic.fit`.
+        l2: as in `logistic.fit_draws`.
 
     Raises:
-        UserError: as `draw_rows` and `logistic.fit`, or there is one draw in all, which has no
-            standard error.
+        UserError: as `draw_rows` and `logistic.fit_draws`, or there is one draw in all, which has
+            no standard error.
         ValueError: a label is missing.
     """
     logistic.check_labels(train_features, train_labels)
@@ -145,11 +145,9 @@ def few_label_top1(
         train_labels, labels_per_class=labels_per_class, draws=draws, splits=splits, seed=seed
     )
     train, test = logistic.standardize(train_features, test_features)
-    top1 = np.empty((splits, draws))
-    # Matrices of some twenty rows: threads would cost more than they bring.
-    with threadpool_limits(limits=1):
-        for split, draw in np.ndindex(splits, draws):
-            rows = drawn[split, draw]
-            model = logistic.fit(train[rows], train_labels[rows], l2)
-            top1[split, draw] = logistic.top1(logistic.predict(model, test), test_labels)
+    models = logistic.fit_draws(train, train_labels, drawn.reshape(splits * draws, -1), l2)
+    top1 = np.reshape(
+        [scores.top1(logistic.predict(model, test), test_labels) for model in models],
+        (splits, draws),
+    )
     return FewLabelResult(*mean_and_standard_error(top1), top1.mean(axis=1), top1)

@@ -5,28 +5,22 @@ network, the same network untrained, and the raw pixels, because an accuracy say
 little without them (docs/protocols.md).
 """
 
-import contextlib
 import functools
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import haiku as hk
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from byol_jax import features, keys, metrics, stats, update, weights
-from byol_jax.data import images, pipeline, sources
-from byol_jax.errors import UserError, require
-from byol_jax.evals import few_label, knn, logistic, results
-from byol_jax.networks import siamese
+from byol_jax import stats, weights
+from byol_jax.errors import UserError
+from byol_jax.evals import common, few_label, knn, logistic, results, scores
 
 _logger = logging.getLogger(__name__)
 
-# Evaluation crops of a split are kept in memory up to this many bytes, else made anew each time.
-_KEPT_BYTES = 2**30
 # Raw pixels are those of pictures of at most this side: larger ones are averaged over squares.
 _PIXEL_SIDE = 32
 # Regressions are fitted to up to this many numbers, images x features. Close to it a network
@@ -34,27 +28,6 @@ _PIXEL_SIDE = 32
 _REGRESSION_NUMBERS = 2**28
 # A run on more images than this does not evaluate itself: its devices would wait for an hour.
 LARGEST = 200_000
-# From this many images on, a pass over a split shows its progress.
-_LONG = 20_000
-
-# `images` uint8 `[b, S, S, 3]`, `labels` and `ids` int32 `[b]`.
-Batches = Iterator[dict[str, np.ndarray]]
-
-
-class Split(NamedTuple):
-    """A split as the networks see it.
-
-    Attributes:
-      name: of the split, as in `train+valid`.
-      size: images in it, unreadable ones included.
-      batches: one pass over its evaluation crops, in order.
-      shuffled: likewise, over as many as `features.calibrate` uses, in random order.
-    """
-
-    name: str
-    size: int
-    batches: Callable[[], Batches]
-    shuffled: Callable[[], Batches]
 
 
 class Data(NamedTuple):
@@ -63,8 +36,8 @@ class Data(NamedTuple):
     name: str
     image_size: int
     num_classes: int
-    fit: Split
-    score: Split
+    fit: common.Split
+    score: common.Split
 
 
 def load(
@@ -83,52 +56,20 @@ def load(
     Raises:
       UserError: if they cannot be read, or share images.
     """
-    shared = {*fit_split.split("+")} & {*score_split.split("+")}
-    require(
-        not shared,
-        f"evaluation.fit_split={fit_split} and evaluation.score_split={score_split} share "
-        f"{', '.join(sorted(shared))}: what is scored must not be fitted",
+    common.check_disjoint(
+        {"evaluation.fit_split": fit_split, "evaluation.score_split": score_split}
     )
-
-    def split(name: str) -> tuple[Split, int]:
-        image_set = sources.load(dataset, name, data_dir)
-        crop = functools.partial(
-            pipeline.evaluation_batches,
-            image_size=image_size,
-            mode=eval_crop,
-            batch_size=batch_size,
-            exif=exif,
-        )
-        order = keys.permutation(image_set.size, "calibrate", 0)
-        some = images.select(image_set, order[: features.CALIBRATION_BATCHES * batch_size])
-        batches: Callable[[], Batches] = functools.partial(crop, image_set)
-        if image_set.size * image_size**2 * 3 <= _KEPT_BYTES:
-            batches = _kept(batches)
-        found = Split(name, image_set.size, batches, functools.partial(crop, some))
-        return found, image_set.num_classes
-
-    (fit, num_classes), (score, _) = split(fit_split), split(score_split)
-    return Data(dataset, image_size, num_classes, fit, score)
-
-
-def _kept(batches: Callable[[], Batches]) -> Callable[[], Batches]:
-    @functools.cache
-    def everything() -> list[dict[str, np.ndarray]]:
-        return list(batches())
-
-    return lambda: iter(everything())
-
-
-class _Features(NamedTuple):
-    """Features `[N, D]` of the images of a split that could be read, and their labels `[N]`."""
-
-    values: np.ndarray
-    labels: np.ndarray
-    projection: np.ndarray | None = None
-
-    def labelled(self) -> "_Features":
-        chosen = self.labels >= 0
-        return _Features(self.values[chosen], self.labels[chosen])
+    split = functools.partial(
+        common.load_split,
+        dataset,
+        image_size=image_size,
+        eval_crop=eval_crop,
+        data_dir=data_dir,
+        exif=exif,
+        batch_size=batch_size,
+    )
+    fit, score = split(fit_split), split(score_split)
+    return Data(dataset, image_size, fit.num_classes, fit, score)
 
 
 def pixel_features(crops: np.ndarray) -> np.ndarray:
@@ -144,44 +85,15 @@ def pixel_features(crops: np.ndarray) -> np.ndarray:
     return squares.mean(axis=(2, 4), dtype=np.float32).reshape(len(crops), -1)
 
 
-def _pixels(split: Split) -> _Features:
+def _pixels(split: common.Split) -> common.Features:
     rows, labels = zip(
         *((pixel_features(b["images"]), b["labels"]) for b in split.batches()), strict=True
     )
-    return _Features(np.concatenate(rows), np.concatenate(labels))
-
-
-def _embeddings(
-    network: hk.TransformedWithState,
-    params: features.Tree,
-    state: features.Tree,
-    split: Split,
-    batch_size: int,
-    projection: bool = False,
-) -> _Features:
-    labels: list[np.ndarray] = []
-
-    def crops() -> Iterator[np.ndarray]:
-        with contextlib.ExitStack() as stack:
-            progress = None
-            if split.size >= _LONG:
-                progress = metrics.Progress(split.size, f"features of {split.name}")
-                stack.enter_context(contextlib.closing(progress))
-            for batch in split.batches():
-                labels.append(batch["labels"])
-                yield batch["images"]
-                if progress:
-                    progress.advance(int(batch["ids"][-1]) + 1, "")
-
-    outputs = ("embedding", "projection") if projection else ("embedding",)
-    found = features.extract(
-        network, params, state, crops(), outputs=outputs, batch_size=batch_size
-    )
-    return _Features(found["embedding"], np.concatenate(labels), found.get("projection"))
+    return common.Features(np.concatenate(rows), np.concatenate(labels))
 
 
 def knn_top1(
-    fit: _Features, score: _Features, num_classes: int, settings: Mapping[str, Any]
+    fit: common.Features, score: common.Features, num_classes: int, settings: Mapping[str, Any]
 ) -> float:
     """Weighted kNN accuracy in percent, from labelled features."""
     predictions = knn.knn_predict(
@@ -192,7 +104,7 @@ def knn_top1(
         k=settings["knn_k"],
         temperature=settings["knn_temperature"],
     )
-    return logistic.top1(np.asarray(predictions), score.labels)
+    return scores.top1(predictions, score.labels)
 
 
 class _Score(NamedTuple):
@@ -204,7 +116,7 @@ class _Score(NamedTuple):
 
 
 def _scores(
-    fit: _Features, score: _Features, num_classes: int, settings: Mapping[str, Any]
+    fit: common.Features, score: common.Features, num_classes: int, settings: Mapping[str, Any]
 ) -> Iterator[_Score]:
     """Every protocol on one network's labelled features."""
     value = knn_top1(fit, score, num_classes, settings)
@@ -216,8 +128,10 @@ def _scores(
     if fit.values.size > _REGRESSION_NUMBERS:
         _logger.info("no regression on %d x %d features: too many", *fit.values.shape)
         return
-    value, l2 = logistic.linear_top1(fit.values, fit.labels, score.values, score.labels)
-    yield _Score("linear", "top1", value, "percent", logistic.SETTINGS | {"l2": l2})
+    common_settings = logistic.SETTINGS | logistic.STANDARDIZED
+    value, choice = logistic.linear_top1(fit.values, fit.labels, score.values, score.labels)
+    linear_settings = {"l2": choice.l2, "l2_at_end_of_grid": choice.l2_at_end_of_grid}
+    yield _Score("linear", "top1", value, "percent", common_settings | linear_settings)
 
     per_class = settings["labels_per_class"]
     few = few_label.few_label_top1(
@@ -239,7 +153,7 @@ def _scores(
         "top1",
         few.mean,
         "percent",
-        logistic.SETTINGS | few_settings,
+        common_settings | few_settings,
     )
 
 
@@ -256,42 +170,41 @@ def evaluate(
       data: what to evaluate on.
       settings: the `evaluation` section of a config.
     """
-    seed, batch_size = trained.config["seed"], settings["batch_size"]
-    spec = siamese.make_spec(trained.config["network"], trained.num_classes)
-    network = siamese.siamese(spec)
-    params, state = update.init_network(seed, "online", network, data.image_size)
-    shuffled = (batch["images"] for batch in data.fit.shuffled())
-    networks = {
-        "random": (params, features.calibrate(network, params, state, shuffled)),
-        "target": (trained.target_params, trained.target_state),
-        "online": (trained.online_params, trained.online_state),
-    }
+    batch_size = settings["batch_size"]
+    network = common.siamese_of(trained)
     records: list[results.Record] = []
 
     def add(name: str, score: _Score, count: int) -> None:
         records.append(
-            results.Record(
-                metric=score.metric,
-                value=score.value,
-                unit=score.unit,
-                protocol=score.protocol,
-                network=name,
+            common.record(
+                trained,
+                name,
                 dataset=data.name,
                 split=data.score.name,
                 n_examples=count,
-                checkpoint_step=trained.step if name in ("online", "target") else None,
-                seed=seed,
-                settings=score.settings,
+                **score._asdict(),
             )
         )
 
+    several = data.fit.multi_label
+    if several:
+        _logger.info(
+            "%s has several classes an image: kNN and regressions, for one class, are left out; "
+            "experiments/transfer.py is for such sets",
+            data.name,
+        )
     for name in results.NETWORKS:
+        if several and name == "pixels":
+            continue
         if name == "pixels":
             _logger.info("evaluating %s", name)
             fit, score = _pixels(data.fit), _pixels(data.score)
         else:
             _logger.info("evaluating %s", name)
-            embed = functools.partial(_embeddings, network, *networks[name], batch_size=batch_size)
+            params, state = common.network_of(trained, name, data.image_size, data.fit.shuffled)
+            embed = functools.partial(
+                common.embeddings, network, params, state, batch_size=batch_size
+            )
             fit, score = embed(split=data.fit), embed(split=data.score, projection=True)
             std = float(stats.projection_std(jnp.asarray(score.projection)))
             add(
@@ -299,6 +212,8 @@ def evaluate(
                 _Score("projection", "std_sqrt_dim", std, "1", {"normalized": "l2"}),
                 len(score.labels),
             )
+        if several:
+            continue
         fit, score = fit.labelled(), score.labelled()
         if not (fit.labels.size and score.labels.size):
             _logger.info("no labels in both splits of %s: no accuracies", data.name)
@@ -314,10 +229,9 @@ def evaluate(
 
 def monitor(trained: weights.Weights, data: Data, settings: Mapping[str, Any]) -> dict[str, float]:
     """`knn_top1` of the online network in percent: cheap enough to run while training."""
-    spec = siamese.make_spec(trained.config["network"], trained.num_classes)
-    network, batch_size = siamese.siamese(spec), settings["batch_size"]
+    network, batch_size = common.siamese_of(trained), settings["batch_size"]
     fit, score = (
-        _embeddings(
+        common.embeddings(
             network, trained.online_params, trained.online_state, split, batch_size
         ).labelled()
         for split in (data.fit, data.score)
@@ -328,34 +242,35 @@ def monitor(trained: weights.Weights, data: Data, settings: Mapping[str, Any]) -
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """The job `evaluate`: reads `config.checkpoint`, writes results.json, prints the table.
 
-    The network, the crops, and the data set unless the config names another are those of
-    the checkpoint's own config.
+    With `config.follow` it does so for each checkpoint of a run as it comes. The network, the
+    crops, and the data set unless the config names another are those of the checkpoint's own
+    config.
     """
-    require(config.checkpoint, "config.checkpoint is needed: a workdir or checkpoints/STEP of it")
-    trained = weights.load(config.checkpoint)
-    dataset = config.dataset or trained.config["dataset"]
-    # Checkpoints of the first version know neither `data_dir` nor `exif`.
-    data_dir = None if config.dataset else trained.config.get("data_dir")
     evaluation = config.evaluation.to_dict()
-    data = load(
-        dataset,
-        image_size=config.image_size or trained.config["image_size"],
-        eval_crop=config.eval_crop or trained.config["data"]["eval_crop"],
-        fit_split=evaluation["fit_split"],
-        score_split=evaluation["score_split"],
-        data_dir=config.data_dir or data_dir,
-        exif=trained.config["data"].get("exif", False),
-        batch_size=evaluation["batch_size"],
-    )
-    records = evaluate(trained, data, evaluation)
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
-        metrics.write_json(workdir / "config.json", config.to_dict())
-    report(records, workdir)
 
+    @functools.cache  # once, however many checkpoints of a run are followed
+    def data(dataset: str, **crops: Any) -> Data:
+        return load(
+            dataset,
+            fit_split=evaluation["fit_split"],
+            score_split=evaluation["score_split"],
+            batch_size=evaluation["batch_size"],
+            **crops,
+        )
 
-def report(records: list[results.Record], workdir: pathlib.Path) -> None:
-    """Writes results.json and prints the table."""
-    results.write_results(workdir / "results.json", records)
-    print(results.format_table(records), flush=True)
-    print(f"written: {workdir / 'results.json'}", flush=True)
+    def one(trained: weights.Weights) -> list[results.Record]:
+        # Checkpoints of the first version know neither `data_dir` nor `exif`.
+        data_dir = None if config.dataset else trained.config.get("data_dir")
+        found = data(
+            config.dataset or trained.config["dataset"],
+            image_size=config.image_size or trained.config["image_size"],
+            eval_crop=config.eval_crop or trained.config["data"]["eval_crop"],
+            data_dir=config.data_dir or data_dir,
+            exif=trained.config["data"].get("exif", False),
+        )
+        return evaluate(trained, found, evaluation)
+
+    done = {"protocol": "projection", "network": "online", "split": evaluation["score_split"]}
+    if config.dataset:
+        done["dataset"] = config.dataset
+    common.for_each_checkpoint(config, one, workdir, **done)

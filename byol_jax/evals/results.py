@@ -37,10 +37,14 @@ class Record(NamedTuple):
 
 
 def identity(record: Record) -> tuple[Any, ...]:
-    """What tells two records of a file apart; a newer record replaces the one with the same."""
+    """What tells two records of a file apart; a newer record replaces the one with the same.
+
+    The solver belongs to it: linear evaluation by SGD and by L-BFGS are two protocols of one name.
+    """
     return (
         record.metric,
         record.protocol,
+        record.settings.get("solver"),
         record.network,
         record.dataset,
         record.split,
@@ -137,16 +141,28 @@ def _cell(record: Record | None) -> str:
     return f"{record.value:.1f}" if error is None else f"{record.value:.1f} +- {error:.1f}"
 
 
-def _header(protocol: str, metric: str, unit: str) -> str:
-    return f"{protocol} {metric} ({'%' if unit == 'percent' else unit})"
+# Protocol, solver, metric, unit.
+_Column = tuple[str, str, str, str]
+
+
+def _column(record: Record) -> _Column:
+    return record.protocol, record.settings.get("solver") or "", record.metric, record.unit
+
+
+def _header(column: _Column, columns: Sequence[_Column]) -> str:
+    """Names the solver only where the same protocol stands there twice."""
+    protocol, solver, metric, unit = column
+    solvers = {c[1] for c in columns if c[0] == protocol}
+    by = f" by {solver}" if len(solvers) > 1 and solver else ""
+    return f"{protocol}{by} {metric} ({'%' if unit == 'percent' else unit})"
 
 
 def _block(records: Sequence[Record], step: int | None) -> str:
     """One table, of records that share their dataset, split and seed."""
-    columns = list(dict.fromkeys((r.protocol, r.metric, r.unit) for r in records))
-    cells = {(r.network, r.protocol, r.metric, r.unit): r for r in records}
+    columns = list(dict.fromkeys(map(_column, records)))
+    cells = {(r.network, *_column(r)): r for r in records}
     networks = [name for name in NETWORKS if any(r.network == name for r in records)]
-    rows = [["network", *(_header(*column) for column in columns)]]
+    rows = [["network", *(_header(column, columns) for column in columns)]]
     rows += [
         [name, *(_cell(cells.get((name, *column))) for column in columns)] for name in networks
     ]

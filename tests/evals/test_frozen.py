@@ -5,7 +5,7 @@ import pytest
 
 import tiny_runs
 from byol_jax.errors import UserError
-from byol_jax.evals import frozen
+from byol_jax.evals import common, frozen
 
 
 def test_small_crops_are_features_as_they_are() -> None:
@@ -31,7 +31,7 @@ def test_large_crops_are_averaged_over_squares() -> None:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_every_pass_over_a_split_sees_the_same(tmp_path, monkeypatch, kept: bool) -> None:
-    monkeypatch.setattr(frozen, "_KEPT_BYTES", 2**30 if kept else 0)
+    monkeypatch.setattr(common, "_KEPT_BYTES", 2**30 if kept else 0)
     dataset = tiny_runs.write_folder(tmp_path, train=20, test=7)
     data = frozen.load(dataset, image_size=8, eval_crop="paper", batch_size=3)
     assert (data.fit.size, data.score.size, data.num_classes) == (20, 7, 2)

@@ -84,6 +84,7 @@ def test_numbers_of_numpy_and_jax_become_plain(tmp_path):
         {"checkpoint_step": 1000},
         {"checkpoint_step": None},
         {"seed": 1},
+        {"settings": {"solver": "sgd"}},
     ],
 )
 def test_another_identity_is_kept(tmp_path, changes):
@@ -197,6 +198,18 @@ def test_table_golden():
         "random                 -                  55.5 +- 1.0                            -",
         "target              94.0                            -                            -",
         "online              95.3                  71.2 +- 0.6                          0.9",
+    ]
+
+
+def test_two_solvers_of_one_protocol_are_two_columns():
+    records = [
+        make_record(settings={"solver": "lbfgs"}),
+        make_record(settings={"solver": "sgd"}, value=90.0),
+        make_record(protocol="knn", value=80.0),
+    ]
+    assert results.format_table(records).split("\n")[1:] == [
+        "network  linear by lbfgs top1 (%)  linear by sgd top1 (%)  knn top1 (%)",
+        "online                       95.3                    90.0          80.0",
     ]
 
 

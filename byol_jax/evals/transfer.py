@@ -1,0 +1,213 @@
+"""Transfer via linear classification (BYOL App. E.2, SimCLR App. B.8.1): Tables 3 and 13.
+
+A logistic regression on frozen features of another data set, the penalty chosen on the validation
+split, fitted again on training and validation images together, scored once on the test split.
+"""
+
+import functools
+import logging
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from byol_jax import weights
+from byol_jax.data import benchmarks
+from byol_jax.errors import require
+from byol_jax.evals import common, logistic, results, scores
+
+_logger = logging.getLogger(__name__)
+
+PROTOCOL = "transfer/linear"
+
+
+class Metric(NamedTuple):
+    """A measure of BYOL Table 10.
+
+    Attributes:
+      loss: of `logistic.LOSSES`, what is fitted for it.
+      score: percent, of a classifier on features `[M, D]` and labels.
+    """
+
+    loss: str
+    score: Callable[[logistic.Model, np.ndarray, np.ndarray], float]
+
+
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric("softmax", lambda m, x, y: scores.top1(logistic.predict(m, x), y)),
+    "mean_per_class": Metric(
+        "softmax", lambda m, x, y: scores.mean_per_class(logistic.predict(m, x), y)
+    ),
+    "map_11": Metric("sigmoid", lambda m, x, y: scores.map_11(logistic.decision(m, x), y)),
+}
+
+
+class Transfer(NamedTuple):
+    """The metric on the test split in percent, and how l2 was chosen, by the same metric."""
+
+    value: float
+    choice: logistic.Choice
+
+
+def transfer(
+    train: common.Features,
+    valid: common.Features,
+    test: common.Features,
+    metric: str,
+    *,
+    l2_grid: Sequence[float] = logistic.L2_GRID,
+    standardize: bool = False,
+) -> Transfer:
+    """The protocol, on features of labelled images.
+
+    Args:
+      train: what the classifiers are fitted to, one for each penalty.
+      valid: what chooses among them; the chosen penalty is fitted to `train` and `valid`.
+      test: what the last classifier is scored on.
+      metric: one of `METRICS`; labels are int `[N]`, for `map_11` int `[N, K]` of 1, 0 and -1.
+      l2_grid: penalties.
+      standardize: divides features by their deviations, of what is fitted. The paper does not
+        say that it does.
+
+    Raises:
+      UserError: a metric that is unknown or of other labels; a split without labelled images;
+        and as `logistic.fit_path`.
+    """
+    require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
+    loss, score = METRICS[metric]
+    for name, part in (("train", train), ("valid", valid), ("test", test)):
+        require(len(part.labels), f"the {name} split has no labelled images: {PROTOCOL} needs them")
+        require(
+            part.labels.ndim == (2 if loss == "sigmoid" else 1),
+            f"metric={metric} is for {'several classes' if loss == 'sigmoid' else 'one class'} an "
+            f"image, and the {name} split has {'one' if part.labels.ndim == 1 else 'several'}",
+        )
+
+    def scaled(fitted: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, ...]:
+        return logistic.standardize(fitted, other) if standardize else (fitted, other)
+
+    fitted, held_out = scaled(train.values, valid.values)
+    models = logistic.fit_path(fitted, train.labels, l2_grid, loss=loss)
+    choice = logistic.choose(models, l2_grid, lambda model: score(model, held_out, valid.labels))
+
+    both = np.concatenate([train.values, valid.values])
+    labels = np.concatenate([train.labels, valid.labels])
+    fitted, scored = scaled(both, test.values)
+    model = logistic.fit(fitted, labels, choice.l2, loss=loss)
+    return Transfer(score(model, scored, test.labels), choice)
+
+
+def _settings(
+    config: ml_collections.ConfigDict, metric: str, image_size: int, chosen: Transfer
+) -> dict[str, Any]:
+    """What a record says beside its value."""
+    settings = dict(logistic.SETTINGS)
+    if METRICS[metric].loss == "sigmoid":
+        settings["classifier"] = (
+            "a logistic regression a class, l2 on the weights, none on the bias"
+        )
+    settings |= logistic.STANDARDIZED if config.standardize else {"standardize": "no"}
+    settings |= {
+        "l2": chosen.choice.l2,
+        "l2_at_end_of_grid": chosen.choice.l2_at_end_of_grid,
+        "l2_grid": list(config.l2_grid),
+        "valid_score": chosen.choice.score,
+        "fit_split": config.fit_split,
+        "valid_split": config.valid_split,
+        "refit": f"{config.fit_split}+{config.valid_split}",
+        "eval_crop": config.eval_crop,
+        "image_size": image_size,
+        "reference": "BYOL App. E.2, Table 3",
+    }
+    row = _row(config)
+    if row:
+        settings["benchmark"] = row.key
+    return settings
+
+
+def _row(config: ml_collections.ConfigDict) -> benchmarks.Benchmark | None:
+    if config.benchmark:
+        return benchmarks.by_name(config.benchmark)
+    return benchmarks.of_dataset(config.dataset)
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """The job `transfer`: reads `config.checkpoint`, writes results.json, prints the table.
+
+    Raises:
+      UserError: for a config that does not fit, before anything is computed.
+    """
+    require(config.dataset, "config.dataset is needed: the data set to transfer to")
+    splits = {
+        f"config.{name}": config[name] for name in ("fit_split", "valid_split", "score_split")
+    }
+    common.check_disjoint(splits)
+    networks = config.network.split("+")
+    for name in networks:
+        require(
+            name in common.NETWORKS,
+            f"config.network={config.network!r} must be one of {', '.join(common.NETWORKS)}, or "
+            "several as in random+online",
+        )
+    row = _row(config)
+    metric = config.metric or (row.metric if row else "top1")
+    require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
+    trained_networks = [name for name in networks if name != "random"]
+    require(
+        trained_networks or not config.follow,
+        "config.follow with config.network=random: the same number at every checkpoint",
+    )
+
+    @functools.cache  # once, however many checkpoints of a run are followed
+    def load(split: str, image_size: int, exif: bool) -> common.Split:
+        return common.load_split(
+            config.dataset,
+            split,
+            image_size=image_size,
+            eval_crop=config.eval_crop,
+            data_dir=config.data_dir,
+            benchmark=config.benchmark,
+            exif=exif,
+            batch_size=config.batch_size,
+        )
+
+    def evaluate(trained: weights.Weights) -> list[results.Record]:
+        image_size = config.image_size or trained.config["image_size"]
+        exif = trained.config["data"].get("exif", False)
+        parts = [load(split, image_size, exif) for split in splits.values()]
+        network = common.siamese_of(trained)
+        records = []
+        for name in networks:
+            _logger.info("features of the %s network", name)
+            params, state = common.network_of(trained, name, image_size, parts[0].shuffled)
+            train, valid, test = (
+                common.embeddings(network, params, state, part, config.batch_size).labelled()
+                for part in parts
+            )
+            _logger.info("%d penalties on %d x %d", len(config.l2_grid), *train.values.shape)
+            chosen = transfer(
+                *(train, valid, test, metric),
+                l2_grid=config.l2_grid,
+                standardize=config.standardize,
+            )
+            records.append(
+                common.record(
+                    trained,
+                    name,
+                    protocol=PROTOCOL,
+                    metric=metric,
+                    value=chosen.value,
+                    dataset=config.dataset,
+                    split=config.score_split,
+                    n_examples=len(test.labels),
+                    settings=_settings(config, metric, image_size, chosen),
+                )
+            )
+        return records
+
+    done = {"protocol": PROTOCOL, "dataset": config.dataset, "split": config.score_split}
+    if trained_networks:
+        done["network"] = trained_networks[-1]
+    common.for_each_checkpoint(config, evaluate, workdir, **done)

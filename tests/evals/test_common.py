@@ -1,0 +1,249 @@
+"""Networks of a checkpoint, and the checkpoints of a run one after the other."""
+
+import shutil
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+import tiny_runs
+from byol_jax import checkpoints, update, weights
+from byol_jax.errors import UserError
+from byol_jax.evals import common, results
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of 6 steps with checkpoints at 2, 4 and 6."""
+    workdir = tmp_path_factory.mktemp("run")
+    tiny_runs.write_checkpoints(workdir, tiny_runs.tiny_config("digits"), (2, 4, 6), 6)
+    return workdir
+
+
+def make_config(checkpoint, **changes):
+    config = ml_collections.ConfigDict(
+        {"checkpoint": str(checkpoint), "follow": True, "follow_seconds": 0.01, "follow_hours": 1.0}
+    )
+    config.update(changes)
+    return config
+
+
+def one_record(trained, protocol="test", value=50.0):
+    return [
+        common.record(
+            trained,
+            "online",
+            protocol=protocol,
+            metric="top1",
+            value=value,
+            dataset="digits",
+            split="test",
+            n_examples=3,
+            settings={},
+        )
+    ]
+
+
+def copy_step(run, workdir, step):
+    """As a run writes one: renamed into place when it is complete."""
+    folder = workdir / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(run / "checkpoints" / str(step), folder / f"{step}.partial")
+    (folder / f"{step}.partial").rename(folder / str(step))
+
+
+class Clock:
+    """Time that passes only while one sleeps; then it does what it was told to, one each."""
+
+    def __init__(self, monkeypatch, *events):
+        self.now, self.events = 0.0, list(events)
+        monkeypatch.setattr(common, "time", self)
+
+    def monotonic(self):
+        """As in `time`."""
+        return self.now
+
+    def sleep(self, seconds):
+        """As in `time`, but for what happens meanwhile."""
+        self.now += seconds
+        if self.events:
+            self.events.pop(0)()
+
+
+def test_a_record_names_the_step_of_trained_networks_alone(run):
+    trained = common.load_weights(make_config(run))
+    assert (trained.step, trained.total_steps) == (6, 6)
+    fields = {"protocol": "p", "metric": "m", "value": 1.0, "dataset": "d", "split": "test"}
+    for network, step in (("online", 6), ("target", 6), ("random", None), ("pixels", None)):
+        record = common.record(trained, network, n_examples=2, settings={"a": 1}, **fields)
+        results.validate(record)
+        assert (record.network, record.checkpoint_step) == (network, step)
+        assert (record.seed, record.unit, record.settings) == (1337, "percent", {"a": 1})
+
+
+def test_networks_of_a_checkpoint(run):
+    trained = weights.load(run)
+    split = common.load_split("digits", "train", image_size=8, eval_crop="full")
+
+    def unread():
+        raise AssertionError("a trained network needs no images")
+
+    online = common.network_of(trained, "online", 8, unread)
+    target = common.network_of(trained, "target", 8, unread)
+    assert online == (trained.online_params, trained.online_state)
+    assert target == (trained.target_params, trained.target_state)
+    params, state = common.network_of(trained, "random", 8, split.shuffled)
+    drawn, empty = update.init_network(1337, "online", common.siamese_of(trained), 8)
+    jax.tree.map(np.testing.assert_array_equal, params, drawn)
+    # Its averages are those of the images, neither the empty ones nor the trained ones.
+    for other in (empty, trained.online_state):
+        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
+        assert any(not np.allclose(a, b) for a, b in pairs)
+    with pytest.raises(UserError, match="network='both' must be one of: random, target, online"):
+        common.network_of(trained, "both", 8, unread)
+
+
+def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
+    manager = checkpoints.manager(tmp_path / "checkpoints", None)
+    tree = {"online_params": {"classifier": {"w": np.zeros(2, np.float32)}}}
+    checkpoints.save(manager, 1, tree, {"config": {}, "num_classes": 2})
+    checkpoints.finish(manager)
+    checkpoints.close(manager)
+    with pytest.raises(UserError, match=r"holds no encoder: give one of a pre-training") as e:
+        common.load_weights(make_config(tmp_path))
+    assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match=r"config\.checkpoint is needed"):
+        common.load_weights(make_config(""))
+
+
+def test_labelled_examples_of_one_and_of_several_classes():
+    values = np.arange(8, dtype=np.float32).reshape(4, 2)
+    one = common.Features(values, np.array([2, -1, 0, -1])).labelled()
+    assert one.values.tolist() == [[0, 1], [4, 5]] and one.labels.tolist() == [2, 0]
+    targets = np.array([[0, -1], [-1, -1], [1, 0], [-1, 0]])
+    several = common.Features(values, targets).labelled()
+    assert several.values.tolist() == [[0, 1], [4, 5], [6, 7]]
+    assert several.labels.tolist() == [[0, -1], [1, 0], [-1, 0]]
+
+
+def test_splits_that_share_images_are_refused():
+    common.check_disjoint({"a": "train", "b": "valid", "c": "test"})
+    with pytest.raises(UserError, match=r"b=train\+test and c=test share test: what is scored"):
+        common.check_disjoint({"a": "valid", "b": "train+test", "c": "test"})
+
+
+def test_one_checkpoint_is_evaluated_once(run, tmp_path):
+    seen = []
+
+    def evaluate(trained):
+        seen.append(trained.step)
+        return one_record(trained)
+
+    for path in (run, run / "checkpoints" / "4", run):
+        common.for_each_checkpoint(make_config(path, follow=False), evaluate, tmp_path)
+    assert seen == [6, 4, 6]
+    records = results.read_results(tmp_path / "results.json")
+    assert sorted(record.checkpoint_step for record in records) == [4, 6]
+    assert (tmp_path / "config.json").exists()
+
+
+def test_a_run_is_followed_from_before_its_first_checkpoint_to_its_end(run, tmp_path, monkeypatch):
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    clock = Clock(
+        monkeypatch,
+        lambda: None,
+        lambda: copy_step(run, workdir, 2),
+        lambda: (workdir / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(),
+        lambda: (copy_step(run, workdir, 4), copy_step(run, workdir, 6)),
+    )
+    written = []
+
+    def evaluate(trained):
+        path = out / "results.json"
+        found = results.read_results(path) if path.exists() else []
+        written.append((trained.step, [r.checkpoint_step for r in found]))
+        return one_record(trained)
+
+    common.for_each_checkpoint(make_config(workdir), evaluate, out, protocol="test")
+    # In order, and results.json is brought up to date after each.
+    assert written == [(2, []), (4, [2]), (6, [2, 4])]
+    assert not clock.events and clock.now == pytest.approx(0.04)
+
+
+def test_what_was_evaluated_is_not_evaluated_again(run, tmp_path):
+    trained = {step: weights.load(run / "checkpoints" / str(step)) for step in (2, 4)}
+    results.write_results(tmp_path / "results.json", one_record(trained[2]))
+    results.write_results(tmp_path / "results.json", one_record(trained[4], "another"))
+    seen = []
+
+    def evaluate(trained):
+        seen.append(trained.step)
+        return one_record(trained)
+
+    for _ in range(2):  # and ends at once when all is done
+        common.for_each_checkpoint(make_config(run), evaluate, tmp_path, protocol="test")
+        assert seen == [4, 6]
+
+
+def test_a_step_that_was_deleted_meanwhile_is_left_out(run, tmp_path, monkeypatch, caplog):
+    workdir = tmp_path / "run"
+    for step in (2, 4, 6):
+        copy_step(run, workdir, step)
+    seen = []
+
+    def evaluate(trained):
+        seen.append(trained.step)
+        shutil.rmtree(workdir / "checkpoints" / "4", ignore_errors=True)
+        return one_record(trained)
+
+    with caplog.at_level("INFO"):
+        common.for_each_checkpoint(make_config(workdir), evaluate, tmp_path / "out")
+    assert seen == [2, 6]
+    (line,) = (m for m in caplog.messages if "gone" in m)
+    assert line == f"checkpoint {workdir / 'checkpoints' / '4'} is gone: left out"
+
+
+def test_a_step_that_is_being_deleted_is_left_out_and_a_damaged_one_refused(
+    run, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run" / "checkpoints"
+    copy_step(run, tmp_path / "run", 2)
+    copy_step(run, tmp_path / "run", 6)
+    shutil.rmtree(folder / "2" / "state")
+    with pytest.raises(UserError, match="2 is damaged"):
+        common.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
+    Clock(monkeypatch, lambda: shutil.rmtree(folder / "2"))
+    common.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
+    (record,) = results.read_results(tmp_path / "out" / "results.json")
+    assert record.checkpoint_step == 6
+
+
+def test_following_ends_when_nothing_comes_any_more(run, tmp_path, monkeypatch, caplog):
+    workdir = tmp_path / "run"
+    clock = Clock(monkeypatch, *[lambda: None] * 50, lambda: copy_step(run, workdir, 2))
+    config = make_config(workdir, follow_hours=1.0, follow_seconds=60.0)
+    with caplog.at_level("INFO"):
+        common.for_each_checkpoint(config, one_record, tmp_path / "out")
+    # Step 2 came after 51 minutes; an hour and a minute after it the end.
+    assert clock.now == 60 * (51 + 61)
+    (line,) = (m for m in caplog.messages if "no new checkpoint" in m)
+    assert line == f"no new checkpoint in {workdir / 'checkpoints'} for 1 hours: ended"
+
+
+def test_old_checkpoints_do_not_know_their_end(tmp_path, monkeypatch):
+    tiny_runs.write_checkpoints(tmp_path, tiny_runs.tiny_config("digits"), (2,), None)
+    assert weights.load(tmp_path).total_steps is None
+    clock = Clock(monkeypatch)
+    config = make_config(tmp_path, follow_seconds=1800.0)
+    common.for_each_checkpoint(config, one_record, tmp_path / "out")
+    assert clock.now == 3 * 1800
+
+
+def test_one_step_cannot_be_followed(run, tmp_path):
+    for path, message in (
+        (run / "checkpoints" / "4", "needs a workdir, not one step of it"),
+        ("", r"config\.checkpoint is needed: the workdir to follow"),
+    ):
+        with pytest.raises(UserError, match=message):
+            common.for_each_checkpoint(make_config(path), one_record, tmp_path)

@@ -1,0 +1,194 @@
+"""The protocol of BYOL App. E.2 beside a plain loop with scikit-learn, and the job on digits."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+import tiny_runs
+from byol_jax import weights
+from byol_jax.data import benchmarks
+from byol_jax.errors import UserError
+from byol_jax.evals import common, logistic, scores, transfer
+from experiments import transfer as page
+
+GRID = (1e-4, 1.0, 10.0, 1e4)
+
+
+def make_part(n: int, seed: int) -> common.Features:
+    """Three classes of uneven size, ten features of uneven scale."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.zeros(n // 2, int), np.ones(n // 3, int), np.full(n // 6, 2)])
+    centres = np.random.default_rng(99).normal(size=(3, 10))
+    values = centres[labels] + 1.5 * rng.normal(size=(len(labels), 10))
+    return common.Features((values * np.linspace(0.1, 3, 10) + 2).astype(np.float32), labels)
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[common.Features, ...]:
+    return make_part(60, 0), make_part(60, 1), make_part(300, 2)
+
+
+@pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_against_a_plain_loop(parts, metric, standardize):
+    train_part, valid, test = parts
+    score = getattr(scores, metric)
+
+    def fitted(l2, values, labels):
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        mean, std = (mean, std) if standardize else (0, 1)
+        model = LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-8)
+        model.fit((values - mean) / std, labels)
+        return lambda part: score(model.predict((part.values - mean) / std), part.labels)
+
+    on_valid = [fitted(l2, *train_part[:2])(valid) for l2 in GRID]
+    best = max(zip(on_valid, GRID, strict=True))
+    both = [np.concatenate([train_part[i], valid[i]]) for i in range(2)]
+    result = transfer.transfer(*parts, metric, l2_grid=GRID, standardize=standardize)
+    assert result.choice[:2] == (best[1], pytest.approx(best[0]))
+    assert result.value == pytest.approx(fitted(best[1], *both)(test))
+    assert 40 < result.value < 100
+
+
+def test_the_two_metrics_differ_on_uneven_classes(parts):
+    values = {
+        m: transfer.transfer(*parts, m, l2_grid=[1e3]).value
+        for m in transfer.METRICS
+        if m != "map_11"
+    }
+    assert values["top1"] > values["mean_per_class"] + 5
+
+
+def test_several_classes_an_image(parts):
+    """One versus rest, by mean average precision; a target that is not known counts nowhere."""
+    shown = [part._replace(labels=np.eye(3, dtype=int)[part.labels]) for part in parts]
+    for part in shown:
+        part.labels[::7, 0] = -1
+    result = transfer.transfer(*shown, "map_11", l2_grid=GRID)
+    both = [np.concatenate([shown[0][i], shown[1][i]]) for i in range(2)]
+    logits = []
+    for k in range(3):
+        known = both[1][:, k] >= 0
+        model = LogisticRegression(C=1 / result.choice.l2, max_iter=5000, tol=1e-8)
+        model.fit(both[0][known], both[1][known, k])
+        logits.append(model.decision_function(shown[2].values))
+    expected = scores.map_11(np.stack(logits, axis=1), shown[2].labels)
+    assert result.value == pytest.approx(expected, abs=0.5)
+    assert 40 < result.value < 100
+
+
+def test_the_test_split_has_no_say(parts):
+    adverse = parts[2]._replace(labels=np.full_like(parts[2].labels, 2))
+    first = transfer.transfer(*parts, "top1", l2_grid=GRID)
+    second = transfer.transfer(*parts[:2], adverse, "top1", l2_grid=GRID)
+    assert first.choice == second.choice
+    assert first.value != second.value
+
+
+def test_mistakes(parts):
+    shown = [part._replace(labels=np.eye(3, dtype=int)[part.labels]) for part in parts]
+    empty = common.Features(np.zeros((0, 10), np.float32), np.zeros(0, int))
+    for message, call in (
+        ("must be one of: top1, mean_per_class", lambda: transfer.transfer(*parts, "mean_iou")),
+        ("the train split has several", lambda: transfer.transfer(*shown, "top1")),
+        ("the train split has one", lambda: transfer.transfer(*parts, "map_11")),
+        ("the valid split has no", lambda: transfer.transfer(parts[0], empty, parts[2], "top1")),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_every_metric_of_a_classification_set_is_known():
+    metrics = {row.metric for row in benchmarks.TABLE_10} - {"mean_iou"}  # segmentation
+    assert metrics == set(transfer.METRICS)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    tiny_runs.write_checkpoints(workdir, tiny_runs.tiny_config("digits"))
+    return workdir
+
+
+def small_page(workdir, **changes):
+    config = page.get_config()
+    config.update({"checkpoint": str(workdir), "dataset": "digits", "l2_grid": GRID} | changes)
+    return config
+
+
+def test_the_page_has_the_grid_of_the_paper():
+    np.testing.assert_allclose(page.get_config().l2_grid, logistic.L2_GRID)
+
+
+def test_the_job(checkpoint, tmp_path, capsys):
+    transfer.run(small_page(checkpoint, network="random+online"), tmp_path)
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert [r["network"] for r in records] == ["random", "online"]
+    assert [r["checkpoint_step"] for r in records] == [None, 2]
+    for record in records:
+        assert (record["protocol"], record["metric"]) == ("transfer/linear", "top1")
+        assert (record["dataset"], record["split"]) == ("digits", "test")
+        assert record["n_examples"] == 359
+        assert 20 < record["value"] < 100
+        settings = record["settings"]
+        assert settings["solver"] == "lbfgs (jax)"
+        assert settings["standardize"] == "no"
+        assert settings["l2"] in GRID and settings["l2_grid"] == list(GRID)
+        ends = {GRID[0]: "low", GRID[-1]: "high"}
+        assert settings["l2_at_end_of_grid"] == ends.get(settings["l2"])
+        assert settings["refit"] == "train+valid"
+        assert settings["eval_crop"] == "full" and settings["image_size"] == 8
+    assert "transfer/linear top1 (%)" in capsys.readouterr().out
+
+    # The same from the parts.
+    trained = weights.load(checkpoint)
+    network = common.siamese_of(trained)
+    splits = [
+        common.load_split("digits", split, image_size=8, eval_crop="full")
+        for split in ("train", "valid", "test")
+    ]
+    found = [
+        common.embeddings(network, trained.online_params, trained.online_state, split, 256)
+        for split in splits
+    ]
+    again = transfer.transfer(*found, "top1", l2_grid=GRID)
+    assert (again.value, again.choice.l2) == (records[1]["value"], settings["l2"])
+
+
+def test_an_end_of_the_grid_is_warned_of_and_recorded(checkpoint, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        transfer.run(small_page(checkpoint, l2_grid=(1.0, 1e7)), tmp_path)
+    (line,) = (r.getMessage() for r in caplog.records if "end of the grid" in r.getMessage())
+    assert line == "the best l2, 1, is at the low end of the grid 1 .. 1e+07"
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    assert record["settings"]["l2_at_end_of_grid"] == "low"
+
+
+def test_a_benchmark_is_named(checkpoint, tmp_path):
+    """Digits are not CIFAR-10, but they have ten classes too."""
+    transfer.run(small_page(checkpoint, benchmark="cifar10", metric="mean_per_class"), tmp_path)
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    assert record["metric"] == "mean_per_class"
+    assert record["settings"]["benchmark"] == "cifar10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": ""}, "config.dataset is needed"),
+        ({"network": "offline"}, "'offline' must be one of random, target, online, or several"),
+        ({"metric": "accuracy"}, "metric='accuracy' must be one of"),
+        ({"benchmark": "voc2012"}, "metric='mean_iou' must be one of"),
+        ({"benchmark": "flower"}, "did you mean 'flowers'"),
+        ({"fit_split": "train+valid"}, "share valid"),
+        ({"follow": True, "network": "random"}, "the same number at every checkpoint"),
+        ({"checkpoint": ""}, "config.checkpoint is needed"),
+    ],
+)
+def test_mistakes_in_the_config(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        transfer.run(small_page(tmp_path, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
