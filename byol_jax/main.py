@@ -42,6 +42,18 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     frozen.run(config, workdir)
 
 
+def _linear(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax.evals import linear
+
+    linear.run(config, workdir)
+
+
+def _finetune(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax.evals import finetune
+
+    finetune.run(config, workdir)
+
+
 def _transfer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     from byol_jax.evals import transfer
 
@@ -53,6 +65,8 @@ JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = 
     "evaluate": _evaluate,
     "transfer": _transfer,
     "views": _views,
+    "linear": _linear,
+    "finetune": _finetune,
 }
 
 

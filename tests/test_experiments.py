@@ -6,7 +6,21 @@ import ml_collections
 import pytest
 
 from byol_jax import train
-from experiments import base, byol, cifar10, digits, imagenette, places365
+from byol_jax.evals import finetune as finetune_job
+from byol_jax.evals import training
+from experiments import (
+    base,
+    byol,
+    cifar10,
+    classification,
+    digits,
+    finetune,
+    imagenette,
+    linear,
+    places365,
+    semi,
+    supervised,
+)
 
 # Every page with the options that it is documented with.
 PAGES = (
@@ -262,3 +276,175 @@ def test_digits_says_that_nobody_published_it():
     config = digits.get_config()
     assert config.recipe == "not published: digits, a demonstration"
     assert (config.dataset, config.image_size) == ("digits", 8)
+
+
+# The pages that learn from labels; the numbers are written out from the papers.
+
+LABELLED = (
+    (linear, ""),
+    (linear, "augment=pretrain"),
+    (linear, "logits=regularized"),
+    (linear, "augment=pretrain,logits=regularized"),
+    (linear, "protocol=simclr"),
+    (linear, "protocol=released"),
+    (semi, "fraction=0.01"),
+    (semi, "fraction=0.5"),
+    (semi, "fraction=1"),
+    (semi, "fraction=0.1,subset=published"),
+    (semi, "fraction=0.1,protocol=simclr"),
+    (finetune, ""),
+    (finetune, "init=random"),
+    (supervised, "depth=200,width=2,epochs=90"),
+    (supervised, "augment=simclr"),
+    (supervised, "augment=crop"),
+)
+
+
+def labelled_base(page):
+    is_linear = page is linear
+    return classification.get_config() if is_linear else classification.get_finetune_config()
+
+
+@pytest.mark.parametrize(("page", "options"), LABELLED)
+def test_a_page_that_learns_from_labels_has_the_keys_of_its_base(page, options):
+    config = page.get_config(options)
+    expected = types_of(labelled_base(page))
+    expected["job"] = expected["protocol"] = str
+    assert types_of(config) == {key: expected[key] for key in types_of(config)}
+    assert {*expected} - {*types_of(config)} <= {"protocol"}
+    assert config.job == ("linear" if page is linear else "finetune")
+    config.checkpoint = "runs/byol"
+    (training if page is linear else finetune_job).check(config)
+
+
+def said_otherwise(page, options=""):
+    """What a page says otherwise than its base, without its name."""
+    ours, default = page.get_config(options).to_dict(), labelled_base(page).to_dict()
+    return {
+        key: value
+        for key, value in ours.items()
+        if value != default.get(key) and key not in ("job", "recipe", "protocol", "encoder")
+    }
+
+
+def test_learning_from_labels_is_that_of_app_d_1():
+    for config in (classification.get_config(), classification.get_finetune_config()):
+        assert (config.batch_size, config.num_epochs, config.momentum) == (1024, 80, 0.9)
+        # "We do not use any regularization methods such as weight decay, gradient clipping,
+        # tclip, or logits regularization."
+        assert (config.weight_decay, config.label_smoothing) == (0, 0)
+        assert (config.logit_clip, config.logit_penalty) == (0, 0)
+        assert (config.augmentation, config.warmup_epochs) == ("spatial", 0)
+        assert (config.fit_split, config.valid_split, config.score_split) == (
+            "train",
+            "valid",
+            "test",
+        )
+
+
+def test_linear():
+    rates = {"learning_rates": (0.4, 0.3, 0.2, 0.1, 0.05)}
+    assert said_otherwise(linear) == rates
+    regularised = {"logit_clip": 20.0, "logit_penalty": 0.01}
+    both = rates | regularised | {"augmentation": "pretrain"}
+    assert said_otherwise(linear, "logits=regularized") == rates | regularised
+    assert said_otherwise(linear, "augment=pretrain,logits=regularized") == both
+
+
+def test_linear_as_simclr_and_as_released():
+    """SimCLR App. B.6: batch 4096, rate 1.6 = 0.1 x 4096 / 256, 90 epochs, no validation."""
+    config = linear.get_config("protocol=simclr")
+    assert training.scaled_rates(config) == (1.6,)
+    assert (config.batch_size, config.num_epochs, config.weight_decay) == (4096, 90, 0)
+    assert (config.fit_split, config.valid_split) == ("train+valid", "")
+    config = linear.get_config("protocol=released")
+    assert training.scaled_rates(config) == (0.2 * 4096 / 256,)
+    assert (config.fit_split, config.valid_split) == ("train+valid", "")
+    assert config.eval_crop == "released"
+
+
+def test_semi():
+    """App. D.1: rates {0.01, 0.02, 0.05, 0.1, 0.005}, epochs {30, 50}, batch 1024."""
+    found = said_otherwise(semi)
+    assert sorted(found.pop("learning_rates")) == [0.005, 0.01, 0.02, 0.05, 0.1]
+    assert found == {"fraction": 0.01, "sweep_epochs": (30, 50)}
+    assert len(finetune_job.grid(semi.get_config("fraction=0.2"))) == 10
+    published = semi.get_config("fraction=0.1,subset=published")
+    assert published.train_dataset == "tfds:imagenet2012_subset/10pct"
+
+
+@pytest.mark.parametrize(("fraction", "epochs"), [(0.01, 60), (0.1, 30), (1, 30)])
+def test_semi_as_simclr(fraction, epochs):
+    """SimCLR App. B.5: batch 4096, rate 0.8, 60 epochs for 1 % of the labels, else 30."""
+    config = semi.get_config(f"fraction={fraction},protocol=simclr")
+    (cell,) = finetune_job.grid(config)
+    assert (cell.learning_rate, cell.num_epochs, cell.weight_decay) == (0.8, epochs, 0)
+    assert (config.batch_size, config.valid_split, config.refit) == (4096, "", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "rates", "decays"),
+    [
+        # App. E.3: 7 rates from 1e-4 to 1e-1, 7 decays from 1e-6 to 1e-3, and none.
+        ("", 20_000, [-4, -3.5, -3, -2.5, -2, -1.5, -1], [-6, -5.5, -5, -4.5, -4, -3.5, -3]),
+        # SimCLR App. B.8: 7 rates from 1e-3 to 1, 8 decays from 1e-5 to 10^-1.5.
+        (
+            "init=random",
+            40_000,
+            [-3, -2.5, -2, -1.5, -1, -0.5, 0],
+            [-5, -4.5, -4, -3.5, -3, -2.5, -2, -1.5],
+        ),
+    ],
+)
+def test_finetune(options, steps, rates, decays):
+    config = finetune.get_config(options)
+    assert (config.num_steps, config.batch_size, config.momentum) == (steps, 256, 0.9)
+    assert config.learning_rates == pytest.approx([10**x for x in rates])
+    expected = [10**x for x in decays]
+    none = [0.0] if not options else []
+    assert config.sweep_weight_decays == pytest.approx(none + expected)
+    assert (config.bn_decay, config.refit, config.decay_over_rate) == ("transfer", True, True)
+    assert config.network == ("random" if options else "online")
+    cells = finetune_job.grid(config)
+    assert len(cells) == 56
+    assert cells[-1].weight_decay == pytest.approx(10 ** (decays[-1] - rates[-1]))
+
+
+def test_supervised():
+    """App. D.2: 200 epochs, five of warm-up, weight decay 1e-4, label smoothing 0.1."""
+    config = supervised.get_config()
+    assert (config.num_epochs, config.warmup_epochs) == (200, 5)
+    assert (config.weight_decay, config.label_smoothing, config.momentum) == (1e-4, 0.1, 0.9)
+    assert (config.augmentation, config.network, config.image_size) == (
+        "randaugment",
+        "random",
+        224,
+    )
+    assert config.save_network and not config.valid_split
+    encoder = supervised.get_config("depth=200,width=2,epochs=90").encoder
+    assert (encoder.depth, encoder.width) == ("200", 2)
+    simclr = supervised.get_config("augment=simclr")
+    assert (simclr.augmentation, simclr.label_smoothing) == ("pretrain", 0)
+    assert supervised.get_config("augment=crop").augmentation == "spatial"
+
+
+@pytest.mark.parametrize(
+    ("page", "options", "message"),
+    [
+        (linear, "protocol=moco", "protocol='moco' must be one of: byol, simclr, released"),
+        (linear, "augment=crop", "augment='crop' must be one of: spatial, pretrain"),
+        (linear, "logits=clipped", "logits='clipped' must be one of: plain, regularized"),
+        (linear, "epochs=3", "unknown config option 'epochs=3': the options are protocol=byol"),
+        (semi, "fraction=few", "fraction='few' must be of type float"),
+        (semi, "protocol=moco", "protocol='moco' must be byol or simclr"),
+        (semi, "subset=mine", "subset='mine' must be balanced or published"),
+        (semi, "fraction=0.2,subset=published", "exists for fraction=0.01 and fraction=0.1"),
+        (finetune, "init=none", "init='none' must be pretrained or random"),
+        (supervised, "augment=cutout", "augment='cutout' must be randaugment"),
+        (supervised, "epochs=many", "epochs='many' must be of type float"),
+    ],
+)
+def test_wrong_options_of_a_page_are_refused(page, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        page.get_config(options)
+    assert "\n" not in str(caught.value)

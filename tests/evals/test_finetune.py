@@ -1,0 +1,527 @@
+"""Fine-tuning on a grid: what is trained, chosen, kept, and trained again."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import tiny_checkpoints
+import tiny_runs
+from byol_jax import augment, checkpoints, metrics, weights
+from byol_jax.errors import GuardError, Stopped, UserError
+from byol_jax.evals import common, finetune, linear, results, training
+from experiments import classification, semi, supervised
+from experiments import finetune as transfer_page
+from experiments import linear as linear_page
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_checkpoints.write_easy_npz(tmp_path_factory.mktemp("data") / "images.npz")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset, tmp_path_factory):
+    return str(tiny_checkpoints.save(tmp_path_factory.mktemp("run"), dataset))
+
+
+def config_of(source, **changes):
+    """Two rates x two lengths, of which 1e-9 learns nothing: 36 images are 2 or 4 steps of 16."""
+    values = {
+        "checkpoint": source,
+        "batch_size": 16,
+        "learning_rates": (1e-9, 0.05),
+        "sweep_epochs": (1.0, 2.0),
+    }
+    return tiny_checkpoints.small(classification.get_finetune_config(), **values | changes)
+
+
+def scratch_config(dataset, **changes):
+    """The supervised page on a tiny network, without a checkpoint to take it from."""
+    config = supervised.get_config("epochs=2,augment=crop")
+    # That of the checkpoint, as its programs are compiled already.
+    config.encoder.update(tiny_runs.tiny_config(dataset, network__width=2.0).network)
+    values = {"dataset": dataset, "image_size": 8, "eval_crop": "full", "batch_size": 16}
+    return tiny_checkpoints.small(config, **values | {"warmup_epochs": 0.5} | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    finetune.run(config_of(checkpoint, refit=True), workdir)
+    return workdir
+
+
+def trainings(monkeypatch):
+    """Names and sizes of what is trained from now on."""
+    seen = []
+    train = finetune._Job.train
+
+    def train_and_tell(self, cell, train_set, name):
+        seen.append((name, train_set.size))
+        return train(self, cell, train_set, name)
+
+    monkeypatch.setattr(finetune._Job, "train", train_and_tell)
+    return seen
+
+
+# The grid.
+
+
+def test_the_grid_has_the_rates_outermost_and_divides_decays_by_them():
+    config = classification.get_finetune_config()
+    config.learning_rates = (0.1, 0.5)
+    config.rate_scaling = "linear"  # x 1024 / 256
+    config.sweep_epochs = (30.0, 50.0)
+    config.sweep_weight_decays = (0.0, 0.2)
+    config.decay_over_rate = True
+    found = [tuple(cell) for cell in finetune.grid(config)]
+    assert found == [
+        (0.4, 30, 0.0),
+        (0.4, 30, 0.2 / 0.4),
+        (0.4, 50, 0.0),
+        (0.4, 50, 0.2 / 0.4),
+        (2.0, 30, 0.0),
+        (2.0, 30, 0.1),
+        (2.0, 50, 0.0),
+        (2.0, 50, 0.1),
+    ]
+    config.decay_over_rate = False
+    config.num_steps = 7  # does away with epochs
+    assert [tuple(cell) for cell in finetune.grid(config)] == [
+        (0.4, None, 0.0),
+        (0.4, None, 0.2),
+        (2.0, None, 0.0),
+        (2.0, None, 0.2),
+    ]
+
+
+def test_names_of_cells():
+    assert finetune.Cell(0.1, 30.0, 0.0).name == "rate=0.1,epochs=30,decay=0"
+    assert finetune.Cell(10**-2.5, None, 1e-6).name == "rate=0.00316228,decay=1e-06"
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "decay"), [(1, 0.9), (100, 0.9), (200, 0.95), (1000, 0.99), (2.5, 0.9)]
+)
+def test_bn_decay_for_transfer(steps_per_epoch, decay):
+    """max(1 - 10 / s, 0.9) (BYOL App. E.3)."""
+    assert finetune.bn_decay_for_transfer(steps_per_epoch) == pytest.approx(decay)
+
+
+def test_the_share_of_labels_is_part_of_the_protocol():
+    for fraction, protocol in (
+        (0.01, "semi-supervised/1%"),
+        (0.07, "semi-supervised/7%"),
+        (0.005, "semi-supervised/0.5%"),
+        (1.0, "semi-supervised"),
+    ):
+        assert finetune.protocol_of(semi.get_config(f"fraction={fraction}")) == protocol
+
+
+# A whole grid.
+
+
+def test_records_say_all_of_the_protocol(finished, dataset):
+    (record,) = results.read_results(finished / "results.json")
+    results.validate(record)
+    assert (record.metric, record.unit, record.protocol) == ("top1", "percent", "finetune")
+    assert (record.network, record.dataset, record.split) == ("online", dataset, "test")
+    assert (record.n_examples, record.checkpoint_step, record.seed) == (12, 6, 1337)
+    assert record.value > 80.0
+    settings = dict(record.settings)
+    cells = settings.pop("cells")
+    assert list(cells) == [
+        "rate=1e-09,epochs=1,decay=0",
+        "rate=1e-09,epochs=2,decay=0",
+        "rate=0.05,epochs=1,decay=0",
+        "rate=0.05,epochs=2,decay=0",
+    ]
+    assert max(list(cells.values())[:2]) < 70.0 < max(list(cells.values())[2:])
+    best = max(cells, key=cells.get)
+    assert settings.pop("total_steps") == (2 if "epochs=1," in best else 5)
+    assert settings.pop("epochs") == (32 if "epochs=1," in best else 80) / 45
+    assert settings == {
+        "solver": "sgd",
+        "nesterov": True,
+        "schedule": "cosine to 0",
+        "image_size": 8,
+        "batch_size": 16,
+        "warmup_steps": 0,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+        "logit_clip": 0.0,
+        "logit_penalty": 0.0,
+        "augmentation": "spatial",
+        "flip": 0.5,
+        "area_range": [0.08, 1.0],
+        "aspect_range": [0.75, 4 / 3],
+        "learning_rate": 0.05,
+        "learning_rate_at_end_of_grid": "highest",
+        "labels": 45,
+        "refit": True,
+        "bn_decay": 0.9,
+        "fit_split": "train",
+        "valid_split": "valid",
+        "eval_crop": "full",
+    }
+
+
+def test_the_best_network_and_the_last_one_are_kept_and_no_other(finished):
+    (record,) = results.read_results(finished / "results.json")
+    best = max(record.settings["cells"], key=record.settings["cells"].get)
+    folder = finished / "training" / "finetune-online-6"
+    kept = {path.name for path in folder.iterdir() if checkpoints.steps(path / "checkpoints")}
+    assert kept == {best, f"refit,{best}"}
+    # The curves of all stay.
+    assert len(list(folder.glob("*/metrics.jsonl"))) == 5
+    lines = [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
+    assert {line["cell"]: line["value"] for line in lines} == record.settings["cells"]
+
+
+def test_fine_tuning_moves_the_encoder_and_its_averages(finished, checkpoint):
+    folder = next((finished / "training" / "finetune-online-6").glob("refit,*"))
+    flat, _ = checkpoints.read(
+        folder / "checkpoints", checkpoints.steps(folder / "checkpoints")[-1]
+    )
+    trained = weights.load(checkpoint)
+    for part, tree in enumerate((trained.online_params, trained.online_state)):
+        for module, leaves in tree.items():
+            for leaf, value in leaves.items():
+                name = f"encoder/{part}/{module}/{leaf}"
+                if name in flat:
+                    assert not np.array_equal(flat[name], value), name
+    assert {name.split("/")[1] for name in flat if name.startswith("encoder/")} == {"0", "1"}
+
+
+def test_a_finished_grid_is_not_trained_again(finished, checkpoint, monkeypatch):
+    before = results.read_results(finished / "results.json")
+
+    def refuse(*arguments, **settings):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training.pipeline, "train_batches", refuse)
+    # Threads change no bit, and so no training.
+    finetune.run(config_of(checkpoint, refit=True, threads=3), finished)
+    assert results.read_results(finished / "results.json") == before
+
+
+def test_a_longer_grid_trains_what_is_new(checkpoint, tmp_path, monkeypatch):
+    config = {"sweep_epochs": (1.0,), "refit": True}
+    seen = trainings(monkeypatch)
+    finetune.run(config_of(checkpoint, **config, learning_rates=(1e-9, 1e-8)), tmp_path)
+    assert [size for _, size in seen] == [36, 36, 45]  # the last on train+valid
+    assert seen[2][0] in {f"refit,{name}" for name, _ in seen[:2]}
+    del seen[:]
+    finetune.run(config_of(checkpoint, **config, learning_rates=(1e-9, 1e-8, 0.05)), tmp_path)
+    name = "rate=0.05,epochs=1,decay=0"
+    assert seen == [(name, 36), (f"refit,{name}", 45)]
+    (record,) = results.read_results(tmp_path / "results.json")
+    assert len(record.settings["cells"]) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metric": "mean_per_class"},
+        {"eval_crop": "released"},
+        {"label_smoothing": 0.1},
+        {"flip": 0.0},
+        {"fraction": 0.5, "protocol": "other"},
+        {"bn_decay": "0.5"},
+    ],
+)
+def test_scores_of_other_settings_are_not_reused(finished, checkpoint, changes):
+    """Nor those of another network, length or data set: `training_record` has them."""
+    marks = []
+    for more in ({}, changes):
+        config = config_of(checkpoint, **more)
+        trained = weights.load(checkpoint)
+        data = training.data_of(config, trained.config)
+        record = training.identity(config, trained, config.protocol)
+        record |= {"bn_decay": config.bn_decay}
+        job = finetune._Job(config, data, ({}, {}), {}, pathlib.Path(), record)
+        size = int(36 * config.fraction)
+        marks.append([job.fingerprint(cell, size) for cell in finetune.grid(config)])
+    assert len({*marks[0], *marks[1]}) == 8
+
+
+def test_a_stopped_grid_goes_on_with_its_cell(finished, checkpoint, tmp_path, monkeypatch):
+    write, count = metrics.Writer.write, 0
+
+    def write_and_signal(self, step, split, values):
+        nonlocal count
+        write(self, step, split, values)
+        count += 1
+        if count == 4:  # the second step of the second cell
+            signal.raise_signal(signal.SIGTERM)
+
+    seen = trainings(monkeypatch)
+    config = config_of(checkpoint, refit=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.Writer, "write", write_and_signal)
+        with pytest.raises(Stopped, match="stopped by SIGTERM: saved in"):
+            finetune.run(config, tmp_path)
+    folder = tmp_path / "training" / "finetune-online-6"
+    (line,) = (folder / "cells.jsonl").read_text().splitlines()
+    second = "rate=1e-09,epochs=2,decay=0"
+    assert checkpoints.steps(folder / second / "checkpoints") == [3]
+    # As a kill within a line would leave it.
+    with (folder / "cells.jsonl").open("a") as file:
+        file.write(line[:20])
+    del seen[:]
+    finetune.run(config, tmp_path)
+    assert [name for name, _ in seen][:3] == [
+        second,
+        "rate=0.05,epochs=1,decay=0",
+        "rate=0.05,epochs=2,decay=0",
+    ]
+    assert results.read_results(tmp_path / "results.json") == results.read_results(
+        finished / "results.json"
+    )
+    whole = finished / "training" / "finetune-online-6"
+    for name in (second, seen[-1][0]):
+        curve = (folder / name / "metrics.jsonl").read_text()
+        assert curve == (whole / name / "metrics.jsonl").read_text()
+    # The line after the torn one is whole.
+    del seen[:]
+    finetune.run(config, tmp_path)
+    assert [name.split(",")[0] for name, _ in seen] == ["refit"]
+
+
+def test_a_cell_that_diverges_is_the_worst(checkpoint, tmp_path, caplog):
+    config = config_of(checkpoint, learning_rates=(1e38, 1e-9), sweep_epochs=(1.0,))
+    with caplog.at_level("WARNING", logger="byol_jax"):
+        finetune.run(config, tmp_path)
+    assert "is not finite: lower the learning rate 1e+38" in caplog.text
+    (record,) = results.read_results(tmp_path / "results.json")
+    assert record.settings["cells"]["rate=1e+38,epochs=1,decay=0"] is None
+    assert record.settings["learning_rate"] == 1e-9
+
+
+def test_a_grid_that_diverges_everywhere_ends_with_one_line(checkpoint, tmp_path):
+    config = config_of(checkpoint, learning_rates=(1e37, 1e38), sweep_epochs=(1.0,))
+    with pytest.raises(GuardError, match="all 2 cells of the grid ended with numbers that are"):
+        finetune.run(config, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+# A share of the labels.
+
+
+def test_a_fraction_of_the_labels(checkpoint, tmp_path, monkeypatch):
+    seen = trainings(monkeypatch)
+    changes = {"learning_rates": (0.05,), "sweep_epochs": (), "valid_split": "", "num_steps": 1}
+    finetune.run(config_of(checkpoint, fraction=0.5, **changes), tmp_path)
+    ((_, size),) = seen
+    assert size == 18
+    (record,) = results.read_results(tmp_path / "results.json")
+    assert (record.protocol, record.settings["labels"]) == ("finetune/50%", 18)
+    assert record.settings["subset"] == "class-balanced, seed 0"
+
+
+def test_another_set_to_learn_from(checkpoint, tmp_path, monkeypatch):
+    other = tiny_checkpoints.write_easy_npz(tmp_path / "other.npz", train=90, seed=1)
+    seen = trainings(monkeypatch)
+    changes = {"learning_rates": (0.05,), "sweep_epochs": (), "valid_split": "", "num_steps": 1}
+    finetune.run(config_of(checkpoint, train_dataset=other, **changes), tmp_path / "a")
+    assert [size for _, size in seen] == [72]
+    (record,) = results.read_results(tmp_path / "a" / "results.json")
+    assert record.settings["subset"] == other
+    wrong = tiny_checkpoints.write_easy_npz(tmp_path / "wrong.npz", classes=4)
+    with pytest.raises(UserError, match=r"has 4 classes, npz:.* has 3"):
+        finetune.run(config_of(checkpoint, train_dataset=wrong, **changes), tmp_path / "b")
+
+
+# From scratch, and as a network for other evaluations.
+
+
+@pytest.fixture(scope="module")
+def supervised_run(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("supervised")
+    finetune.run(scratch_config(dataset), workdir)
+    return workdir
+
+
+def test_supervised_from_scratch(supervised_run):
+    (record,) = results.read_results(supervised_run / "results.json")
+    assert (record.protocol, record.network) == ("supervised", "random")
+    assert record.checkpoint_step is None
+    settings = record.settings
+    assert settings["total_steps"] == 5  # 2 epochs of 45 images in batches of 16
+    assert settings["warmup_steps"] == 1
+    assert settings["weight_decay"] == 1e-4
+    assert settings["learning_rate"] == pytest.approx(0.1 * 16 / 256)
+    assert json.loads((supervised_run / "config.json").read_text())["job"] == "finetune"
+
+
+def test_the_saved_network_predicts_what_was_scored(supervised_run, dataset):
+    trained = weights.load(supervised_run)
+    assert (trained.step, trained.total_steps, trained.num_classes) == (5, 5, 3)
+    assert trained.config["dataset"] == dataset and trained.config["image_size"] == 8
+    network = training.encoder_of(trained.config)
+    params, state = training.encoder_weights(trained.online_params, trained.online_state)
+    split = common.load_split(dataset, "test", image_size=8, eval_crop="full")
+    (batch,) = split.batches()
+    views = augment.normalize(augment.to_float(batch["images"]))
+    outputs, _ = jax.jit(network.apply, static_argnums=4)(params, state, None, views, False)
+    head = trained.online_params["classifier"]
+    logits = np.asarray(outputs["embedding"]) @ head["w"] + head["b"]
+    (record,) = results.read_results(supervised_run / "results.json")
+    right = logits.argmax(axis=1) == batch["labels"]
+    assert record.value == pytest.approx(100 * right.mean())
+
+
+def test_the_saved_network_is_evaluated_like_any_other(supervised_run, tmp_path):
+    config = tiny_checkpoints.small(
+        linear_page.get_config(), checkpoint=str(supervised_run), num_steps=1, learning_rates=(0.2,)
+    )
+    config.valid_split = ""
+    linear.run(config, tmp_path)
+    (record,) = results.read_results(tmp_path / "results.json")
+    assert (record.network, record.checkpoint_step) == ("online", 5)
+
+
+def test_a_saved_network_is_kept(supervised_run, dataset, tmp_path):
+    """The same settings find it; others are refused before they train."""
+    shutil.copytree(supervised_run, tmp_path, dirs_exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"trained with other settings: .* another --workdir"):
+        finetune.run(scratch_config(dataset, learning_rates=(0.2,)), tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    finetune.run(scratch_config(dataset), tmp_path)
+    assert checkpoints.steps(tmp_path / "checkpoints") == [5]
+
+
+def test_a_network_is_not_saved_among_those_of_a_pre_training(checkpoint, dataset):
+    workdir = pathlib.Path(checkpoint)
+    before = sorted(workdir.rglob("*"))
+    with pytest.raises(UserError, match=r"holds checkpoints of another job: .* another --workdir"):
+        finetune.run(scratch_config(dataset), workdir)
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_the_config_of_a_run_is_not_overwritten(dataset, tmp_path):
+    tiny_checkpoints.save(tmp_path, dataset)
+    (tmp_path / "config.json").write_text("{}")
+    finetune.run(scratch_config(dataset, save_network=False, num_steps=1), tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{}"
+    assert checkpoints.steps(tmp_path / "checkpoints") == [6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", ["randaugment", "simclr"])
+def test_supervised_training_with_every_augmentation(dataset, tmp_path, augment):
+    config = supervised.get_config(f"epochs=2,augment={augment}")
+    config.encoder.update(tiny_runs.tiny_config(dataset).network)
+    values = {"dataset": dataset, "image_size": 8, "eval_crop": "full", "num_steps": 2}
+    finetune.run(tiny_checkpoints.small(config, **values), tmp_path)
+    (record,) = results.read_results(tmp_path / "results.json")
+    named = {"randaugment": "magnitude", "simclr": "view"}
+    assert named[augment] in record.settings
+
+
+@pytest.mark.slow
+def test_the_transfer_page_on_a_small_grid(checkpoint, tmp_path):
+    config = tiny_checkpoints.small(
+        transfer_page.get_config(),
+        checkpoint=checkpoint,
+        num_steps=2,
+        learning_rates=(0.01, 0.1),
+        sweep_weight_decays=(0.0, 1e-3),
+    )
+    finetune.run(config, tmp_path)
+    (record,) = results.read_results(tmp_path / "results.json")
+    assert (record.protocol, record.settings["bn_decay"]) == ("transfer/finetune", "transfer")
+    assert list(record.settings["cells"]) == [
+        "rate=0.01,decay=0",
+        "rate=0.01,decay=0.1",
+        "rate=0.1,decay=0",
+        "rate=0.1,decay=0.01",
+    ]
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": None}, "config.checkpoint is needed: .*only config.network=random"),
+        ({"checkpoint": "/nowhere"}, "/nowhere is no folder"),
+        ({"network": "offline"}, "'offline' must be one of: random, target, online"),
+        ({"valid_split": ""}, "config.valid_split is empty, and the grid has 4 cells"),
+        ({"valid_split": "", "learning_rates": (0.1,), "sweep_epochs": (), "refit": True}, "refit"),
+        ({"score_split": "train"}, "config.fit_split=train and config.score_split=train share"),
+        ({"valid_split": "validation"}, "has no split 'validation'"),
+        ({"bn_decay": "never"}, r"config.bn_decay='never' must be a number in \[0, 1\), transfer"),
+        ({"bn_decay": "1.5"}, "config.bn_decay='1.5'"),
+        ({"sweep_weight_decays": (0.1, -0.1)}, "must all be 0 or more"),
+        ({"rate_scaling": "sqrt"}, "config.rate_scaling='sqrt' must be none or linear"),
+        ({"fraction": 0.0}, "fraction=0.0 must be above 0 and at most 1"),
+        ({"fraction": 1.5}, "fraction=1.5 must be above 0 and at most 1"),
+        ({"fraction": 0.01}, r"fraction=0.01 of .* class 0 no example .* fraction=0.042 or more"),
+        (
+            {"fraction": 0.1},
+            "1 epochs of 3 images are less than one batch of 16: lower config.batch_size",
+        ),
+        ({"augmentation": "mixup"}, "'mixup' must be one of"),
+        ({"metric": "accuracy"}, "metric='accuracy' must be top1 or mean_per_class"),
+        ({"sweep_epochs": (0.1,)}, "0.1 epochs of 36 images are less than one batch of 16"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(checkpoint, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        finetune.run(config_of(checkpoint, **changes), tmp_path / "finetune")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "finetune").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": None}, "config.dataset is needed: digits, npz:FILE"),
+        ({"dataset": "digit"}, "did you mean 'digits'"),
+        ({"image_size": None}, "config.image_size is needed: there is no checkpoint"),
+    ],
+)
+def test_mistakes_without_a_checkpoint(dataset, tmp_path, changes, message):
+    config = scratch_config(dataset)
+    with config.ignore_type():
+        config.update(changes)
+    with pytest.raises(UserError, match=message) as caught:
+        finetune.run(config, tmp_path / "finetune")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "finetune").exists()
+
+
+def test_the_program_refuses_with_exit_code_2(tmp_path):
+    arguments = (
+        "--config=experiments/supervised.py",
+        f"--workdir={tmp_path / 'finetune'}",
+        "--config.dataset=digit",
+        "--config.batch_size=16",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "byol_jax.main", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: unknown dataset 'digit'; did you mean 'digits'?")
+    assert not (tmp_path / "finetune").exists()

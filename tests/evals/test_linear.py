@@ -1,0 +1,355 @@
+"""Linear evaluation by SGD: choice on the validation split, one reading of the test split."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import tiny_checkpoints
+from byol_jax import checkpoints, metrics
+from byol_jax.data import pipeline
+from byol_jax.errors import GuardError, Stopped, UserError
+from byol_jax.evals import common, linear, results, training
+from experiments import linear as page
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_checkpoints.write_easy_npz(tmp_path_factory.mktemp("data") / "images.npz")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset, tmp_path_factory):
+    return str(tiny_checkpoints.save(tmp_path_factory.mktemp("run"), dataset))
+
+
+def config_of(source, **changes):
+    """Rates of which one is far too low: two epochs of 36 images are 9 steps of 8."""
+    return tiny_checkpoints.small(
+        page.get_config(),
+        **{"checkpoint": source, "learning_rates": (1e-9, 0.2), "checkpoint_every": 4} | changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    linear.run(config_of(checkpoint), workdir)
+    return workdir
+
+
+def only_training(workdir):
+    (folder,) = (workdir / "training").iterdir()
+    flat, _ = checkpoints.read(
+        folder / "checkpoints", checkpoints.steps(folder / "checkpoints")[-1]
+    )
+    return flat
+
+
+def test_records_say_all_of_the_protocol(finished, dataset):
+    (record,) = results.read_results(finished / "results.json")
+    results.validate(record)
+    assert record[:1] + record[2:10] == (
+        "top1",
+        "percent",
+        "linear",
+        "online",
+        dataset,
+        "test",
+        12,
+        6,
+        1337,
+    )
+    settings = dict(record.settings)
+    # The untrained network still sees brightness; a rate of 1e-9 learns nothing.
+    low, high = settings.pop("valid_top1")
+    assert high > 80.0 > low
+    assert record.value > 80.0
+    assert settings == {
+        "solver": "sgd",
+        "nesterov": True,
+        "schedule": "cosine to 0",
+        "image_size": 8,
+        "batch_size": 8,
+        "total_steps": 9,
+        "warmup_steps": 0,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+        "logit_clip": 0.0,
+        "logit_penalty": 0.0,
+        "augmentation": "spatial",
+        "flip": 0.5,
+        "area_range": [0.08, 1.0],
+        "aspect_range": [0.75, 4 / 3],
+        "learning_rates": [1e-9, 0.2],
+        "learning_rate": 0.2,
+        "learning_rate_at_end_of_grid": "highest",
+        "epochs": 2.0,
+        "fit_split": "train",
+        "valid_split": "valid",
+        "eval_crop": "full",
+    }
+
+
+def test_the_workdir_keeps_the_curves_and_the_last_state(finished):
+    folder = finished / "training" / "linear-online-6"
+    assert checkpoints.steps(folder / "checkpoints") == [9]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert {"loss_0", "loss_1", "top1_0", "top1_1", "learning_rate"} <= lines[0].keys()
+    assert lines[0]["learning_rate"] == pytest.approx(1e-9)  # no warm-up
+    assert json.loads((finished / "config.json").read_text())["job"] == "linear"
+
+
+def test_the_best_rate_is_named_when_it_ends_the_sweep(checkpoint, tmp_path, caplog):
+    config = config_of(checkpoint, learning_rates=(0.2, 1e-9))
+    with caplog.at_level("WARNING", logger="byol_jax"):
+        linear.run(config, tmp_path)
+    assert "the best learning_rate, 0.2, is the highest of those tried" in caplog.text
+    (record,) = results.read_results(tmp_path / "results.json")
+    assert record.settings["learning_rate"] == 0.2
+    assert np.argmax(record.settings["valid_top1"]) == 0
+
+
+def test_the_test_split_is_read_once_after_the_choice(checkpoint, finished, tmp_path, monkeypatch):
+    events = []
+    load, predict, score = common.load_split, training.predict, training.score
+
+    def load_and_tell(dataset, name, **settings):
+        split = load(dataset, name, **settings)
+
+        def batches():
+            events.append(name)
+            return split.batches()
+
+        return split._replace(batches=batches)
+
+    def predict_and_tell(network, encoder, heads, split, batch_size):
+        events.append(("heads", heads["b"].shape[0]))
+        return predict(network, encoder, heads, split, batch_size)
+
+    def score_and_tell(predictions, head, metric):
+        events.append(("score", head))
+        return score(predictions, head, metric)
+
+    monkeypatch.setattr(common, "load_split", load_and_tell)
+    monkeypatch.setattr(training, "predict", predict_and_tell)
+    monkeypatch.setattr(training, "score", score_and_tell)
+    linear.run(config_of(checkpoint), tmp_path)
+    assert events == [
+        *(("heads", 2), "valid", ("score", 0), ("score", 1)),
+        *(("heads", 1), "test", ("score", 0)),
+    ]
+    assert results.read_results(tmp_path / "results.json") == results.read_results(
+        finished / "results.json"
+    )
+
+
+def test_one_device_gives_what_two_give(checkpoint, finished, tmp_path, monkeypatch):
+    devices = jax.local_devices()
+    assert len(devices) == 2
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    linear.run(config_of(checkpoint), tmp_path)
+    assert results.read_results(tmp_path / "results.json") == results.read_results(
+        finished / "results.json"
+    )
+    one, two = only_training(tmp_path), only_training(finished)
+    assert one.keys() == two.keys()
+    for name, value in two.items():
+        rounding = 1e-4 * max(1, np.abs(value).max())
+        np.testing.assert_allclose(one[name], value, rtol=0, atol=rounding, err_msg=name)
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(checkpoint, finished, tmp_path, monkeypatch):
+    write = metrics.Writer.write
+
+    def write_and_signal(self, step, split, values):
+        write(self, step, split, values)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.Writer, "write", write_and_signal)
+        with pytest.raises(Stopped, match=r"stopped by SIGTERM: saved in .*the same command"):
+            linear.run(config_of(checkpoint), tmp_path)
+    folder = tmp_path / "training" / "linear-online-6"
+    # Logs come one step late.
+    assert checkpoints.steps(folder / "checkpoints") == [3]
+    assert not (tmp_path / "results.json").exists()
+    # Threads and prefetching change no bit, and so do not count as another training.
+    linear.run(config_of(checkpoint, threads=2, prefetch=1), tmp_path)
+    ours, whole = only_training(tmp_path), only_training(finished)
+    assert ours.keys() == whole.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    curves = "training/linear-online-6/metrics.jsonl"
+    assert (tmp_path / curves).read_text() == (finished / curves).read_text()
+
+
+def test_a_finished_training_is_not_repeated(checkpoint, finished, monkeypatch):
+    before = results.read_results(finished / "results.json")
+
+    def refuse(*arguments, **settings):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(pipeline, "train_batches", refuse)
+    linear.run(config_of(checkpoint), finished)
+    assert results.read_results(finished / "results.json") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rates": (0.1, 0.2)}, r"with learning_rates=\[1e-09, 0.2\], this one has"),
+        ({"flip": 0.0}, "with view="),
+        ({"batch_size": 12}, "with batch_size=8, this one has batch_size=12"),
+        ({"fit_split": "train+valid", "valid_split": "", "learning_rates": (0.2,)}, "fit_split"),
+    ],
+)
+def test_another_training_in_the_same_workdir_is_refused(checkpoint, finished, changes, message):
+    before = (finished / "results.json").read_text()
+    with pytest.raises(UserError, match=message) as caught:
+        linear.run(config_of(checkpoint, **changes), finished)
+    assert "\n" not in str(caught.value) and "another --workdir" in str(caught.value)
+    assert (finished / "results.json").read_text() == before
+
+
+def test_another_run_under_the_same_path_is_another_training(dataset, tmp_path):
+    checkpoint = tiny_checkpoints.save(tmp_path / "run", dataset)
+    config = config_of(str(checkpoint), num_steps=1)
+    linear.run(config, tmp_path / "linear")
+    (checkpoint / "checkpoints").rename(tmp_path / "old")
+    tiny_checkpoints.save(tmp_path / "run", dataset, network__width=1.0)
+    with pytest.raises(UserError, match="holds a training with weights="):
+        linear.run(config, tmp_path / "linear")
+
+
+@pytest.mark.parametrize(
+    ("network", "step"), [("target", 6), pytest.param("random", None, marks=pytest.mark.slow)]
+)
+def test_other_networks_have_encoders_of_their_own(checkpoint, tmp_path, network, step):
+    for name in ("online", network):
+        config = config_of(checkpoint, network=name, num_steps=1, learning_rates=(0.2,))
+        config.valid_split = ""
+        linear.run(config, tmp_path)
+    records = results.read_results(tmp_path / "results.json")
+    assert [(r.network, r.checkpoint_step) for r in records] == [("online", 6), (network, step)]
+    folders = [tmp_path / "training" / f"linear-{r.network}-6" / "checkpoints" for r in records]
+    one, other = (checkpoints.read(folder, 1)[0]["heads/w"] for folder in folders)
+    assert not np.allclose(one, other)
+    # Without a validation split nothing is said of one.
+    assert not [key for key in records[0].settings if key.startswith("valid")]
+
+
+def test_the_frozen_encoder_is_not_in_the_saved_state(finished):
+    names = set(only_training(finished))
+    assert {name.split("/")[0] for name in names} == {"step", "heads", "opt_state", "finite"}
+    assert not [name for name in names if "encoder" in name]
+
+
+@pytest.mark.slow
+def test_the_variation_of_table_7_is_trained_and_recorded(checkpoint, tmp_path):
+    config = tiny_checkpoints.small(
+        page.get_config("augment=pretrain,logits=regularized"), checkpoint=checkpoint, num_steps=2
+    )
+    linear.run(config, tmp_path)
+    (record,) = results.read_results(tmp_path / "results.json")
+    assert (record.settings["logit_clip"], record.settings["logit_penalty"]) == (20.0, 1e-2)
+    assert record.settings["augmentation"] == "pretrain"
+    assert record.settings["view"]["color_jitter"] == 0.8
+    assert record.settings["learning_rates"] == [0.4, 0.3, 0.2, 0.1, 0.05]
+    assert len(record.settings["valid_top1"]) == 5
+
+
+def test_numbers_that_are_not_finite_end_the_evaluation(checkpoint, tmp_path):
+    config = config_of(checkpoint, learning_rates=(0.2, 1e38))
+    with pytest.raises(GuardError, match=r"is not finite: lower the learning rate 1e\+38"):
+        linear.run(config, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": None}, "config.checkpoint is needed"),
+        ({"checkpoint": "/nowhere"}, "/nowhere is no folder"),
+        ({"valid_split": ""}, "2 learning rates are given: without a validation split give one"),
+        ({"score_split": "valid"}, "config.score_split=valid and config.valid_split=valid share"),
+        ({"fit_split": "train+test"}, r"config.fit_split=train\+test and .* share test"),
+        ({"score_split": "tests"}, "has no split 'tests'; its splits are train, valid, test"),
+        ({"augmentation": "cutmix"}, "'cutmix' must be one of: spatial, pretrain, randaugment"),
+        ({"metric": "top7"}, "metric='top7' must be top1 or mean_per_class"),
+        ({"metric": "map_11"}, "metric='map_11' must be top1 or mean_per_class"),
+        ({"benchmark": "flowerz"}, "unknown benchmark 'flowerz'; did you mean 'flowers'"),
+        ({"network": "offline"}, "'offline' must be one of: random, target, online"),
+        ({"eval_crop": "half"}, "config.eval_crop='half' must be one of: "),
+        ({"batch_size": 40}, "fewer images than one batch: 36 images, batch_size 40"),
+        ({"batch_size": 7}, "batch_size=7 .* batch_size=8 would"),
+        ({"batch_size": 80}, "2 epochs of 36 images are less than one batch of 80"),
+        ({"rate_scaling": "root"}, "config.rate_scaling='root' must be none or linear"),
+        ({"learning_rates": ()}, "config.learning_rates is empty"),
+        ({"learning_rates": (0.1, 0.0)}, "must all be numbers above 0"),
+        ({"learning_rates": ("fast",)}, "must all be numbers above 0"),
+        ({"magnitude": 11.0}, "config.magnitude=11.0 must be from 0 to 10"),
+        ({"flip": 2.0}, "config.flip=2.0 is a probability"),
+        ({"area_min": 2.0}, "2.0"),
+        ({"momentum": 1.0}, r"config.momentum=1.0 must be in \[0, 1\)"),
+        ({"weight_decay": -0.1}, "config.weight_decay=-0.1 must be 0 or more"),
+        ({"num_steps": 0}, "config.num_steps=0 must be at least 1"),
+        ({"num_epochs": 0.0}, "config.num_epochs=0.0 must be above 0"),
+        ({"eval_batch_size": 0}, "config.eval_batch_size=0 must be at least 1"),
+        ({"follow": True, "checkpoint": "run/checkpoints/6"}, "needs a workdir, not one step"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(checkpoint, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        linear.run(config_of(checkpoint, **changes), tmp_path / "linear")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "linear").exists()
+
+
+def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
+    tree = {"online_params": {"projector/linear": {"w": np.zeros((2, 2), np.float32)}}}
+    record = {"config": {}, "num_classes": 2, "total_steps": 6}
+    checkpoint = tiny_checkpoints.write(tmp_path, tree, record)
+    with pytest.raises(UserError, match="holds no encoder: give one of"):
+        linear.run(config_of(str(checkpoint)), tmp_path / "linear")
+
+
+def test_images_without_labels_are_refused(checkpoint, tmp_path):
+    np.savez(tmp_path / "x.npz", train_images=np.zeros((40, 8, 8, 3), np.uint8))
+    config = config_of(checkpoint, dataset=f"npz:{tmp_path / 'x.npz'}")
+    with pytest.raises(UserError, match="has 0 classes: a classifier needs two or more"):
+        linear.run(config, tmp_path / "linear")
+
+
+def test_the_program_refuses_with_exit_code_2(checkpoint, tmp_path):
+    arguments = (
+        "--config=experiments/linear.py",
+        f"--workdir={tmp_path / 'linear'}",
+        f"--config.checkpoint={checkpoint}",
+        "--config.fit_split=train+test",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "byol_jax.main", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: config.fit_split=train+test and config.score_split=test share")
+    assert not (tmp_path / "linear").exists()
