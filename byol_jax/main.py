@@ -60,6 +60,12 @@ def _transfer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     transfer.run(config, workdir)
 
 
+def _paper(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax.evals import paper
+
+    paper.run(config, workdir, JOBS)
+
+
 JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
@@ -67,6 +73,7 @@ JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = 
     "views": _views,
     "linear": _linear,
     "finetune": _finetune,
+    "paper": _paper,
 }
 
 

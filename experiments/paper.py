@@ -1,0 +1,121 @@
+"""A table of the BYOL or SimCLR paper: what it prints, and the same numbers of a checkpoint here.
+
+    python -m byol_jax.main --config=experiments/paper.py:table=3 \
+        --config.checkpoint=runs/byol --workdir=runs/table3
+    ... --config=experiments/paper.py:table=3,protocol=linear,cells=CIFAR10+DTD ...
+    ... --config.folders='birdsnap=/data/birdsnap,aircraft=/data/aircraft'
+    ... --config.datasets='CIFAR10=npz:/data/cifar10.npz'
+    ... --config=experiments/paper.py:table=10          which data sets are there
+
+Runs, one after the other, the cells of the table whose data is on this machine and whose network
+is that of the checkpoint, each by the page of its protocol (linear.py, transfer.py, semi.py,
+finetune.py, supervised.py), and prints paper, ours, difference, and the protocol as it was run.
+All other cells are listed with the reason. The same command goes on where it was stopped, and
+runs nothing twice. Options:
+- table=1, 2, 3, 7, 8, 9, 10 or 13 of BYOL; simclr-6, simclr-7, simclr-8, simclr-B.2, simclr-B.3,
+  simclr-B.4 or simclr-B.5.
+- row=: the row of that name, else rows whose names begin so, as in row=BYOL. A row that trains
+  networks from scratch (random init, supervised) is run only if it is named like this. Supervised
+  networks are kept in the folders of their cells, as checkpoints for other tables.
+- cells=: columns, as in cells=CIFAR10+DTD or cells=1%.
+- protocol=linear, finetune or supervised.
+
+`--config.override='num_steps=100,batch_size=64'` changes that key of every cell that has it, and
+`--config.any_network=True` takes a checkpoint of another depth, width or pre-training set. Both
+stand in the printed protocol: what is not the paper's setting does not compare with its number.
+
+Cost: that of the pages. `table=3`: twelve linear classifiers and twelve times 57 fine-tunings.
+"""
+
+import importlib
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from experiments import base, paper_tables
+
+PROTOCOLS = ("linear", "finetune", "supervised")
+
+
+def select(table: str, row: str, cells: str, protocol: str) -> list[paper_tables.Cell]:
+    """The cells of a table that the options name, in its order.
+
+    Raises:
+      ValueError: there are none, naming what there is.
+    """
+    known = [*paper_tables.TABLES, "10"]
+    if table not in known:
+        raise ValueError(f"table={table!r} must be one of: {', '.join(known)}")
+    chosen = list(paper_tables.TABLES.get(table, ()))
+    if protocol:
+        chosen = [cell for cell in chosen if cell.protocol == protocol]
+    if row:
+        whole = [cell for cell in chosen if cell.row.lower() == row.lower()]
+        chosen = whole or [c for c in chosen if c.row.lower().startswith(row.lower())]
+    if cells:
+        wanted = [word.lower() for word in cells.split("+")]
+        columns = {cell.column.lower() for cell in chosen}
+        wrong = [word for word in wanted if word not in columns]
+        if wrong:
+            have = ", ".join(dict.fromkeys(cell.column for cell in chosen))
+            raise ValueError(f"cells={wrong[0]!r} is no column of these rows: {have or 'none'}")
+        chosen = [cell for cell in chosen if cell.column.lower() in wanted]
+    if not chosen and table != "10":
+        rows = ", ".join(dict.fromkeys(cell.row for cell in paper_tables.TABLES[table]))
+        words = f"row={row!r}, protocol={protocol!r}"
+        raise ValueError(f"table {table} has no cell of {words}: its rows are {rows}")
+    return chosen
+
+
+def resolved(cell: paper_tables.Cell, named: bool) -> dict[str, Any]:
+    """A cell and the config of its run, as plain values.
+
+    Args:
+      cell: the cell.
+      named: whether a row of it was asked for.
+    """
+    plain = cell._asdict() | {
+        "name": cell.name,
+        "place": paper_tables.place(cell.table),
+        "numbers": [number._asdict() for number in cell.numbers],
+        "changes": dict(cell.changes),
+        "network": cell.network._asdict() if cell.network else None,
+    }
+    if not cell.page:
+        return plain
+    if cell.network is None and not named:
+        plain["reason"] = "trains networks from scratch: to run it, name its row with row="
+    page = importlib.import_module(f"experiments.{cell.page}")
+    config = page.get_config(*filter(None, [cell.options]))
+    config.update_from_flattened_dict(cell.changes)
+    config.benchmark = cell.benchmark
+    return plain | {"folder": cell.folder, "config": config.to_dict()}
+
+
+def get_config(options: str = "") -> ml_collections.ConfigDict:
+    """The job `paper`.
+
+    Raises:
+      ValueError: no such table, row, column or protocol.
+    """
+    chosen = base.parse_options(options, table="", row="", cells="", protocol="")
+    if chosen["protocol"] not in ("", *PROTOCOLS):
+        raise ValueError(f"protocol={chosen['protocol']!r} must be one of: {', '.join(PROTOCOLS)}")
+    config = ml_collections.ConfigDict()
+    config.job = "paper"
+    config.table = chosen["table"]
+    config.checkpoint = config_dict.placeholder(str)  # a workdir or checkpoints/STEP of it
+    # byol, simclr or supervised: what the checkpoint was trained by. By default supervised if
+    # that was on labels, else byol.
+    config.method = config_dict.placeholder(str)
+    config.network = "online"  # online | target
+    config.any_network = False  # also of another depth, width or pre-training set
+    config.data_dir = config_dict.placeholder(str)  # of TFDS; the checkpoint's own if left out
+    # Data sets by the names of their columns or of Table 10: NAME=DIR and NAME=DATASET,
+    # several with commas. Otherwise they are those of TFDS.
+    config.folders = ""
+    config.datasets = ""
+    config.override = ""  # KEY=VALUE of every cell that has the key, several with commas
+    config.cells = tuple(resolved(cell, bool(chosen["row"])) for cell in select(**chosen))
+    return config
