@@ -7,7 +7,8 @@ Update step: what `train` runs (uint8 crops, augmentation on the device, state d
 beside a plain one (one jit, nothing donated, float32 views made beforehand and sent from
 the host at every step, no augmentation at all). Input: two uint8 views of each image, from
 arrays and from JPEG files, beside the authors' recipe (each view cropped, and of a JPEG
-decoded, by itself, and resized to float32).
+decoded, by itself, and resized to float32). Linear evaluation: a step of five rates in one
+pass beside a step of one.
 Only ratios of one run mean anything on a machine that does other work.
 """
 
@@ -25,8 +26,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from byol_jax import augment, boxes, distributed, update
+from byol_jax import augment, boxes, classification, distributed, update
 from byol_jax.data import host, images, pipeline, sources
+from byol_jax.evals import training
+from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.objectives.byol import byol
 
@@ -102,6 +105,49 @@ def step_seconds(depth: str, size: int, batch_size: int, repeats: int) -> dict[s
         jax.block_until_ready(logs)
 
     return {"ours": median_seconds(ours, repeats), "plain": median_seconds(plain, repeats)}
+
+
+def sweep_seconds(
+    depth: str, size: int, batch_size: int, repeats: int, classes: int = 1000
+) -> dict[str, float]:
+    """Seconds of one step of linear evaluation (BYOL App. D.1): its five rates, and one of them."""
+    network = siamese_module.encoder(NetworkSpec(depth, 1, "small"))
+    params, state = update.init_network(0, "online", network, size)
+    frozen = distributed.replicate(jax.device_get((params, state)))
+    features = training.feature_size(network, (params, state), size)
+    zeros = np.zeros(batch_size, np.int32)
+    batch = {"view1": random_images(batch_size, size), "labels": zeros, "epochs": zeros}
+    batch["ids"] = np.arange(batch_size, dtype=np.int32)
+    step = distributed.pmap(
+        functools.partial(classification.train_step, network=network, axis=distributed.AXIS),
+        donate_argnums=(0,),
+    )
+
+    def runner(rates: tuple[float, ...]) -> Callable[[], None]:
+        heads = classification.init_heads(0, len(rates), features, classes)
+        carried = [distributed.replicate(classification.init(heads))]
+        hparams = classification.Hyperparameters(
+            np.asarray(rates, np.float32), 0, 1000, 0.9, 0.0, 0.0, 0.0, 0.0, TABLE_6[0], 0.0
+        )
+        shared = distributed.replicate((np.int32(0), hparams))
+
+        def run() -> None:
+            carried[0], logs = step(carried[0], distributed.shard(batch), *shared, frozen)
+            jax.block_until_ready(logs)
+
+        return run
+
+    runs = {"5 rates": runner((0.4, 0.3, 0.2, 0.1, 0.05)), "1 rate": runner((0.2,))}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    # In turn, so that other work on the machine slows both alike.
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def seconds_per_batch(
@@ -235,6 +281,7 @@ def main() -> None:
         rows = [
             ("update step", step_seconds(flags.depth, flags.size, flags.batch, flags.repeats)),
             ("arrays, 2 views", array_seconds(flags.source, flags.size, flags.batch, 100)),
+            ("linear, 5 rates", sweep_seconds(flags.depth, flags.size, flags.batch, flags.repeats)),
             ("JPEGs, 2 views", jpeg_seconds(jpegs, flags.jpeg_size, flags.batch, flags.repeats)),
         ]
     print(f"{'what':<16}{'ours':>12}{'alternative':>24}{'ratio':>8}")
