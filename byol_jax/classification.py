@@ -169,6 +169,22 @@ def cross_entropy(
     return optax.losses.softmax_cross_entropy(logits, targets), labels >= 0
 
 
+def label_weights(labelled: jax.Array, dtype: Any, axis: str | None) -> jax.Array:
+    """Weights whose mean over a batch is that over its labelled examples alone.
+
+    Args:
+      labelled: bool `[B]`.
+      dtype: of the weights.
+      axis: mapped axis; the share of labelled examples is that of all devices.
+
+    Returns:
+      `[B]`, 0 for the others.
+    """
+    labelled = labelled.astype(dtype)
+    share = distributed.pmean(jnp.mean(labelled), axis)
+    return labelled / jnp.maximum(share, jnp.finfo(dtype).tiny)
+
+
 def losses(
     trainable: tuple[hk.Params, Heads],
     encoder: Encoder,
@@ -203,8 +219,7 @@ def losses(
     entropy, labelled = cross_entropy(logits, labels, hparams.label_smoothing)
     penalty = hparams.logit_penalty * jnp.mean(jnp.square(logits), axis=-1)
 
-    share = distributed.pmean(jnp.mean(labelled.astype(logits.dtype)), axis)
-    weights = labelled / jnp.maximum(share, jnp.finfo(logits.dtype).tiny)
+    weights = label_weights(labelled, logits.dtype, axis)
     loss = jnp.mean(weights * (entropy + penalty), axis=-1)
     logs = {"loss": loss}
     if labels.ndim == 1:

@@ -1,5 +1,6 @@
 """Frozen features of a whole set of images: once, in order, padded and masked."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -38,13 +39,20 @@ def extract(
     Returns:
       float32 arrays `[N, ...]` in the order of the images.
     """
+    forward = _forward(network, tuple(outputs))
+    return distributed.map_batches(forward, batches, batch_size, (params, state))
+
+
+@functools.lru_cache(maxsize=16)
+def _forward(network: hk.TransformedWithState, outputs: tuple[str, ...]) -> Any:
+    """One function for all passes of a network, so that it is compiled once."""
 
     def forward(batch: jax.Array, params: Tree, state: Tree) -> dict[str, jax.Array]:
         views = augment.normalize(augment.to_float(batch))
         named, _ = network.apply(params, state, None, views, False)
         return {name: named[name] for name in outputs}
 
-    return distributed.map_batches(forward, batches, batch_size, (params, state))
+    return forward
 
 
 def calibrate(
@@ -63,15 +71,17 @@ def calibrate(
       batches: uint8 `[b, H, W, 3]`, of one size but perhaps the last, in random order;
         the first ones are used.
     """
-
-    @jax.jit
-    def forward(state: hk.State, batch: jax.Array) -> hk.State:
-        views = augment.normalize(augment.to_float(batch))
-        return network.apply(params, state, None, views, True)[1]
-
     size = None
     for batch in itertools.islice(batches, CALIBRATION_BATCHES):
         size = size or len(batch)
         if len(batch) == size:
-            state = forward(state, batch)
+            state = _averages(network, params, state, batch)
     return state
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _averages(
+    network: hk.TransformedWithState, params: hk.Params, state: hk.State, batch: jax.Array
+) -> hk.State:
+    views = augment.normalize(augment.to_float(batch))
+    return network.apply(params, state, None, views, True)[1]

@@ -320,34 +320,3 @@ def randaugment(
     # A scan: the layers are one program, compiled once.
     levels = jax.lax.scan(add_layer, to_levels(image), jnp.arange(num_layers))[0]
     return levels.astype(jnp.float32) / 255
-
-
-def randaugment_images(
-    images: jax.Array,
-    ids: jax.Array,
-    epochs: jax.Array,
-    seed_key: jax.Array,
-    magnitude: Scalar = 9,
-    num_layers: int = 2,
-    fill: Scalar = GREY,
-) -> jax.Array:
-    """Augments a batch: each image by (seed key, example id, epoch), whatever device holds it.
-
-    Args:
-      images: `[B, H, W, 3]` in [0, 1], rounded to 8 bits.
-      ids: example ids, int32 `[B]`.
-      epochs: the epoch each example is drawn in, int32 `[B]`.
-      seed_key: the run's key for this augmentation.
-      magnitude: M, 0 to 10, may be traced.
-      num_layers: N.
-      fill: as for `randaugment`.
-
-    Returns:
-      float32 `[B, H, W, 3]` in [0, 1], not yet normalised.
-    """
-
-    def augment_one(image: jax.Array, example_id: jax.Array, epoch: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(seed_key, example_id), epoch)
-        return randaugment(image, key, magnitude, num_layers, fill)
-
-    return jax.vmap(augment_one)(images, ids, epochs)

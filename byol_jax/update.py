@@ -5,6 +5,7 @@ mapped axis over which gradients, logs and batch statistics are averaged. `train
 maps `train_step` over the devices and donates the state.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import augment, distributed, keys, stats
+from byol_jax import augment, classification, distributed, keys, stats
 from byol_jax.networks.siamese import Outputs
 from byol_jax.objectives.base import Objective
 from byol_jax.optim import lars, schedules
@@ -93,12 +94,15 @@ def init_network(
     seed: int, name: str, network: hk.TransformedWithState, image_size: int
 ) -> tuple[hk.Params, hk.State]:
     """Parameters and BatchNorm state of the network called `name`, at initialisation."""
+    return _draw(keys.named_key(seed, name), network, image_size)
 
-    @jax.jit  # drawing hundreds of arrays one by one is slow
-    def init(key: jax.Array) -> tuple[hk.Params, hk.State]:
-        return network.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32), True)
 
-    return init(keys.named_key(seed, name))
+# Drawing hundreds of arrays one by one is slow.
+@functools.partial(jax.jit, static_argnames=("network", "image_size"))
+def _draw(
+    key: jax.Array, network: hk.TransformedWithState, image_size: int
+) -> tuple[hk.Params, hk.State]:
+    return network.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32), True)
 
 
 def init(
@@ -151,9 +155,7 @@ def probe_loss(logits: jax.Array, labels: jax.Array, axis: str | None) -> tuple[
     Returns:
       The loss, and logs `probe_loss`, `probe_top1`, `probe_top5` (percent).
     """
-    labelled = (labels >= 0).astype(logits.dtype)
-    share = distributed.pmean(jnp.mean(labelled), axis)
-    weights = labelled / jnp.maximum(share, jnp.finfo(logits.dtype).tiny)
+    weights = classification.label_weights(labels >= 0, logits.dtype, axis)
     targets = jnp.maximum(labels, 0)
     loss = jnp.mean(
         weights * optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)

@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.score_split = "test"
     config.image_size = config_dict.placeholder(int)  # that of the pre-training
     config.eval_crop = "full"  # short side to the size, then the centre (App. E.2)
-    config.batch_size = 256
+    config.eval_batch_size = 256
 
     config.l2_grid = tuple(10 ** (-6 + i / 4) for i in range(45))  # App. E.2
     config.standardize = False

@@ -7,7 +7,7 @@ import pytest
 
 from byol_jax import train
 from byol_jax.evals import finetune as finetune_job
-from byol_jax.evals import training
+from byol_jax.evals import recipes
 from experiments import (
     base,
     byol,
@@ -314,7 +314,7 @@ def test_a_page_that_learns_from_labels_has_the_keys_of_its_base(page, options):
     assert {*expected} - {*types_of(config)} <= {"protocol"}
     assert config.job == ("linear" if page is linear else "finetune")
     config.checkpoint = "runs/byol"
-    (training if page is linear else finetune_job).check(config)
+    (recipes if page is linear else finetune_job).check(config)
 
 
 def said_otherwise(page, options=""):
@@ -354,11 +354,11 @@ def test_linear():
 def test_linear_as_simclr_and_as_released():
     """SimCLR App. B.6: batch 4096, rate 1.6 = 0.1 x 4096 / 256, 90 epochs, no validation."""
     config = linear.get_config("protocol=simclr")
-    assert training.scaled_rates(config) == (1.6,)
+    assert recipes.scaled_rates(config) == (1.6,)
     assert (config.batch_size, config.num_epochs, config.weight_decay) == (4096, 90, 0)
     assert (config.fit_split, config.valid_split) == ("train+valid", "")
     config = linear.get_config("protocol=released")
-    assert training.scaled_rates(config) == (0.2 * 4096 / 256,)
+    assert recipes.scaled_rates(config) == (0.2 * 4096 / 256,)
     assert (config.fit_split, config.valid_split) == ("train+valid", "")
     assert config.eval_crop == "released"
 

@@ -2,17 +2,14 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 import tiny_runs
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 DIGITS = "--config=experiments/digits.py"
 TINY = (
     "--config.network.depth=tiny",
@@ -24,22 +21,6 @@ TINY = (
     "--config.accumulate=1",
     "--config.evaluation.at_end=False",
 )
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "byol_jax.main", *map(str, arguments)]
-
-
-def program(*arguments, cwd=ROOT):
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},  # installed or not
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -63,16 +44,16 @@ def program(*arguments, cwd=ROOT):
     ],
 )
 def test_mistakes_exit_with_2_and_one_line(arguments, message):
-    done = program(*arguments)
+    done = tiny_runs.program(*arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
-    assert not (ROOT / "x").exists()
+    assert not (tiny_runs.ROOT / "x").exists()
 
 
 def test_a_refused_run_writes_nothing(tmp_path):
-    done = program(DIGITS, f"--workdir={tmp_path / 'run'}", "--config.dataset=digit")
+    done = tiny_runs.program(DIGITS, f"--workdir={tmp_path / 'run'}", "--config.dataset=digit")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "digits" in done.stderr
@@ -83,8 +64,8 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
     """Pages are found by path; a checkpoint is evaluated with its own config."""
     data = tiny_runs.write_npz(tmp_path / "images.npz")
     workdir = tmp_path / "run"
-    done = program(
-        f"--config={ROOT / 'experiments/digits.py'}",
+    done = tiny_runs.program(
+        f"--config={tiny_runs.ROOT / 'experiments/digits.py'}",
         f"--workdir={workdir}",
         f"--config.dataset={data}",
         "--config.num_steps=2",
@@ -93,8 +74,8 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "img/s" in done.stderr
-    done = program(
-        f"--config={ROOT / 'experiments/evaluate.py'}",
+    done = tiny_runs.program(
+        f"--config={tiny_runs.ROOT / 'experiments/evaluate.py'}",
         f"--config.checkpoint={workdir / 'checkpoints' / '2'}",
         f"--workdir={tmp_path / 'evaluation'}",
         "--config.evaluation.draws=2",
@@ -117,8 +98,10 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
     data = tiny_runs.write_npz(tmp_path / "images.npz")
     workdir = tmp_path / "run"
     arguments = (DIGITS, f"--workdir={workdir}", f"--config.dataset={data}", *TINY)
-    endless = command(*arguments, "--config.num_steps=1000000", "--config.log_every=1")
-    with subprocess.Popen(endless, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    endless = tiny_runs.command(*arguments, "--config.num_steps=1000000", "--config.log_every=1")
+    with subprocess.Popen(
+        endless, cwd=tiny_runs.ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
         log = workdir / "metrics.jsonl"
         deadline = time.monotonic() + 240
         while not (log.exists() and log.read_text().count("\n") > 3):
@@ -131,14 +114,14 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
     (step,) = (int(p.name) for p in (workdir / "checkpoints").iterdir())
-    done = program(*arguments, f"--config.num_steps={step + 1}")
+    done = tiny_runs.program(*arguments, f"--config.num_steps={step + 1}")
     assert done.returncode == 0, done.stderr
     assert tiny_runs.metrics(workdir)[-1]["step"] == step + 1
 
 
 def test_guard_exits_with_3(tmp_path):
     data = tiny_runs.write_npz(tmp_path / "images.npz")
-    done = program(
+    done = tiny_runs.program(
         DIGITS,
         f"--workdir={tmp_path / 'run'}",
         f"--config.dataset={data}",

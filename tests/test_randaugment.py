@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from byol_jax import distributed, randaugment
+from byol_jax import randaugment
 from byol_jax.errors import UserError
 
 KEY = jax.random.key(3)
@@ -314,10 +314,9 @@ def test_an_image_is_its_layers_in_turn(augment, number, magnitude):
 
 
 def test_defaults_are_those_of_resnet_50_on_grey():
-    for function in (randaugment.randaugment, randaugment.randaugment_images):
-        parameters = inspect.signature(function).parameters
-        defaults = {name: parameters[name].default for name in ("magnitude", "num_layers", "fill")}
-        assert defaults == {"magnitude": 9, "num_layers": 2, "fill": 128 / 255}
+    parameters = inspect.signature(randaugment.randaugment).parameters
+    defaults = {name: parameters[name].default for name in ("magnitude", "num_layers", "fill")}
+    assert defaults == {"magnitude": 9, "num_layers": 2, "fill": 128 / 255}
 
 
 def test_images_are_rounded_to_levels(augment):
@@ -337,40 +336,3 @@ def test_magnitude_and_fill_are_traced(augment):
 def test_fewer_than_no_layers_is_a_mistake():
     with pytest.raises(UserError, match="num_layers=-1"):
         randaugment.randaugment(jnp.zeros((4, 4, 3)), KEY, 9.0, -1)
-
-
-@pytest.fixture(scope="module")
-def batch():
-    images = np.stack([noise((32, 32), seed) for seed in range(24)]) / np.float32(255)
-    return images, np.arange(24, dtype=np.int32) * 5, np.arange(24, dtype=np.int32) % 3
-
-
-@pytest.fixture(scope="module")
-def augmented(batch):
-    return np.asarray(jax.jit(randaugment.randaugment_images)(*batch, KEY))
-
-
-def test_an_image_depends_on_seed_id_and_epoch_alone(augment, batch, augmented):
-    for image, example_id, epoch, expected in zip(*batch, augmented, strict=True):
-        key = jax.random.fold_in(jax.random.fold_in(KEY, example_id), epoch)
-        np.testing.assert_array_equal(augment(image, key), expected)
-
-
-def test_other_seeds_ids_and_epochs_are_other_images(batch, augmented):
-    images, ids, epochs = batch
-    function = jax.jit(randaugment.randaugment_images)
-    for changed in (
-        function(images, ids, epochs, jax.random.key(4)),
-        function(images, ids + 1, epochs, KEY),
-        function(images, ids, epochs + 1, KEY),
-    ):
-        # Few of 24 images come out the same by chance.
-        same = (np.asarray(changed) == augmented).all((1, 2, 3))
-        assert same.sum() <= 4
-
-
-def test_batch_and_devices_do_not_change_the_images(batch, augmented):
-    assert jax.local_device_count() >= 2
-    order = np.array([[9, 2, 17, 2, 0], [3, 23, 9, 11, 14]])
-    function = distributed.pmap(lambda *shard: randaugment.randaugment_images(*shard, KEY))
-    np.testing.assert_array_equal(function(*(x[order] for x in batch)), augmented[order])

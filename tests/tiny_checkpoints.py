@@ -1,6 +1,7 @@
 """A checkpoint of a tiny network that nobody trained, and images that are easy to tell apart."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,10 +47,21 @@ def fill(shapes: Any, seed: int) -> Any:
     return jax.tree_util.tree_map_with_path(leaf_of, shapes)
 
 
-def save(workdir: pathlib.Path, dataset: str, **changes: Any) -> pathlib.Path:
-    """Writes `workdir/checkpoints/6` as a pre-training run of `tiny_runs.tiny_config` would."""
+def save(
+    workdir: pathlib.Path,
+    dataset: str,
+    steps: Sequence[int] = (STEP,),
+    num_classes: int = 3,
+    total_steps: int | None = STEP,
+    **changes: Any,
+) -> pathlib.Path:
+    """Writes `workdir/checkpoints/STEP` as a pre-training run of `tiny_runs.tiny_config` would.
+
+    Online and target network differ, but for their BatchNorm averages. With `total_steps=None` the
+    record is that of the first version.
+    """
     config = tiny_runs.tiny_config(dataset, **{"network__width": 2.0} | changes).to_dict()
-    network = siamese.siamese(siamese.make_spec(config["network"], 3))
+    network = siamese.siamese(siamese.make_spec(config["network"], num_classes))
     size = config["image_size"]
     init = jax.eval_shape(
         lambda: network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), True)
@@ -57,13 +69,20 @@ def save(workdir: pathlib.Path, dataset: str, **changes: Any) -> pathlib.Path:
     tree = {}
     for seed, name in enumerate(("online", "target")):
         tree[f"{name}_params"], tree[f"{name}_state"] = (fill(part, seed) for part in init)
-    return write(workdir, tree, {"config": config, "num_classes": 3, "total_steps": STEP})
+    record = {"config": config, "num_classes": num_classes}
+    if total_steps is not None:
+        record["total_steps"] = total_steps
+    return write(workdir, tree, record, steps)
 
 
-def write(workdir: pathlib.Path, tree: Any, record: dict[str, Any]) -> pathlib.Path:
-    """Any tree as the checkpoint of a workdir."""
+def write(
+    workdir: pathlib.Path, tree: Any, record: dict[str, Any], steps: Sequence[int] = (STEP,)
+) -> pathlib.Path:
+    """Any tree as the checkpoints of a workdir."""
     manager = checkpoints.manager(workdir / "checkpoints", None)
-    checkpoints.save(manager, STEP, tree, record)
+    for step in steps:
+        checkpoints.save(manager, step, tree, record)
+    checkpoints.finish(manager)
     checkpoints.close(manager)
     return workdir
 

@@ -1,24 +1,53 @@
 """Small runs for the tests: a config that trains in seconds, and images to train on."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from PIL import Image
 
-from byol_jax import checkpoints, features, update
-from byol_jax.networks import siamese
-from byol_jax.objectives import byol
+from byol_jax.data.images import ImageSet
 from experiments import base
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def command(*arguments: object) -> list[str]:
+    """The program with these arguments, to be run in `ROOT`."""
+    return [sys.executable, "-m", "byol_jax.main", *map(str, arguments)]
+
+
+def program(*arguments: object, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The program, run to its end."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},  # installed or not
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def images(count: int, size: int = 8, seed: int = 0) -> np.ndarray:
     """uint8 images `[count, size, size, 3]`."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def labelled_set(counts: Sequence[int], unlabelled: int = 0) -> ImageSet:
+    """Shuffled labels, so many of each class and without any, of black images of one pixel."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    labels = np.concatenate([labels, np.full(unlabelled, -1)]).astype(np.int32)
+    labels = np.random.default_rng(2).permutation(labels)
+    pixels = np.zeros((len(labels), 1, 1, 3), np.uint8)
+    return ImageSet("set", pixels, labels, len(counts))
 
 
 def write_npz(path: pathlib.Path, train: int = 24, test: int = 12, classes: int = 2) -> str:
@@ -99,34 +128,6 @@ def tiny_config(dataset: str, **changes: Any) -> ml_collections.ConfigDict:
     with config.unlocked():
         config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
-
-
-def write_checkpoints(
-    workdir: pathlib.Path,
-    config: ml_collections.ConfigDict,
-    steps: Sequence[int] = (2,),
-    total_steps: int | None = 2,
-) -> None:
-    """Checkpoints as a run writes them, of networks that were drawn but never trained.
-
-    Online and target network differ, but for their BatchNorm averages. With `total_steps=None` the
-    record is that of the first version.
-    """
-    network = siamese.siamese(siamese.make_spec(config.network.to_dict(), 10))
-    size = config.image_size
-    state = update.init(config.seed, network, byol.byol(), size, "released")
-    batches = [images(32, size, seed=seed) for seed in range(3)]
-    averages = features.calibrate(network, state.online_params, state.online_state, batches)
-    state = state._replace(online_state=averages, target_state=averages)
-    record = {"config": config.to_dict(), "num_classes": 10}
-    if total_steps is not None:
-        record["total_steps"] = total_steps
-    manager = checkpoints.manager(workdir / "checkpoints", None)
-    for step in steps:
-        host = jax.device_get(state._replace(step=np.int32(step)))
-        checkpoints.save(manager, step, host, record)
-    checkpoints.finish(manager)
-    checkpoints.close(manager)
 
 
 def metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:

@@ -194,6 +194,15 @@ def of_dataset(dataset: str) -> Benchmark | None:
     )
 
 
+def find(dataset: str, key: str | None) -> Benchmark | None:
+    """The row that a user names as `key`, or else that of the data set's name, if it is one.
+
+    Raises:
+      UserError: there is no row of that name.
+    """
+    return by_name(key) if key else of_dataset(dataset)
+
+
 def check_classes(benchmark: Benchmark, dataset: str, num_classes: int) -> None:
     """Refuses a set whose labels cannot be those of the row.
 

@@ -45,7 +45,7 @@ def load(
       UserError: unknown data set, split or benchmark, files that cannot be used, a split without
         images, or other classes than the benchmark's.
     """
-    row = benchmarks.of_dataset(dataset) if benchmark is None else benchmarks.by_name(benchmark)
+    row = benchmarks.find(dataset, benchmark)
     readers = _checked(_readers(dataset, data_dir), row)
     wanted = split.split("+")
     known = list(dict.fromkeys([*SPLITS, *readers]))

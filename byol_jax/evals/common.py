@@ -263,8 +263,8 @@ def for_each_checkpoint(
       config: `checkpoint`, `follow`, `follow_seconds` between two looks, `follow_hours`.
       evaluate: the protocol.
       workdir: where the results go.
-      **done: fields of the records that a step has once it was evaluated, as in
-        `protocol="knn"`.
+      **done: fields, or settings, of the records that a step has once it was evaluated, as
+        in `protocol="knn"`.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged; `follow` of something else than a
@@ -274,6 +274,10 @@ def for_each_checkpoint(
         _write(evaluate(load_weights(config)), config, workdir)
         return
     require(config.checkpoint, "config.checkpoint is needed: the workdir to follow")
+    require(
+        config.get("network") != "random",
+        "config.follow with config.network=random: the same number at every checkpoint",
+    )
     directory = pathlib.Path(config.checkpoint)
     if directory.name != "checkpoints":
         directory /= "checkpoints"
@@ -305,13 +309,13 @@ def for_each_checkpoint(
 
 
 def _steps_with(path: pathlib.Path, fields: dict[str, Any]) -> set[int]:
-    """Checkpoint steps of a results file that have a record with these fields."""
+    """Checkpoint steps of a results file that have a record with these fields or settings."""
     records = results.read_results(path) if path.exists() else []
     return {
         record.checkpoint_step
         for record in records
         if record.checkpoint_step is not None
-        and all(getattr(record, name) == value for name, value in fields.items())
+        and fields.items() <= {**record.settings, **record._asdict()}.items()
     }
 
 

@@ -28,7 +28,7 @@ import ml_collections
 from byol_jax import checkpoints, classification, distributed, metrics, update, weights
 from byol_jax.data import images
 from byol_jax.errors import GuardError, require
-from byol_jax.evals import common, results, training
+from byol_jax.evals import common, recipes, results, training
 from byol_jax.networks import siamese
 
 _logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
     decays = config.sweep_weight_decays or (config.weight_decay,)
     return [
         Cell(rate, length, decay / rate if config.decay_over_rate else decay)
-        for rate, length, decay in itertools.product(training.scaled_rates(config), epochs, decays)
+        for rate, length, decay in itertools.product(recipes.scaled_rates(config), epochs, decays)
     ]
 
 
@@ -72,7 +72,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: naming the key, its value and what would be right.
     """
-    training.check(config)
+    recipes.check(config)
     require(
         config.network in common.NETWORKS,
         f"config.network={config.network!r} must be one of: {', '.join(common.NETWORKS)}",
@@ -120,7 +120,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         _check_workdir(workdir)
     one = functools.partial(evaluate, config=config, workdir=workdir)
     if config.checkpoint:
-        common.for_each_checkpoint(config, one, workdir, protocol=protocol_of(config))
+        done = recipes.finished(config, protocol_of(config))
+        common.for_each_checkpoint(config, one, workdir, **done)
     else:
         records = one(None)
         if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
@@ -143,7 +144,7 @@ def _check_workdir(workdir: pathlib.Path, mark: int | None = None) -> None:
             f"{workdir} holds checkpoints of another job: give this one another --workdir",
         )
         require(
-            mark is None or record["fingerprint"] == mark,
+            mark is None or record.get("fingerprint") == mark,
             f"{folder / str(step)} is a network trained with other settings: give this one "
             "another --workdir, or move that folder away",
         )
@@ -171,7 +172,7 @@ class _Job(NamedTuple):
     """What the cells of a grid share."""
 
     config: ml_collections.ConfigDict
-    data: training.Data
+    data: recipes.Data
     encoder: training.Encoder
     network_config: dict[str, Any]
     folder: pathlib.Path
@@ -184,7 +185,7 @@ class _Job(NamedTuple):
             value = bn_decay_for_transfer(train_set.size / self.config.batch_size)
         elif decay:
             value = float(decay)
-        return _network(json.dumps(self.network_config, sort_keys=True), value, axis)
+        return training.encoder_of(self.network_config, value, axis)
 
     def recipe(self, cell: Cell, num_examples: int) -> training.Recipe:
         """That of one cell."""
@@ -192,7 +193,7 @@ class _Job(NamedTuple):
         config.weight_decay = cell.weight_decay
         if cell.num_epochs is not None:
             config.num_epochs = float(cell.num_epochs)
-        recipe = training.recipe_of(config, self.data, num_examples)
+        recipe = recipes.recipe_of(config, self.data, num_examples)
         return recipe._replace(learning_rates=(cell.learning_rate,))
 
     def fingerprint(self, cell: Cell, num_examples: int) -> int:
@@ -232,23 +233,17 @@ class _Job(NamedTuple):
         return state, recipe
 
 
-@functools.lru_cache(maxsize=8)
-def _network(network: str, bn_decay: float | None, axis: str | None) -> hk.TransformedWithState:
-    """One function for all cells: it is compiled once."""
-    return training.encoder_of({"network": json.loads(network)}, bn_decay, axis)
-
-
 def evaluate(
     trained: weights.Weights | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[results.Record]:
     """Trains the grid on one checkpoint, or from scratch; scores the best cell."""
     protocol = protocol_of(config)
-    data = training.data_of(config, trained.config if trained else {"image_size": None})
+    data = recipes.data_of(config, trained.config if trained else {"image_size": None})
     require(data.image_size, "config.image_size is needed: there is no checkpoint to take it from")
     whole = data.train_set(config.fit_split)
     fit_set = whole
     if config.train_dataset:
-        other = training.labelled_set(config.train_dataset, "train", data.data_dir)
+        other = recipes.labelled_set(config.train_dataset, "train", data.data_dir)
         require(
             other.num_classes == whole.num_classes,
             f"config.train_dataset={config.train_dataset} has {other.num_classes} classes, "
@@ -256,7 +251,7 @@ def evaluate(
         )
         fit_set = other
     else:
-        rows = training.class_balanced_subset(whole, config.fraction, config.subset_seed)
+        rows = recipes.class_balanced_subset(whole, config.fraction, config.subset_seed)
         if len(rows) < whole.size:
             fit_set = images.select(whole, rows)
     score_split = data.split(config.score_split)
@@ -271,7 +266,7 @@ def evaluate(
         network_config=trained.config["network"] if trained else config.encoder.to_dict(),
         folder=workdir / "training" / f"{name}-{config.network}-{step}",
         record={
-            **training.identity(config, trained, protocol),
+            **recipes.identity(config, trained, protocol),
             "train_dataset": config.train_dataset,
             "subset_seed": config.subset_seed,
             "bn_decay": config.bn_decay,
@@ -287,8 +282,9 @@ def evaluate(
     if valid_split:
         best, by_cell = _search(job, cells, fit_set, valid_split)
         settings |= {"valid_split": config.valid_split, "cells": by_cell}
-        rates = [cell.learning_rate for cell in cells]
-        settings |= training.at_an_end("learning_rate", rates, cells.index(best))
+        settings["learning_rate_at_end_of_grid"] = results.end_of_grid(
+            "learning_rate", [cell.learning_rate for cell in cells], best.learning_rate
+        )
     else:
         (best,) = cells
     if config.refit:
@@ -407,7 +403,7 @@ def _finished(path: pathlib.Path) -> dict[int, float | None]:
 def _save(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
-    data: training.Data,
+    data: recipes.Data,
     network_config: dict[str, Any],
     state: classification.State,
     mark: int,

@@ -6,7 +6,6 @@ by the chosen classifier.
 """
 
 import functools
-import logging
 import pathlib
 from typing import Any
 
@@ -15,9 +14,7 @@ import numpy as np
 
 from byol_jax import classification, weights
 from byol_jax.errors import require
-from byol_jax.evals import common, results, training
-
-_logger = logging.getLogger(__name__)
+from byol_jax.evals import common, recipes, results, training
 
 
 def protocol_of(config: ml_collections.ConfigDict) -> str:
@@ -33,7 +30,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: for a config that does not fit, before anything is computed.
     """
-    training.check(config)
+    recipes.check(config)
     splits = {"fit_split": config.fit_split, "score_split": config.score_split}
     if config.valid_split:
         splits["valid_split"] = config.valid_split
@@ -48,7 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         config,
         functools.partial(evaluate, config=config, workdir=workdir),
         workdir,
-        protocol=protocol_of(config),
+        **recipes.finished(config, protocol_of(config)),
     )
 
 
@@ -56,16 +53,19 @@ def evaluate(
     trained: weights.Weights, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[results.Record]:
     """Trains and scores the classifiers of one checkpoint."""
-    data = training.data_of(config, trained.config)
+    data = recipes.data_of(config, trained.config)
     train_set = data.train_set(config.fit_split)
-    recipe = training.recipe_of(config, data, train_set.size)
-    fit_split, score_split = data.split(config.fit_split), data.split(config.score_split)
+    recipe = recipes.recipe_of(config, data, train_set.size)
+    score_split = data.split(config.score_split)
     valid_split = data.split(config.valid_split) if config.valid_split else None
 
+    def shuffled() -> common.Batches:
+        return data.split(config.fit_split).shuffled()
+
     encoder = training.encoder_weights(
-        *common.network_of(trained, config.network, data.image_size, fit_split.shuffled)
+        *common.network_of(trained, config.network, data.image_size, shuffled)
     )
-    network = training.encoder_of(trained.config)
+    network = training.encoder_of(trained.config["network"])
     heads = classification.init_heads(
         config.seed,
         len(recipe.learning_rates),
@@ -82,7 +82,7 @@ def evaluate(
         directory=workdir
         / "training"
         / f"{protocol_of(config).replace('/', '-')}-{config.network}-{trained.step}",
-        record=training.identity(config, trained, protocol_of(config)),
+        record=recipes.identity(config, trained, protocol_of(config)),
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
     )
@@ -102,8 +102,12 @@ def evaluate(
         ]
         best = int(np.argmax(by_rate))
         settings |= {"valid_split": config.valid_split, f"valid_{data.metric}": by_rate}
-        settings |= training.at_an_end("learning_rate", recipe.learning_rates, best)
-    settings["learning_rate"] = recipe.learning_rates[best]
+    rate = recipe.learning_rates[best]
+    settings["learning_rate"] = rate
+    if valid_split:
+        settings["learning_rate_at_end_of_grid"] = results.end_of_grid(
+            "learning_rate", recipe.learning_rates, rate
+        )
     chosen = {name: leaf[best : best + 1] for name, leaf in state.heads.items()}
     test = training.predict(network, encoder, chosen, score_split, data.batch_size)
     return [

@@ -352,7 +352,7 @@ def _planned(
     if kind not in ("folder", "npz") and benchmarks.of_dataset(ours.dataset) != row:
         departures.append(f"{ours.dataset} instead of {row.name}")
     if kind == "tfds":
-        ours.data_dir = config.data_dir or (trained.config["data_dir"] if trained else None)
+        ours.data_dir = config.data_dir or (trained.config.get("data_dir") if trained else None)
     for name, text in overrides.items():
         if not _has(cell["config"], name):
             continue

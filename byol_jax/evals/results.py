@@ -1,6 +1,7 @@
 """The records of `results.json`: an accuracy never stands without its protocol."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from byol_jax.errors import UserError, require
+
+_logger = logging.getLogger(__name__)
 
 # In the order of a table: what was there before training first.
 NETWORKS = ("pixels", "random", "target", "online")
@@ -51,6 +54,26 @@ def identity(record: Record) -> tuple[Any, ...]:
         record.checkpoint_step,
         record.seed,
     )
+
+
+def end_of_grid(name: str, values: Sequence[float], best: float) -> str | None:
+    """`low` or `high` where the best of several values lies at an end, else None.
+
+    That is also logged as a warning, as a better value may lie outside.
+
+    Args:
+      name: of the number, as in `learning_rate`.
+      values: those that were tried, in any order.
+      best: one of them.
+    """
+    low, high = min(values), max(values)
+    if low == high or best not in (low, high):
+        return None
+    end = "low" if best == low else "high"
+    _logger.warning(
+        "the best %s, %g, is at the %s end of the grid %g .. %g", name, best, end, low, high
+    )
+    return end
 
 
 def validate(record: Record) -> None:

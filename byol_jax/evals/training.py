@@ -3,18 +3,14 @@
 import contextlib
 import functools
 import json
-import logging
-import math
 import pathlib
 import signal
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from byol_jax import (
@@ -25,17 +21,15 @@ from byol_jax import (
     features,
     interrupts,
     metrics,
-    randaugment,
-    weights,
 )
-from byol_jax.data import benchmarks, crops, images, pipeline, reader, sources
+from byol_jax.data import images, pipeline
 from byol_jax.errors import GuardError, Stopped, UserError, require
 from byol_jax.evals import common, scores
 from byol_jax.networks import siamese
 
-_logger = logging.getLogger(__name__)
-
 Encoder = classification.Encoder
+# What a record calls this way of fitting.
+SOLVER = "sgd"
 # Rows of logits that a metric looks at.
 _TOP = 5
 
@@ -86,7 +80,7 @@ class Recipe(NamedTuple):
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """What a record says of a recipe."""
-    unused = {"threads", "prefetch", "exif", "seed", "learning_rates"}
+    unused = {"threads", "prefetch", "exif", "learning_rates"}
     unused |= {"view"} if recipe.augmentation != "pretrain" else set()
     unused |= {"magnitude"} if recipe.augmentation != "randaugment" else set()
     said: dict[str, Any] = {k: v for k, v in recipe._asdict().items() if k not in unused}
@@ -94,220 +88,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         said["view"] = {k: float(v) for k, v in recipe.view._asdict().items()}
     else:
         said["flip"] = float(recipe.view.flip)
-    return {"solver": "sgd", "nesterov": True, "schedule": "cosine to 0", **said}
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses what no training could use.
-
-    Raises:
-      UserError: naming the key, its value and what would be right.
-    """
-    for name in ("batch_size", "eval_batch_size", "log_every", "checkpoint_every"):
-        require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
-    require(
-        config.num_steps is None or config.num_steps >= 1,
-        f"config.num_steps={config.num_steps} must be at least 1",
-    )
-    require(config.num_epochs > 0, f"config.num_epochs={config.num_epochs} must be above 0")
-    for name in ("warmup_epochs", "weight_decay", "logit_clip", "logit_penalty"):
-        require(config[name] >= 0, f"config.{name}={config[name]} must be 0 or more")
-    require(
-        0 <= config.magnitude <= randaugment.MAX_MAGNITUDE,
-        f"config.magnitude={config.magnitude} must be from 0 to {randaugment.MAX_MAGNITUDE}",
-    )
-    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
-    require(
-        config.augmentation in classification.AUGMENTATIONS,
-        f"config.augmentation={config.augmentation!r} must be one of: "
-        f"{', '.join(classification.AUGMENTATIONS)}",
-    )
-    rates = tuple(config.learning_rates)
-    require(rates, "config.learning_rates is empty: give one or more")
-    require(
-        all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates),
-        f"config.learning_rates={rates} must all be numbers above 0",
-    )
-    for name in ("momentum", "label_smoothing"):
-        require(0 <= config[name] < 1, f"config.{name}={config[name]} must be in [0, 1)")
-    distributed.check_batch(config.batch_size, 1)
-
-
-def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-    """The sweep's rates: as they are given, or times batch size / 256 (docs/deviations.md)."""
-    require(
-        config.rate_scaling in ("none", "linear"),
-        f"config.rate_scaling={config.rate_scaling!r} must be none or linear",
-    )
-    scale = config.batch_size / 256 if config.rate_scaling == "linear" else 1.0
-    return tuple(float(rate) * scale for rate in config.learning_rates)
-
-
-def at_an_end(name: str, values: Sequence[float], best: int) -> dict[str, str]:
-    """Says whether the best of several values is the lowest or highest, so that more may help."""
-    if len(set(values)) < 2 or values[best] not in (min(values), max(values)):
-        return {}
-    end = "lowest" if values[best] == min(values) else "highest"
-    _logger.warning("the best %s, %g, is the %s of those tried", name, values[best], end)
-    return {f"{name}_at_end_of_grid": end}
-
-
-class Data(NamedTuple):
-    """What an evaluation reads: the data set, its metric, and how images are cropped.
-
-    `view` is T of the pre-training, and the ranges are those of its random crops.
-    """
-
-    dataset: str
-    data_dir: str | None
-    benchmark: str | None
-    metric: str
-    image_size: int
-    eval_crop: str
-    exif: bool
-    batch_size: int
-    view: augment.AugmentParams
-    area_range: tuple[float, float]
-    aspect_range: tuple[float, float]
-
-    def train_set(self, split: str) -> images.ImageSet:
-        """A split to learn labels from, whose metric goes with them; see `labelled_set`."""
-        found = labelled_set(self.dataset, split, self.data_dir, self.benchmark)
-        check_metric(self.metric, found.multi_label)
-        return found
-
-    def split(self, name: str) -> common.Split:
-        """A split as evaluation crops."""
-        return common.load_split(
-            self.dataset,
-            name,
-            image_size=self.image_size,
-            eval_crop=self.eval_crop,
-            data_dir=self.data_dir,
-            benchmark=self.benchmark,
-            exif=self.exif,
-            batch_size=self.batch_size,
-        )
-
-
-def check_metric(metric: str, several: bool) -> None:
-    """Refuses a metric that does not go with the labels: `several` an image, or one.
-
-    Raises:
-      UserError: naming those that do.
-    """
-    right = ("map_11",) if several else ("top1", "mean_per_class")
-    what = "several labels an image" if several else "one label an image"
-    require(metric in right, f"metric={metric!r} must be {' or '.join(right)} for {what}")
-
-
-def data_of(config: ml_collections.ConfigDict, trained: Mapping[str, Any]) -> Data:
-    """What the config names; what it leaves open is as in the run's own config.
-
-    Raises:
-      UserError: there is no data set, or no such benchmark or crop.
-    """
-    dataset: str = config.dataset or trained.get("dataset") or ""
-    require(dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
-    row = (
-        benchmarks.by_name(config.benchmark) if config.benchmark else benchmarks.of_dataset(dataset)
-    )
-    theirs = trained.get("data", {})
-    given = {name: value for name, value in config.view.items() if value is not None}
-    view = augment.AugmentParams(**{**trained.get("augment", {}).get("view1", {}), **given})
-    flip = view.flip if config.flip is None else config.flip
-    require(0 <= flip <= 1, f"config.flip={flip} is a probability: from 0 to 1")
-    area_min = theirs.get("area_min", 0.08) if config.area_min is None else config.area_min
-    eval_crop = config.eval_crop or theirs.get("eval_crop", "paper")
-    require(
-        eval_crop in crops.EVALUATION_MODES,
-        f"config.eval_crop={eval_crop!r} must be one of: {', '.join(crops.EVALUATION_MODES)}",
-    )
-    require(
-        config.image_size is None or config.image_size >= 1,
-        f"config.image_size={config.image_size} must be at least 1",
-    )
-    return Data(
-        dataset=dataset,
-        data_dir=config.data_dir or (None if config.dataset else trained.get("data_dir")),
-        benchmark=config.benchmark,
-        metric=config.metric or (row.metric if row else "top1"),
-        image_size=config.image_size or trained["image_size"],
-        eval_crop=eval_crop,
-        exif=theirs.get("exif", False),
-        batch_size=config.eval_batch_size,
-        view=view._replace(flip=flip),
-        area_range=(area_min, theirs.get("area_max", 1.0)),
-        aspect_range=(theirs.get("aspect_min", 3 / 4), theirs.get("aspect_max", 4 / 3)),
-    )
-
-
-def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) -> Recipe:
-    """The recipe of a config on `num_examples` images.
-
-    Raises:
-      UserError: they do not make a single batch.
-    """
-    total_steps = config.num_steps or pipeline.steps_for(
-        config.num_epochs, num_examples, config.batch_size
-    )
-    require(
-        total_steps,
-        f"{config.num_epochs:g} epochs of {num_examples} images are less than one batch of "
-        f"{config.batch_size}: lower config.batch_size",
-    )
-    return Recipe(
-        seed=config.seed,
-        image_size=data.image_size,
-        batch_size=config.batch_size,
-        total_steps=total_steps,
-        warmup_steps=pipeline.steps_for(config.warmup_epochs, num_examples, config.batch_size),
-        learning_rates=scaled_rates(config),
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        label_smoothing=config.label_smoothing,
-        logit_clip=config.logit_clip,
-        logit_penalty=config.logit_penalty,
-        augmentation=config.augmentation,
-        magnitude=config.magnitude,
-        view=data.view,
-        exif=data.exif,
-        area_range=data.area_range,
-        aspect_range=data.aspect_range,
-        threads=config.threads,
-        prefetch=config.prefetch,
-    )
-
-
-def identity(
-    config: ml_collections.ConfigDict, trained: weights.Weights | None, protocol: str
-) -> dict[str, Any]:
-    """What tells the training of one job from that of another in the same workdir."""
-    return {
-        "protocol": protocol,
-        "network": config.network,
-        "checkpoint": config.checkpoint,
-        "checkpoint_step": trained.step if trained else None,
-        # The same path and step may by now hold another run.
-        "weights": _checksum(trained) if trained else None,
-        "dataset": config.dataset or (trained.config["dataset"] if trained else None),
-        "benchmark": config.benchmark,
-        "fit_split": config.fit_split,
-    }
-
-
-def _checksum(trained: weights.Weights) -> int:
-    arrays = checkpoints.flatten(
-        {
-            name: tree
-            for name, tree in trained._asdict().items()
-            if name.endswith(("_params", "_state"))
-        }
-    )
-    checksum = 0
-    for name, leaf in sorted(arrays.items()):
-        checksum = zlib.crc32(leaf.tobytes(), zlib.crc32(name.encode(), checksum))
-    return checksum
+    return {"solver": SOLVER, "nesterov": True, "schedule": "cosine to 0", **said}
 
 
 def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int) -> dict[str, Any]:
@@ -318,68 +99,17 @@ def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int
     return json.loads(json.dumps(said))
 
 
-def labelled_set(
-    dataset: str, split: str, data_dir: str | None, benchmark: str | None = None
-) -> images.ImageSet:
-    """A split to learn labels from.
-
-    Raises:
-      UserError: it cannot be read, or has no labels.
-    """
-    image_set = sources.load(dataset, split, data_dir, benchmark)
-    reader.check_readable(image_set)
-    require(
-        image_set.num_classes > 1,
-        f"{dataset} has {image_set.num_classes} classes: a classifier needs two or more, as "
-        "sub-folders or labels",
-    )
-    return image_set
-
-
-def class_balanced_subset(image_set: images.ImageSet, fraction: float, seed: int) -> np.ndarray:
-    """Positions of `fraction` of each class, int64, sorted: the balanced selection of App. D.1.
-
-    Raises:
-      UserError: that would leave a class without an example; several labels an image.
-    """
-    require(0 < fraction <= 1, f"fraction={fraction} must be above 0 and at most 1")
-    if fraction == 1:
-        return np.arange(image_set.size)
-    labels = images.all_labels(image_set)
-    require(
-        labels.ndim == 1,
-        f"{image_set.name} has several labels an image: no class-balanced fraction of it exists",
-    )
-    chosen = sources.class_balanced_cut(np.where(labels >= 0, labels, -1), fraction, seed)
-    chosen = chosen[labels[chosen] >= 0]
-    before, after = (
-        np.bincount(found[found >= 0], minlength=image_set.num_classes)
-        for found in (labels, labels[chosen])
-    )
-    lost = np.flatnonzero((before > 0) & (after == 0))
-    if lost.size:
-        # round(x) is 1 or more for x above 0.5: two digits more than that needs.
-        fewest = int(before[before > 0].min())
-        scale = 10 ** (1 + len(str(fewest)))
-        enough = (int(0.5 / fewest * scale) + 1) / scale
-        raise UserError(
-            f"fraction={fraction:g} of {image_set.name} gives class {lost[0]} no example (it has "
-            f"{before[lost[0]]}): fraction={enough:g} or more gives every class one"
-        )
-    return chosen
-
-
 def encoder_of(
-    trained_config: dict[str, Any], bn_decay: float | None = None, axis: str | None = None
+    network: Mapping[str, Any], bn_decay: float | None = None, axis: str | None = None
 ) -> hk.TransformedWithState:
     """f as a checkpoint's config describes it.
 
     Args:
-      trained_config: the config of the run.
+      network: that section of the run's config.
       bn_decay: of the moving averages; None keeps the run's.
       axis: mapped axis that shares batch statistics.
     """
-    spec = siamese.make_spec(trained_config["network"], 0, axis)
+    spec = siamese.make_spec(network, 0, axis)
     if bn_decay is not None:
         spec = spec._replace(bn_decay=bn_decay)
     return siamese.encoder(spec)
@@ -467,8 +197,8 @@ def fit(
     recipe: Recipe,
     *,
     description: str,
-    directory: pathlib.Path | None = None,
-    record: dict[str, Any] | None = None,
+    directory: pathlib.Path,
+    record: Mapping[str, Any],
     checkpoint_every: int = 1000,
     log_every: int = 50,
 ) -> classification.State:
@@ -494,10 +224,8 @@ def fit(
       Diverged: numbers that are not finite.
       Stopped: after SIGINT or SIGTERM, with the state saved.
     """
-    record = training_record(record or {}, recipe, train_set.size)
-    host = jax.device_get(state)
-    if directory is not None:
-        host = _restore(directory / "checkpoints", host, record)
+    record = training_record(record, recipe, train_set.size)
+    host = _restore(directory / "checkpoints", jax.device_get(state), record)
     start, end = int(host.step), recipe.total_steps
     if start == end:
         return host
@@ -525,14 +253,11 @@ def fit(
     with contextlib.ExitStack() as stack:
         signal_number = stack.enter_context(interrupts.signals())
         stack.enter_context(contextlib.closing(batches))
-        manager = writer = progress = None
-        is_first = distributed.is_first_process()
-        if directory is not None:
-            manager = checkpoints.manager(directory / "checkpoints", 1)
-            stack.callback(checkpoints.close, manager)
-            if is_first:
-                writer = stack.enter_context(contextlib.closing(metrics.Writer(directory, start)))
-        if is_first:
+        manager = checkpoints.manager(directory / "checkpoints", 1)
+        stack.callback(checkpoints.close, manager)
+        writer = progress = None
+        if distributed.is_first_process():
+            writer = stack.enter_context(contextlib.closing(metrics.Writer(directory, start)))
             progress = metrics.Progress(end * recipe.batch_size, description)
             stack.enter_context(contextlib.closing(progress))
 
@@ -551,8 +276,11 @@ def fit(
                 stopping = distributed.any_process(bool(signal_number()) or stopping)
             if stopping:
                 break
-            if manager and done % checkpoint_every == 0 and done < end:
-                checkpoints.save(manager, done, distributed.to_host(replicas), record)
+            if done % checkpoint_every == 0 and done < end:
+                host = distributed.to_host(replicas)
+                if not host.finite:
+                    break
+                checkpoints.save(manager, done, host, record)
         if late:
             _show(*late, recipe.batch_size, progress, writer)
         host = distributed.to_host(replicas)
@@ -561,15 +289,13 @@ def fit(
                 f"{description}: a loss or an update of step {int(host.step) + 1} is not finite: "
                 f"lower the learning rate {max(recipe.learning_rates):g}, or look at the images"
             )
-        if manager:
-            checkpoints.save(manager, int(host.step), host, record)
-            checkpoints.finish(manager)
+        checkpoints.save(manager, int(host.step), host, record)
+        checkpoints.finish(manager)
         if int(host.step) < end:
             number = signal_number() or signal.SIGTERM
-            where = f"saved in {directory}" if manager else "nothing of it is saved"
             raise Stopped(
                 number,
-                f"stopped by {signal.Signals(number).name}: {where}; "
+                f"stopped by {signal.Signals(number).name}: saved in {directory}; "
                 "the same command goes on from there",
             )
     return host
@@ -656,6 +382,17 @@ def predict(
         "that were learnt",
     )
     return Predictions(found, None, known)
+
+
+def check_metric(metric: str, several: bool) -> None:
+    """Refuses a metric that does not go with the labels: `several` an image, or one.
+
+    Raises:
+      UserError: naming those that do.
+    """
+    right = ("map_11",) if several else ("top1", "mean_per_class")
+    what = "several labels an image" if several else "one label an image"
+    require(metric in right, f"metric={metric!r} must be {' or '.join(right)} for {what}")
 
 
 def score(predictions: Predictions, head: int, metric: str) -> dict[str, float]:

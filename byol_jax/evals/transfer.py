@@ -27,7 +27,7 @@ class Metric(NamedTuple):
     """A measure of BYOL Table 10.
 
     Attributes:
-      loss: of `logistic.LOSSES`, what is fitted for it.
+      loss: of `lbfgs.LOSSES`, what is fitted for it.
       score: percent, of a classifier on features `[M, D]` and labels.
     """
 
@@ -121,16 +121,10 @@ def _settings(
         "image_size": image_size,
         "reference": "BYOL App. E.2, Table 3",
     }
-    row = _row(config)
+    row = benchmarks.find(config.dataset, config.benchmark)
     if row:
         settings["benchmark"] = row.key
     return settings
-
-
-def _row(config: ml_collections.ConfigDict) -> benchmarks.Benchmark | None:
-    if config.benchmark:
-        return benchmarks.by_name(config.benchmark)
-    return benchmarks.of_dataset(config.dataset)
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -151,14 +145,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             f"config.network={config.network!r} must be one of {', '.join(common.NETWORKS)}, or "
             "several as in random+online",
         )
-    row = _row(config)
+    row = benchmarks.find(config.dataset, config.benchmark)
     metric = config.metric or (row.metric if row else "top1")
     require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
-    trained_networks = [name for name in networks if name != "random"]
-    require(
-        trained_networks or not config.follow,
-        "config.follow with config.network=random: the same number at every checkpoint",
-    )
 
     @functools.cache  # once, however many checkpoints of a run are followed
     def load(split: str, image_size: int, exif: bool) -> common.Split:
@@ -170,7 +159,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             data_dir=config.data_dir,
             benchmark=config.benchmark,
             exif=exif,
-            batch_size=config.batch_size,
+            batch_size=config.eval_batch_size,
         )
 
     def evaluate(trained: weights.Weights) -> list[results.Record]:
@@ -183,7 +172,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             _logger.info("features of the %s network", name)
             params, state = common.network_of(trained, name, image_size, parts[0].shuffled)
             train, valid, test = (
-                common.embeddings(network, params, state, part, config.batch_size).labelled()
+                common.embeddings(network, params, state, part, config.eval_batch_size).labelled()
                 for part in parts
             )
             _logger.info("%d penalties on %d x %d", len(config.l2_grid), *train.values.shape)
@@ -207,7 +196,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             )
         return records
 
+    # Records are written together: the last one stands for all.
     done = {"protocol": PROTOCOL, "dataset": config.dataset, "split": config.score_split}
-    if trained_networks:
-        done["network"] = trained_networks[-1]
+    done["network"] = max(networks, key=common.NETWORKS.index)
     common.for_each_checkpoint(config, evaluate, workdir, **done)

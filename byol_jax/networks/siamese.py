@@ -1,5 +1,6 @@
 """The network of pseudo-code J.2: encoder f, projector g, predictor q, and the probe."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -85,6 +86,8 @@ def make_spec(
     )
 
 
+# Both are cached, as JAX compiles anew for another function object of the same spec.
+@functools.lru_cache(maxsize=16)
 def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
     """Online and target network alike, as a pure `init` and `apply`.
 
@@ -104,6 +107,7 @@ def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
     return hk.TransformedWithState(init, _transform(spec).apply)
 
 
+@functools.lru_cache(maxsize=16)
 def encoder(spec: NetworkSpec) -> hk.TransformedWithState:
     """f alone, with the `embedding` and the feature maps among the outputs of `siamese`.
 

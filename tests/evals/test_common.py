@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-import tiny_runs
+import tiny_checkpoints
 from byol_jax import checkpoints, update, weights
 from byol_jax.errors import UserError
 from byol_jax.evals import common, results
@@ -17,7 +17,7 @@ from byol_jax.evals import common, results
 def run(tmp_path_factory):
     """A run of 6 steps with checkpoints at 2, 4 and 6."""
     workdir = tmp_path_factory.mktemp("run")
-    tiny_runs.write_checkpoints(workdir, tiny_runs.tiny_config("digits"), (2, 4, 6), 6)
+    tiny_checkpoints.save(workdir, "digits", (2, 4, 6), 10)
     return workdir
 
 
@@ -232,7 +232,7 @@ def test_following_ends_when_nothing_comes_any_more(run, tmp_path, monkeypatch, 
 
 
 def test_old_checkpoints_do_not_know_their_end(tmp_path, monkeypatch):
-    tiny_runs.write_checkpoints(tmp_path, tiny_runs.tiny_config("digits"), (2,), None)
+    tiny_checkpoints.save(tmp_path, "digits", (2,), 10, None)
     assert weights.load(tmp_path).total_steps is None
     clock = Clock(monkeypatch)
     config = make_config(tmp_path, follow_seconds=1800.0)

@@ -1,12 +1,9 @@
 """Fine-tuning on a grid: what is trained, chosen, kept, and trained again."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,12 +13,10 @@ import tiny_checkpoints
 import tiny_runs
 from byol_jax import augment, checkpoints, metrics, weights
 from byol_jax.errors import GuardError, Stopped, UserError
-from byol_jax.evals import common, finetune, linear, results, training
+from byol_jax.evals import common, finetune, linear, recipes, results, training
 from experiments import classification, semi, supervised
 from experiments import finetune as transfer_page
 from experiments import linear as linear_page
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +147,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
     assert settings.pop("epochs") == (32 if "epochs=1," in best else 80) / 45
     assert settings == {
         "solver": "sgd",
+        "seed": 1337,
         "nesterov": True,
         "schedule": "cosine to 0",
         "image_size": 8,
@@ -167,7 +163,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
         "area_range": [0.08, 1.0],
         "aspect_range": [0.75, 4 / 3],
         "learning_rate": 0.05,
-        "learning_rate_at_end_of_grid": "highest",
+        "learning_rate_at_end_of_grid": "high",
         "labels": 45,
         "refit": True,
         "bn_decay": 0.9,
@@ -247,8 +243,8 @@ def test_scores_of_other_settings_are_not_reused(finished, checkpoint, changes):
     for more in ({}, changes):
         config = config_of(checkpoint, **more)
         trained = weights.load(checkpoint)
-        data = training.data_of(config, trained.config)
-        record = training.identity(config, trained, config.protocol)
+        data = recipes.data_of(config, trained.config)
+        record = recipes.identity(config, trained, config.protocol)
         record |= {"bn_decay": config.bn_decay}
         job = finetune._Job(config, data, ({}, {}), {}, pathlib.Path(), record)
         size = int(36 * config.fraction)
@@ -512,15 +508,7 @@ def test_the_program_refuses_with_exit_code_2(tmp_path):
         "--config.dataset=digit",
         "--config.batch_size=16",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "byol_jax.main", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = tiny_runs.program(*arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: unknown dataset 'digit'; did you mean 'digits'?")

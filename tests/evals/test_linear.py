@@ -1,24 +1,19 @@
 """Linear evaluation by SGD: choice on the validation split, one reading of the test split."""
 
 import json
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 import tiny_checkpoints
+import tiny_runs
 from byol_jax import checkpoints, metrics
 from byol_jax.data import pipeline
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import common, linear, results, training
 from experiments import linear as page
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +70,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
     assert record.value > 80.0
     assert settings == {
         "solver": "sgd",
+        "seed": 1337,
         "nesterov": True,
         "schedule": "cosine to 0",
         "image_size": 8,
@@ -92,7 +88,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
         "aspect_range": [0.75, 4 / 3],
         "learning_rates": [1e-9, 0.2],
         "learning_rate": 0.2,
-        "learning_rate_at_end_of_grid": "highest",
+        "learning_rate_at_end_of_grid": "high",
         "epochs": 2.0,
         "fit_split": "train",
         "valid_split": "valid",
@@ -114,7 +110,7 @@ def test_the_best_rate_is_named_when_it_ends_the_sweep(checkpoint, tmp_path, cap
     config = config_of(checkpoint, learning_rates=(0.2, 1e-9))
     with caplog.at_level("WARNING", logger="byol_jax"):
         linear.run(config, tmp_path)
-    assert "the best learning_rate, 0.2, is the highest of those tried" in caplog.text
+    assert "the best learning_rate, 0.2, is at the high end of the grid 1e-09 .. 0.2" in caplog.text
     (record,) = results.read_results(tmp_path / "results.json")
     assert record.settings["learning_rate"] == 0.2
     assert np.argmax(record.settings["valid_top1"]) == 0
@@ -340,15 +336,7 @@ def test_the_program_refuses_with_exit_code_2(checkpoint, tmp_path):
         f"--config.checkpoint={checkpoint}",
         "--config.fit_split=train+test",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "byol_jax.main", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = tiny_runs.program(*arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: config.fit_split=train+test and config.score_split=test share")

@@ -244,3 +244,21 @@ def test_one_table_per_step_dataset_and_seed():
         "network  linear top1 (%)  knn top1 (%)",
         "pixels              90.0          90.0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "end"),
+    [
+        ((0.1, 0.2, 0.3), 0.2, None),
+        ((0.1, 0.2, 0.3), 0.3, "high"),
+        ((0.3, 0.2, 0.1), 0.1, "low"),
+        ((0.1, 0.1, 0.2), 0.1, "low"),
+        ((0.1,), 0.1, None),
+        ((0.1, 0.1), 0.1, None),  # one rate in two cells
+    ],
+)
+def test_a_best_value_at_an_end_of_the_grid_is_said(values, best, end, caplog):
+    with caplog.at_level("WARNING", logger="byol_jax"):
+        assert results.end_of_grid("rate", values, best) == end
+    said = [f"the best rate, {best:g}, is at the {end} end of the grid 0.1 .. {max(values):g}"]
+    assert caplog.messages == (said if end else [])

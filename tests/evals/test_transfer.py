@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-import tiny_runs
+import tiny_checkpoints
 from byol_jax import weights
 from byol_jax.data import benchmarks
 from byol_jax.errors import UserError
@@ -109,7 +109,7 @@ def test_every_metric_of_a_classification_set_is_known():
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    tiny_runs.write_checkpoints(workdir, tiny_runs.tiny_config("digits"))
+    tiny_checkpoints.save(workdir, "digits", (2,), 10, 2)
     return workdir
 
 
@@ -134,7 +134,7 @@ def test_the_job(checkpoint, tmp_path, capsys):
         assert record["n_examples"] == 359
         assert 20 < record["value"] < 100
         settings = record["settings"]
-        assert settings["solver"] == "lbfgs (jax)"
+        assert settings["solver"] == "lbfgs"
         assert settings["standardize"] == "no"
         assert settings["l2"] in GRID and settings["l2_grid"] == list(GRID)
         ends = {GRID[0]: "low", GRID[-1]: "high"}
