@@ -81,6 +81,21 @@ def pmean(tree: PyTree, axis: str | None) -> PyTree:
     return tree if axis is None else jax.lax.pmean(tree, axis_name=axis)
 
 
+def axis_index(axis: str | None) -> jax.Array | int:
+    """Which device of `axis` this is; 0 when there is no axis."""
+    return 0 if axis is None else jax.lax.axis_index(axis)
+
+
+def all_gather(x: jax.Array, axis: str | None) -> jax.Array:
+    """The rows of all n devices of `axis`, in their order: `[B, D]` -> `[n B, D]`.
+
+    The identity when there is no axis. A cotangent comes back to the device whose rows they were,
+    summed over the devices that used them: with each device's loss the mean over its own rows, the
+    mean over devices of their gradients is the gradient of the mean over all rows.
+    """
+    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+
+
 def _sharding(devices: Sequence[jax.Device]) -> jax.sharding.NamedSharding:
     mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))

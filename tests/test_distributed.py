@@ -39,6 +39,45 @@ def test_to_host_copies_survive_a_donation():
     np.testing.assert_array_equal(host, 0)
 
 
+def test_rows_of_all_devices_are_gathered_in_order():
+    rows = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+
+    def gathered(x):
+        return (
+            distributed.axis_index(distributed.AXIS),
+            distributed.all_gather(x, distributed.AXIS),
+        )
+
+    index, everywhere = distributed.pmap(gathered, devices=jax.devices()[:2])(rows)
+    np.testing.assert_array_equal(index, [0, 1])
+    for device in range(2):
+        np.testing.assert_array_equal(everywhere[device], rows.reshape(4, 3))
+    x = jnp.ones((2, 3))
+    assert distributed.all_gather(x, None) is x
+    assert distributed.axis_index(None) == 0
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_gradients_through_gathered_rows_average_to_that_of_the_whole(replicas):
+    x = jnp.arange(1.0, 9.0)
+
+    def gradient(scale, x, axis):
+        def mean_loss(scale):
+            z = scale * x
+            # Row i with the square of every other row: the mean of z_i (sum_j z_j^2).
+            return jnp.mean(z * jnp.sum(distributed.all_gather(z, axis) ** 2))
+
+        return distributed.pmean(jax.grad(mean_loss)(scale), axis)
+
+    # scale^3 x mean(x) x sum(x^2) = scale^3 x 4.5 x 204, at 2.
+    np.testing.assert_allclose(gradient(2.0, x, None), 3 * 4 * 4.5 * 204)
+    mapped = {
+        2: distributed.pmap(lambda x: gradient(2.0, x, distributed.AXIS)),
+        4: jax.vmap(lambda x: gradient(2.0, x, distributed.AXIS), axis_name=distributed.AXIS),
+    }[replicas]
+    np.testing.assert_allclose(mapped(x.reshape(replicas, -1)), 3 * 4 * 4.5 * 204)
+
+
 @pytest.mark.parametrize("count", [1, 5, 8, 13])
 def test_map_batches_keeps_order_for_any_number_of_rows(count):
     array = np.arange(count * 3, dtype=np.float32).reshape(count, 3)

@@ -1,28 +1,50 @@
 """BYOL's objective: Eq. 2 and its mirror."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from byol_jax.objectives.base import Loss, Objective, Outputs, PyTree
-from byol_jax.stats import l2_normalize
+from byol_jax.errors import require
+from byol_jax.objectives.base import (
+    NORMALIZATIONS,
+    Logs,
+    Objective,
+    Outputs,
+    normalize,
+    stateless,
+)
 
 
-def regression_loss(prediction: jax.Array, target_projection: jax.Array) -> jax.Array:
-    """|q - z'|^2 of the l2-normalised vectors = 2 - 2 cos (BYOL Eq. 2).
+def regression_loss(
+    prediction: jax.Array,
+    target_projection: jax.Array,
+    normalization: str = "l2",
+    axis: str | None = None,
+) -> jax.Array:
+    """|n(q) - n(z')|^2, by default of the l2-normalised vectors = 2 - 2 cos (BYOL Eq. 2).
 
     Args:
       prediction: q(z), `[B, D]`.
       target_projection: z', `[B, D]`.
+      normalization: n of App. G.6, one of `NORMALIZATIONS`.
+      axis: the mapped axis, for the statistics of `batch`.
 
     Returns:
-      `[B]`, each in [0, 4].
+      `[B]`, each in [0, 4] for `l2` and `layer`.
     """
-    return jnp.sum((l2_normalize(prediction) - l2_normalize(target_projection)) ** 2, axis=-1)
+    prediction, target_projection = (
+        normalize(x, normalization, axis) for x in (prediction, target_projection)
+    )
+    return jnp.sum((prediction - target_projection) ** 2, axis=-1)
 
 
-def symmetric_loss(online: Sequence[Outputs], target: Sequence[Outputs]) -> jax.Array:
+def symmetric_loss(
+    online: Sequence[Outputs],
+    target: Sequence[Outputs],
+    regression_loss: Callable[[jax.Array, jax.Array], jax.Array] = regression_loss,
+) -> jax.Array:
     """L + L~: each view predicts the other's target projection (BYOL section 3.1).
 
     The terms are summed: their mean would halve the gradient, to which the biases and
@@ -31,9 +53,10 @@ def symmetric_loss(online: Sequence[Outputs], target: Sequence[Outputs]) -> jax.
     Args:
       online: outputs for view 1 and view 2, with `prediction` `[B, D]`.
       target: outputs for view 1 and view 2, with `projection` `[B, D]`.
+      regression_loss: Eq. 2, perhaps with another normalisation.
 
     Returns:
-      `[B]`, each in [0, 8].
+      `[B]`, each in [0, 8] for Eq. 2.
     """
     (online1, online2), (target1, target2) = online, target
     return regression_loss(online1["prediction"], target2["projection"]) + regression_loss(
@@ -41,22 +64,23 @@ def symmetric_loss(online: Sequence[Outputs], target: Sequence[Outputs]) -> jax.
     )
 
 
-def byol() -> Objective:
-    """The objective, which has neither parameters nor state of its own."""
+def byol(normalization: str = "l2", axis: str | None = None) -> Objective:
+    """The objective, which has neither parameters nor state of its own.
 
-    def init(key: jax.Array) -> tuple[PyTree, PyTree]:
-        del key
-        return {}, {}
+    Args:
+      normalization: n of App. G.6, one of `NORMALIZATIONS`; `l2` is BYOL (Table 20).
+      axis: the mapped axis, for the statistics of `batch`.
 
-    def loss(
-        params: PyTree,
-        online: Sequence[Outputs],
-        target: Sequence[Outputs],
-        batch: Outputs,
-        state: PyTree,
-        key: jax.Array,
-    ) -> Loss:
-        del params, batch, key
-        return Loss(symmetric_loss(online, target), state, {})
+    Raises:
+      UserError: for any other `normalization`.
+    """
+    require(
+        normalization in NORMALIZATIONS,
+        f"normalization={normalization} must be one of {', '.join(NORMALIZATIONS)}",
+    )
+    normalized = functools.partial(regression_loss, normalization=normalization, axis=axis)
 
-    return Objective(init, loss)
+    def loss(online: Sequence[Outputs], target: Sequence[Outputs]) -> tuple[jax.Array, Logs]:
+        return symmetric_loss(online, target, normalized), {}
+
+    return stateless(loss)
