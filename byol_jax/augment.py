@@ -3,15 +3,19 @@
 Each operation takes one float image `[H, W, 3]` with values in [0, 1]; `make_view`
 composes them with one key, and its caller maps it over the batch. Every probability
 and strength is a traced value, so that varying them (Table 17) compiles nothing.
-Cropping is not here: it runs beside the JPEG decoder (data/crops.py).
+App. C's crop is not here: it runs beside the JPEG decoder (data/crops.py). Those of
+SimCLR's operations that BYOL leaves out (`EXTRAS`) are part of a program only where it
+gives them a probability.
 """
 
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from byol_jax import autoaugment, operations, randaugment
 
 # Channel statistics of ImageNet, as the authors' code has them (App. C).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +48,16 @@ class AugmentParams(NamedTuple):
     blur_sigma_max: Scalar = 2.0
     solarize: Scalar = 0.0
     solarize_threshold: Scalar = 0.5
+    # Probabilities of SimCLR's further operations, see `make_view`. None: not compiled at all.
+    crop: Scalar | None = None
+    rotate: Scalar | None = None
+    randaugment: Scalar | None = None
+    autoaugment: Scalar | None = None
+    equalize: Scalar | None = None
+    motion_blur: Scalar | None = None
+    sobel: Scalar | None = None
+    noise: Scalar | None = None
+    cutout: Scalar | None = None
 
 
 def adjust_brightness(image: jax.Array, offset: Scalar) -> jax.Array:
@@ -129,12 +143,17 @@ def to_grayscale(image: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(luma)[..., None], image.shape)
 
 
+def blur_radius(image: jax.Array) -> int:
+    """Pixels on each side of the middle of a blur's kernel; `[H, W, 3]`."""
+    return image.shape[0] // BLUR_DIVIDER // 2
+
+
 def gaussian_blur(image: jax.Array, sigma: Scalar) -> jax.Array:
     """Separable Gaussian blur, zero outside the image; `[H, W, 3]`, sigma in pixels.
 
     The kernel has 2 int(H / 20) + 1 taps: 23 at 224 pixels (App. C).
     """
-    radius = image.shape[0] // BLUR_DIVIDER // 2
+    radius = blur_radius(image)
     offsets = jnp.arange(-radius, radius + 1, dtype=image.dtype)
     weights = jnp.exp(-(offsets**2) / (2 * jnp.square(jnp.asarray(sigma, image.dtype))))
     weights = weights / jnp.sum(weights)
@@ -192,8 +211,77 @@ def random_flip(image: jax.Array, key: jax.Array, probability: Scalar = 0.5) -> 
     return jnp.where(is_flipped, image[:, ::-1], image)
 
 
+def _crop(image: jax.Array, key: jax.Array) -> jax.Array:
+    return operations.random_resized_crop(image, jax.random.uniform(_named(key, "crop_box"), (4,)))
+
+
+def _rotate(image: jax.Array, key: jax.Array) -> jax.Array:
+    turns = jax.random.randint(_named(key, "rotate_turns"), (), 0, 4)
+    return operations.rotate_quarters(image, turns)
+
+
+def _randaugment(image: jax.Array, key: jax.Array) -> jax.Array:
+    return randaugment.randaugment(image, _named(key, "randaugment_layers"))
+
+
+def _autoaugment(image: jax.Array, key: jax.Array) -> jax.Array:
+    return autoaugment.autoaugment(image, _named(key, "autoaugment_pair"))
+
+
+def _equalize(image: jax.Array, key: jax.Array) -> jax.Array:
+    del key
+    return operations.equalize(image)
+
+
+def _motion_blur(image: jax.Array, key: jax.Array) -> jax.Array:
+    angle = jax.random.uniform(_named(key, "motion_blur_angle"), maxval=jnp.pi)
+    return operations.motion_blur(image, angle, blur_radius(image))
+
+
+def _sobel(image: jax.Array, key: jax.Array) -> jax.Array:
+    del key
+    return operations.sobel(image)
+
+
+def _noise(image: jax.Array, key: jax.Array) -> jax.Array:
+    noise = jax.random.normal(_named(key, "noise_values"), image.shape)
+    return operations.gaussian_noise(image, noise)
+
+
+def _cutout(image: jax.Array, key: jax.Array) -> jax.Array:
+    place = jax.random.uniform(_named(key, "cutout_place"), (2,))
+    return operations.cutout(image, place, jnp.asarray(IMAGENET_MEAN))
+
+
+# SimCLR's operations that the columns of BYOL Table 6 do without, with their draws.
+EXTRAS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "crop": _crop,
+    "rotate": _rotate,
+    "randaugment": _randaugment,
+    "autoaugment": _autoaugment,
+    "equalize": _equalize,
+    "motion_blur": _motion_blur,
+    "sobel": _sobel,
+    "noise": _noise,
+    "cutout": _cutout,
+}
+# The probabilities of a column.
+PROBABILITIES = ("flip", "color_jitter", "grayscale", "blur", "solarize", *EXTRAS)
+
+
+def from_config(column: Mapping[str, Any]) -> AugmentParams:
+    """A config's column as parameters; extras that are 0, None or not there cost nothing."""
+    return AugmentParams(**{k: v for k, v in column.items() if k not in EXTRAS or v})
+
+
 def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Array:
     """Draws t ~ T (or T') and applies it: App. C in the listed order, without the crop.
+
+    SimCLR's operations, where they have a probability, stand around App. C's (`EXTRAS`): crop,
+    *flip*, rotate, randaugment, autoaugment, *color_jitter*, *grayscale*, equalize, *blur*,
+    motion_blur, *solarize*, sobel, noise, cutout. First what moves pixels, as in SimCLR App. A;
+    the learnt policies behind the flip, as their authors have them; colours, then blurs; last the
+    square of `cutout`, which the network sees as zeros.
 
     Args:
       image: `[H, W, 3]` in [0, 1].
@@ -210,7 +298,16 @@ def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Ar
     def uniform(name: str, low: Scalar, high: Scalar) -> jax.Array:
         return jax.random.uniform(_named(key, name), dtype=image.dtype, minval=low, maxval=high)
 
+    def with_extra(image: jax.Array, name: str) -> jax.Array:
+        probability = getattr(params, name)
+        if probability is None:
+            return image
+        return jnp.where(applies(name, probability), EXTRAS[name](image, key), image)
+
+    image = with_extra(image, "crop")
     image = random_flip(image, key, params.flip)
+    for name in ("rotate", "randaugment", "autoaugment"):
+        image = with_extra(image, name)
 
     amounts = jnp.stack(
         [
@@ -225,10 +322,14 @@ def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Ar
     image = jnp.where(applies("color_jitter", params.color_jitter), jittered, image)
 
     image = jnp.where(applies("grayscale", params.grayscale), to_grayscale(image), image)
+    image = with_extra(image, "equalize")
     sigma = uniform("sigma", params.blur_sigma_min, params.blur_sigma_max)
     image = jnp.where(applies("blur", params.blur), gaussian_blur(image, sigma), image)
+    image = with_extra(image, "motion_blur")
     solarized = solarize(image, params.solarize_threshold)
     image = jnp.where(applies("solarize", params.solarize), solarized, image)
+    for name in ("sobel", "noise", "cutout"):
+        image = with_extra(image, name)
     return jnp.clip(image, 0, 1)
 
 

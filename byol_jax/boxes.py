@@ -1,4 +1,6 @@
-"""Random crop boxes (BYOL App. C): uniforms in, integer boxes out, numpy only."""
+"""Random crop boxes (BYOL App. C): uniforms in, integer boxes out; one rule, for numpy and JAX."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -47,15 +49,31 @@ def random_resized_boxes(
     check_ranges(area_range, aspect_range)
     uniforms = np.asarray(uniforms, np.float64)
     heights, widths = np.asarray(heights), np.asarray(widths)
-    u_area, u_aspect, u_y, u_x = np.moveaxis(uniforms, -1, 0)
+    boxes: np.ndarray = box_rule(np, uniforms, heights, widths, area_range, aspect_range)
+    return boxes
+
+
+def box_rule(
+    library: Any,
+    uniforms: Any,
+    heights: Any,
+    widths: Any,
+    area_range: tuple[Any, Any] = AREA_RANGE,
+    aspect_range: tuple[Any, Any] = ASPECT_RANGE,
+) -> Any:
+    """The rule of `random_resized_boxes`, in numpy or in jax.numpy, where all may be traced.
+
+    Nothing is checked. In float32 a side or an offset may differ by one pixel from float64's.
+    """
+    u_area, u_aspect, u_y, u_x = library.moveaxis(uniforms, -1, 0)
 
     area = (area_range[0] + u_area * (area_range[1] - area_range[0])) * heights * widths
-    log_low, log_high = np.log(aspect_range)
-    aspect = np.exp(log_low + u_aspect * (log_high - log_low))
+    log_low, log_high = library.log(library.asarray(aspect_range))
+    aspect = library.exp(log_low + u_aspect * (log_high - log_low))
     # A side that sticks out is cut to the image, not drawn again: a retry would need an unknown
     # number of uniforms, and the authors' code cuts too (it makes the mean area 0.52, not 0.54).
-    h = np.clip(np.rint(np.sqrt(area / aspect)), 1, heights)
-    w = np.clip(np.rint(np.sqrt(area * aspect)), 1, widths)
-    y = np.floor(u_y * (heights - h + 1))
-    x = np.floor(u_x * (widths - w + 1))
-    return np.stack([y, x, h, w], axis=-1).astype(np.int32)
+    h = library.clip(library.rint(library.sqrt(area / aspect)), 1, heights)
+    w = library.clip(library.rint(library.sqrt(area * aspect)), 1, widths)
+    y = library.floor(u_y * (heights - h + 1))
+    x = library.floor(u_x * (widths - w + 1))
+    return library.stack([y, x, h, w], axis=-1).astype(library.int32)

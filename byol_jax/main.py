@@ -36,6 +36,12 @@ def _views(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     views.run(config, workdir)
 
 
+def _operations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax import views
+
+    views.run_operations(config, workdir)
+
+
 def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     from byol_jax.evals import frozen
 
@@ -71,6 +77,7 @@ JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = 
     "evaluate": _evaluate,
     "transfer": _transfer,
     "views": _views,
+    "operations": _operations,
     "linear": _linear,
     "finetune": _finetune,
     "paper": _paper,

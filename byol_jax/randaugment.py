@@ -46,6 +46,16 @@ HAIR = 1e-3
 Scalar = jax.Array | float
 
 
+def to_levels(values: Scalar) -> jax.Array:
+    """Numbers in [0, 1] as uint8 levels, rounded."""
+    return jnp.round(jnp.asarray(values) * 255).astype(jnp.uint8)
+
+
+def from_levels(levels: jax.Array) -> jax.Array:
+    """uint8 levels as float32 in [0, 1]."""
+    return levels.astype(jnp.float32) / 255
+
+
 def _fixed(*coefficients: Scalar) -> jax.Array:
     return jnp.stack(
         [jnp.round(jnp.float32(c) * FIXED_ONE).astype(jnp.int32) for c in coefficients]
@@ -310,13 +320,9 @@ def randaugment(
     """
     require(num_layers >= 0, f"num_layers={num_layers}: RandAugment applies 0 or more operations")
 
-    def to_levels(values: Scalar) -> jax.Array:
-        return jnp.round(jnp.asarray(values) * 255).astype(jnp.uint8)
-
     def add_layer(levels: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
         which, sign = draw_operation(key, layer)
         return apply_operation(levels, which, magnitude, sign, to_levels(fill)), None
 
     # A scan: the layers are one program, compiled once.
-    levels = jax.lax.scan(add_layer, to_levels(image), jnp.arange(num_layers))[0]
-    return levels.astype(jnp.float32) / 255
+    return from_levels(jax.lax.scan(add_layer, to_levels(image), jnp.arange(num_layers))[0])

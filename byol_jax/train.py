@@ -60,7 +60,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
     for view in ("view1", "view2"):
         column = config.augment[view]
-        for name in ("flip", "color_jitter", "grayscale", "blur", "solarize"):
+        for name in augment.PROBABILITIES:
             require(
                 0 <= column[name] <= 1,
                 f"config.augment.{view}.{name}={column[name]} is a probability: from 0 to 1",
@@ -89,8 +89,7 @@ def view_parameters(
     config: ml_collections.ConfigDict,
 ) -> tuple[augment.AugmentParams, augment.AugmentParams]:
     """T and T': the columns of Table 6."""
-    view1, view2 = config.augment.view1, config.augment.view2
-    return augment.AugmentParams(**view1), augment.AugmentParams(**view2)
+    return augment.from_config(config.augment.view1), augment.from_config(config.augment.view2)
 
 
 def hyperparameters(
@@ -224,6 +223,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         process_count=jax.process_count(),
         area_range=(config.data.area_min, config.data.area_max),
         aspect_range=(config.data.aspect_min, config.data.aspect_max),
+        same_crop=config.data.same_crop,
         exif=config.data.exif,
         host_views=view_parameters(config) if config.augment.placement == "host" else None,
         num_threads=config.data.threads,

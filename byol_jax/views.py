@@ -1,18 +1,40 @@
-"""The job `views`: a picture of what a recipe makes of a user's own images."""
+"""Pictures: what a recipe makes of a user's own images, and what each operation does to one."""
 
 import pathlib
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from matplotlib import figure
 
 from byol_jax import augment, keys, train
-from byol_jax.data import images, pipeline, reader
-from byol_jax.errors import require
+from byol_jax.data import crops, images, pipeline, reader
+from byol_jax.errors import UserError, require
 
 # Inches of a cell, and the pixels an inch has at least.
 _CELL, _DPI = 1.5, 100
+
+# Panels: the title, and what is applied. The first ten are those of SimCLR Figure 4.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "original": (),
+    "crop, resize": ("crop",),
+    "crop, resize, flip": ("crop", "flip"),
+    "colour drop": ("grayscale",),
+    "colour jitter": ("color_jitter",),
+    "rotate": ("rotate",),
+    "cutout": ("cutout",),
+    "Gaussian noise": ("noise",),
+    "Gaussian blur": ("blur",),
+    "Sobel filter": ("sobel",),
+    "solarize": ("solarize",),
+    "equalize": ("equalize",),
+    "motion blur": ("motion_blur",),
+    "RandAugment": ("randaugment",),
+    "AutoAugment": ("autoaugment",),
+}
+_COLUMNS = 5
 
 
 def draw(
@@ -44,6 +66,7 @@ def draw(
             image_size=config.image_size,
             area_range=(config.data.area_min, config.data.area_max),
             aspect_range=(config.data.aspect_min, config.data.aspect_max),
+            same_crop=config.data.same_crop,
             exif=config.data.exif,
         )
         views = [
@@ -102,3 +125,86 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     sheet.savefig(workdir / "views.png")
     print(f"written: {workdir / 'views.png'}", flush=True)
+
+
+def draw_operations(
+    pixels: np.ndarray, jitter: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Each of `OPERATIONS` with probability 1, all from one key.
+
+    Args:
+      pixels: uint8 `[S, S, 3]`.
+      jitter: the `max` values of `AugmentParams`.
+      seed: of the key.
+
+    Returns:
+      uint8 `[S, S, 3]` by title.
+    """
+    key = keys.named_key(seed, "operations")
+    image = augment.to_float(jnp.asarray(pixels))
+    # The strongest blur of App. C, as a weak one can hardly be seen. Probabilities of 0 stay in:
+    # one program serves all panels.
+    nothing = augment.AugmentParams(
+        **{**jitter, **dict.fromkeys(augment.PROBABILITIES, 0.0), "blur_sigma_min": 2.0}
+    )
+    make_view = jax.jit(augment.make_view)
+    drawn = {}
+    for title, names in OPERATIONS.items():
+        view = make_view(image, key, nothing._replace(**dict.fromkeys(names, 1.0)))
+        drawn[title] = np.rint(np.asarray(view) * 255).astype(np.uint8)
+    return drawn
+
+
+def titled(panels: Mapping[str, np.ndarray]) -> figure.Figure:
+    """Pictures uint8 `[S, S, 3]` in rows of five, each under its title."""
+    rows = -(-len(panels) // _COLUMNS)
+    size = max(len(panel) for panel in panels.values())
+    sheet = figure.Figure(
+        figsize=(_CELL * _COLUMNS, (_CELL + 0.2) * rows),
+        dpi=max(_DPI, size / _CELL),
+        layout="constrained",
+    )
+    for axis in sheet.subplots(rows, _COLUMNS, squeeze=False).flat:
+        axis.set_axis_off()
+    for axis, (title, panel) in zip(sheet.axes, panels.items(), strict=False):
+        axis.imshow(panel, interpolation="nearest")
+        axis.set_title(title, fontsize="small")
+    return sheet
+
+
+def center_crop(path: str, size: int) -> np.ndarray:
+    """An image file turned upright, its short side resized, its centre kept: uint8 `[S, S, 3]`.
+
+    Raises:
+      UserError: there is no such file, or it cannot be read as an image.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+        images.prepare(data)
+    except (OSError, images.Unreadable) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"config.image={path} cannot be read: {reason}") from error
+    labels = np.full(1, -1, np.int32)
+    one = images.Records(1, lambda i: images.Encoded(data, -1), lambda i: path, lambda: labels)
+    picture = reader.picture(images.ImageSet(path, one, labels, 0), 0, exif=True)
+    if picture is None:
+        raise UserError(f"config.image={path} cannot be read: the image is damaged")
+    height, width, _ = picture.shape
+    placement = crops.center_placement(height, width, size, "full")
+    return np.asarray(crops.to_uint8(crops.place(picture, placement, size)))
+
+
+def run_operations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `operations.png`: one image through each augmentation alone.
+
+    Raises:
+      UserError: for an image or a size that cannot be used.
+    """
+    require(config.image, "config.image is needed: the path of an image file")
+    require(config.image_size >= 1, f"config.image_size={config.image_size} must be at least 1")
+    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
+    pixels = center_crop(config.image, config.image_size)
+    sheet = titled(draw_operations(pixels, config.jitter.to_dict(), config.seed))
+    workdir.mkdir(parents=True, exist_ok=True)
+    sheet.savefig(workdir / "operations.png")
+    print(f"written: {workdir / 'operations.png'}", flush=True)

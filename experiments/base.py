@@ -49,8 +49,45 @@ def augmentation(**changes: float) -> ml_collections.ConfigDict:
     column.blur_sigma_max = 2.0
     column.solarize = 0.0
     column.solarize_threshold = 0.5  # App. C
+    # Probabilities of operations that Table 6 does without; byol_jax/operations.py has their
+    # numbers. One that is 0 costs nothing; from 0 to another, the step is compiled anew.
+    column.crop = 0.0  # another crop of App. C's kind: SimCLR Figure 5
+    column.rotate = 0.0  # by 0, 90, 180 or 270 degrees: SimCLR Figure 4, Table 3
+    column.randaugment = 0.0  # two operations at magnitude 9, as in BYOL App. D.2
+    column.autoaugment = 0.0  # SimCLR Table 1, AutoAug
+    column.equalize = 0.0  # SimCLR App. B.2
+    column.motion_blur = 0.0  # SimCLR App. B.2
+    column.sobel = 0.0  # SimCLR Figure 4, App. B.2
+    column.noise = 0.0  # SimCLR Figure 4, "corrupted" in Table 3
+    column.cutout = 0.0  # SimCLR Figure 4
     column.update(changes)
     return column
+
+
+def simclr_augmentation(
+    strength: float = 1.0, blur: float = 0.5, **changes: float
+) -> ml_collections.ConfigDict:
+    """SimCLR's policy (App. A) as a column, both views alike, with some entries changed.
+
+    `strength` is s of its colour distortion (Table 1), `blur` the probability of its blur (0 in
+    the columns of Table 1 that do not say +Blur).
+    """
+    return augmentation(
+        **{
+            "flip": 0.5,  # App. A, Random crop and resize
+            "color_jitter": 0.8,  # App. A, color_distortion: the p of random_apply
+            "brightness_max": 0.8 * strength,  # App. A, color_jitter, and the next three
+            "contrast_max": 0.8 * strength,
+            "saturation_max": 0.8 * strength,
+            "hue_max": 0.2 * strength,
+            "grayscale": 0.2,  # App. A, color_distortion: the p of color_drop
+            "blur": blur,  # App. A, Gaussian blur: 50 % of the time, sigma in [0.1, 2.0]
+            "blur_sigma_min": 0.1,
+            "blur_sigma_max": 2.0,
+            "solarize": 0.0,
+            **changes,
+        }
+    )
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -128,6 +165,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.area_max = 1.0
     config.data.aspect_min = 3 / 4
     config.data.aspect_max = 4 / 3
+    # Both views from the box of the first: with nothing else in view 2 it is the identity of
+    # SimCLR Figure 5, which applies the studied operations to one branch alone.
+    config.data.same_crop = False
     config.data.threads = 0  # of the input pipeline; 0 tunes itself
     config.data.prefetch = 2  # batches kept ready on the host and on the devices
     # paper: short side to 256/224 of the size, then the centre (App. C); released: central

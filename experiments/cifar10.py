@@ -117,8 +117,6 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 1e-6
 
     config.data.eval_crop = "full"
-    # SimCLR App. A: brightness, contrast, saturation 0.8 s and hue 0.2 s, with s = 0.5.
-    distortion = {"brightness_max": 0.4, "contrast_max": 0.4, "saturation_max": 0.4, "hue_max": 0.1}
-    config.augment.view1 = base.augmentation(**distortion, blur=0.0, solarize=0.0)
-    config.augment.view2 = base.augmentation(**distortion, blur=0.0, solarize=0.0)
+    for view in ("view1", "view2"):
+        config.augment[view] = base.simclr_augmentation(0.5, blur=0.0)  # SimCLR App. B.9
     return config

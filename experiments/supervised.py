@@ -29,13 +29,6 @@ import ml_collections
 from experiments import base, classification
 
 
-def simclr_view(blur: float) -> ml_collections.ConfigDict:
-    """SimCLR's augmentation of ImageNet: App. A, colour distortion of strength 1."""
-    return base.augmentation(
-        brightness_max=0.8, contrast_max=0.8, saturation_max=0.8, hue_max=0.2, blur=blur
-    )
-
-
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     chosen = base.parse_options(options, depth="50", width=1.0, epochs=200.0, augment="randaugment")
     config = classification.get_finetune_config()
@@ -59,7 +52,8 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
         config.label_smoothing = 0.0
         if chosen["augment"] != "crop":
             config.augmentation = "pretrain"
-            config.view = simclr_view(blur=0.5 if chosen["augment"] == "simclr" else 0.0)
+            blur = 0.5 if chosen["augment"] == "simclr" else 0.0
+            config.view = base.simclr_augmentation(blur=blur)
     else:
         raise ValueError(
             f"augment={chosen['augment']!r} must be randaugment, simclr, color or crop"

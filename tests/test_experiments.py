@@ -17,6 +17,7 @@ from experiments import (
     finetune,
     imagenette,
     linear,
+    operations,
     places365,
     semi,
     supervised,
@@ -120,6 +121,52 @@ def test_base_has_the_columns_of_table_6(view, blur, solarize):
         "blur_sigma_max": 2.0,
         "solarize": solarize,
         "solarize_threshold": 0.5,
+        **dict.fromkeys(EXTRAS, 0.0),
+    }
+
+
+EXTRAS = (
+    *("crop", "rotate", "randaugment", "autoaugment", "equalize", "motion_blur"),
+    *("sobel", "noise", "cutout"),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "strength", "blur"),
+    # SimCLR Table 1: strengths 1/8 to 1, and 1 with blur, which is the default.
+    [({"strength": 0.125, "blur": 0.0}, 0.125, 0.0), ({}, 1, 0.5)],
+)
+def test_simclr_augmentation_is_that_of_its_appendix_a(changes, strength, blur):
+    assert base.simclr_augmentation(**changes).to_dict() == {
+        "flip": 0.5,
+        "color_jitter": 0.8,
+        "brightness_max": 0.8 * strength,
+        "contrast_max": 0.8 * strength,
+        "saturation_max": 0.8 * strength,
+        "hue_max": 0.2 * strength,
+        "grayscale": 0.2,
+        "blur": blur,
+        "blur_sigma_min": 0.1,
+        "blur_sigma_max": 2.0,
+        "solarize": 0.0,
+        "solarize_threshold": 0.5,
+        **dict.fromkeys(EXTRAS, 0.0),
+    }
+
+
+def test_simclr_augmentation_takes_changes():
+    column = base.simclr_augmentation(0.5, sobel=0.1, flip=0.0)
+    assert (column.brightness_max, column.sobel, column.flip) == (0.4, 0.1, 0.0)
+
+
+def test_operations_draws_the_jitter_of_strength_1():
+    config = operations.get_config()
+    assert config.job == "operations" and config.image is None
+    assert config.jitter.to_dict() == {
+        "brightness_max": 0.8,
+        "contrast_max": 0.8,
+        "saturation_max": 0.8,
+        "hue_max": 0.2,
     }
 
 

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import augment, train, views
+from byol_jax import augment, main, train, views
 from byol_jax.data import pipeline
 from byol_jax.errors import UserError
+from experiments import operations
 
 IDENTITY = dict.fromkeys(("flip", "color_jitter", "grayscale", "blur", "solarize"), 0.0)
 
@@ -72,6 +73,92 @@ def test_the_job_writes_a_png(dataset, tmp_path, capsys) -> None:
         # A cell is at least as many pixels wide as a view.
         assert image.width >= 5 * 8
     assert "views.png" in capsys.readouterr().out
+
+
+def test_views_share_their_crop_as_the_run_does(dataset) -> None:
+    config = config_of(dataset, data__same_crop=True)
+    config.augment.view1.update(IDENTITY)
+    config.augment.view2.update(IDENTITY)
+    ours = views.draw(train.load_images(config), np.array([5, 0, 11]), 1, config)
+    assert np.array_equal(ours[:, 0], ours[:, 1])
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A wide picture, brighter to the right, that is stored upside down."""
+    upright = np.broadcast_to(np.linspace(40, 200, 48)[:, None], (32, 48, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(upright[::-1, ::-1]).save(path, exif=exif)
+    return str(path), upright
+
+
+def test_the_center_of_a_photo(photo) -> None:
+    path, upright = photo
+    assert np.array_equal(views.center_crop(path, 32), upright[:, 8:40])
+
+
+def test_every_operation_is_drawn_by_itself(photo) -> None:
+    pixels = photo[1][:, 8:40]
+    jitter = {"brightness_max": 0.8, "contrast_max": 0.0, "saturation_max": 0.0, "hue_max": 0.0}
+    panels = views.draw_operations(pixels, jitter, 2)
+    assert list(panels) == list(views.OPERATIONS) and len(panels) == 15
+    shown = {name for names in views.OPERATIONS.values() for name in names}
+    assert shown == set(augment.PROBABILITIES)
+    assert np.array_equal(panels["original"], pixels)
+    assert np.array_equal(panels["colour drop"], pixels)  # it is grey
+    assert np.array_equal(panels["crop, resize, flip"], panels["crop, resize"][:, ::-1])
+    assert np.array_equal(panels["solarize"], np.where(pixels < 128, pixels, 255 - pixels))
+    for title, panel in panels.items():
+        assert panel.shape == (32, 32, 3) and panel.dtype == np.uint8
+        assert np.array_equal(panel, pixels) == (title in ("original", "colour drop")), title
+    # Another jitter, and another seed.
+    stronger = views.draw_operations(pixels, jitter | {"brightness_max": 0.0}, 2)
+    assert [name for name in panels if not np.array_equal(panels[name], stronger[name])] == [
+        "colour jitter"
+    ]
+
+
+def test_panels_have_titles() -> None:
+    panels = {f"panel {i}": np.full((4, 4, 3), i, np.uint8) for i in range(7)}
+    axes = views.titled(panels).axes
+    assert [axis.get_title() for axis in axes] == [*panels, "", "", ""]
+    assert [int(axis.images[0].get_array().max()) for axis in axes[:7]] == list(range(7))
+
+
+def test_the_job_operations_writes_a_png(photo, tmp_path, capsys) -> None:
+    config = operations.get_config()
+    config.image, config.image_size = photo[0], 9
+    main.JOBS[config.job](config, tmp_path / "new")
+    with Image.open(tmp_path / "new" / "operations.png") as image:
+        assert image.format == "PNG"
+        assert image.width >= 5 * 9
+    assert "operations.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": None}, "config.image is needed"),
+        ({"image": "absent.jpg"}, "config.image=absent.jpg cannot be read: No such file"),
+        ({"image": "text"}, "text cannot be read: no image, or of an unknown format"),
+        ({"image": "cut"}, "cut cannot be read: the image is damaged"),
+        ({"image_size": 0}, "config.image_size=0 must be at least 1"),
+        ({"seed": -1}, "config.seed=-1 must be from 0"),
+    ],
+)
+def test_mistakes_of_the_job_operations(photo, tmp_path, monkeypatch, changes, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("not an image")
+    with open(photo[0], "rb") as whole:
+        (tmp_path / "cut").write_bytes(whole.read()[:120])
+    config = operations.get_config()
+    config.image = photo[0]
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        views.run_operations(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["images", "draws"])

@@ -55,6 +55,7 @@ def train_batches(
     process_count: int = 1,
     area_range: tuple[float, float] = AREA_RANGE,
     aspect_range: tuple[float, float] = ASPECT_RANGE,
+    same_crop: bool = False,
     exif: bool = False,
     host_views: tuple[augment.AugmentParams, augment.AugmentParams] | None = None,
     num_threads: int = 0,
@@ -80,6 +81,7 @@ def train_batches(
       start_step, num_steps: the first step, and the one after the last.
       process_index, process_count: whose share this is.
       area_range, aspect_range: of the crops, see `boxes`.
+      same_crop: whether all views are cut from the box of the first (SimCLR Figure 5).
       exif: whether to turn images as EXIF says.
       host_views: T and T', to augment here and not on the device: the views are then float32,
         normalised.
@@ -115,7 +117,9 @@ def train_batches(
             ids, epochs = stream(seed, num_examples, step * batch_size, (step + 1) * batch_size)
             yield Request(ids[share], epochs[share])
 
-    plan = _training_plan(image_set, seed, image_size, num_views, area_range, aspect_range, exif)
+    plan = _training_plan(
+        image_set, seed, image_size, num_views, area_range, aspect_range, same_crop, exif
+    )
     augmentation = None if host_views is None else reader.augmentation(seed, host_views)
     return reader.crop(plan, requests(), augmentation, num_threads=num_threads, ahead=prefetch)
 
@@ -129,10 +133,11 @@ def example_views(
     image_size: int,
     area_range: tuple[float, float] = AREA_RANGE,
     aspect_range: tuple[float, float] = ASPECT_RANGE,
+    same_crop: bool = False,
     exif: bool = False,
 ) -> Batch:
     """What `train_batches` makes of these examples in these epochs, int64 `[b]` each."""
-    plan = _training_plan(image_set, seed, image_size, 2, area_range, aspect_range, exif)
+    plan = _training_plan(image_set, seed, image_size, 2, area_range, aspect_range, same_crop, exif)
     return next(reader.crop(plan, iter([Request(ids, epochs)])))
 
 
@@ -143,6 +148,7 @@ def _training_plan(
     num_views: int,
     area_range: tuple[float, float],
     aspect_range: tuple[float, float],
+    same_crop: bool,
     exif: bool,
 ) -> Plan:
     place = functools.partial(
@@ -152,6 +158,7 @@ def _training_plan(
         num_views=num_views,
         area_range=area_range,
         aspect_range=aspect_range,
+        same_crop=same_crop,
     )
     return Plan(image_set, image_size, num_views, place, exif, seed)
 
@@ -207,9 +214,10 @@ def random_placements(
     num_views: int = 2,
     area_range: tuple[float, float] = AREA_RANGE,
     aspect_range: tuple[float, float] = ASPECT_RANGE,
+    same_crop: bool = False,
 ) -> np.ndarray:
     """Random crops (BYOL App. C) as placements, int32 `[b, V, 8]`, one for each of V views."""
-    views = np.arange(1, num_views + 1)
+    views = np.ones(num_views, int) if same_crop else np.arange(1, num_views + 1)
     uniforms = keys.example_uniforms(
         seed, "crop", request.ids[:, None], request.epochs[:, None], views, 4
     )

@@ -129,7 +129,7 @@ def augmentation(
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def augmented(views: dict[str, Any], ids: Any, epochs: Any) -> dict[str, Any]:
         return {
-            name: function(views[name], ids, epochs, tf.nest.map_structure(tf.constant, number))
+            name: function(views[name], ids, epochs, jax.tree.map(tf.constant, number))
             for name, function, number in zip(views, functions, numbers, strict=True)
         }
 

@@ -109,7 +109,7 @@ def data_of(config: ml_collections.ConfigDict, trained: Mapping[str, Any]) -> Da
     row = benchmarks.find(dataset, config.benchmark)
     theirs = trained.get("data", {})
     given = {name: value for name, value in config.view.items() if value is not None}
-    view = augment.AugmentParams(**{**trained.get("augment", {}).get("view1", {}), **given})
+    view = augment.from_config({**trained.get("augment", {}).get("view1", {}), **given})
     flip = view.flip if config.flip is None else config.flip
     require(0 <= flip <= 1, f"config.flip={flip} is a probability: from 0 to 1")
     area_min = theirs.get("area_min", 0.08) if config.area_min is None else config.area_min

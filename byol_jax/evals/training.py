@@ -85,10 +85,14 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     unused |= {"magnitude"} if recipe.augmentation != "randaugment" else set()
     said: dict[str, Any] = {k: v for k, v in recipe._asdict().items() if k not in unused}
     if "view" in said:
-        said["view"] = {k: float(v) for k, v in recipe.view._asdict().items()}
+        said["view"] = _named_numbers(recipe.view)
     else:
         said["flip"] = float(recipe.view.flip)
     return {"solver": SOLVER, "nesterov": True, "schedule": "cosine to 0", **said}
+
+
+def _named_numbers(view: augment.AugmentParams) -> dict[str, float]:
+    return {name: float(value) for name, value in view._asdict().items() if value is not None}
 
 
 def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int) -> dict[str, Any]:
@@ -96,6 +100,12 @@ def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int
     said = {**identity, **recipe._asdict(), "num_images": num_images}
     for name in ("threads", "prefetch"):  # change no bit
         del said[name]
+    # A list, as trainings that were begun without the extras have it.
+    view = _named_numbers(recipe.view)
+    extras = {name: view.pop(name) for name in augment.EXTRAS if name in view}
+    said["view"] = [*view.values()]
+    if extras:
+        said["extras"] = extras
     return json.loads(json.dumps(said))
 
 

@@ -99,6 +99,22 @@ def test_ranges_reach_the_crops() -> None:
         assert np.array_equal(batch[view], square.images[batch["ids"]])
 
 
+def test_one_crop_for_both_views(whole) -> None:
+    """SimCLR Figure 5: the box of the first view; the first view, and runs without it, stay."""
+    ours = batches(same_crop=True)
+    for batch, theirs in zip(ours, whole, strict=True):
+        assert np.array_equal(batch["view2"], batch["view1"])
+        assert_same([batch | {"view2": theirs["view2"]}], [theirs])
+    settings = {"seed": 1, "image_size": 6}
+    ids, epochs = (whole[3][name].astype(np.int64) for name in ("ids", "epochs"))
+    assert_same([pipeline.example_views(SET, ids, epochs, same_crop=True, **settings)], [ours[3]])
+    request = pipeline.Request(ids, epochs)
+    sides = np.full(8, 9), np.full(8, 11)
+    placements = pipeline.random_placements(request, *sides, seed=1, size=6)
+    shared = pipeline.random_placements(request, *sides, seed=1, size=6, same_crop=True)
+    assert np.array_equal(shared, placements[:, [0, 0]])
+
+
 @pytest.mark.parametrize("num_threads", [1, 8])
 def test_same_batches_with_any_number_of_threads(whole, num_threads: int) -> None:
     assert_same(batches(num_threads=num_threads), whole)

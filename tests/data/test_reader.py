@@ -400,8 +400,10 @@ def test_real_files_are_turned_upright(oddities) -> None:
         assert np.abs(picture - turned[0]).mean() < 6
 
 
-def table_6() -> tuple[augment.AugmentParams, augment.AugmentParams]:
-    return augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2)
+def columns() -> tuple[augment.AugmentParams, augment.AugmentParams]:
+    """T of Table 6, and T' with two of SimCLR's operations."""
+    more = {"rotate": 0.5, "cutout": 0.5}
+    return augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2, **more)
 
 
 def test_host_placement_is_the_device_s() -> None:
@@ -418,12 +420,12 @@ def test_host_placement_is_the_device_s() -> None:
     image_set = images.ImageSet("noise", records, labels, 1)
     settings = {"image_size": 24, "batch_size": 50, "num_steps": 2}
     on_device = batches(image_set, **settings)
-    on_host = batches(image_set, **settings, host_views=table_6())
+    on_host = batches(image_set, **settings, host_views=columns())
     key = keys.named_key(1, "augment")
     augmented = jax.jit(augment.make_views, static_argnames="view")
     for ours, theirs in zip(on_host, on_device, strict=True):
         assert ours["ids"].tolist() == theirs["ids"].tolist()
-        for view, params in enumerate(table_6(), start=1):
+        for view, params in enumerate(columns(), start=1):
             expected = augmented(
                 theirs[f"view{view}"],
                 theirs["ids"],

@@ -1,0 +1,170 @@
+"""SimCLR's further augmentations (Figure 4, Table 3, App. B.2), on the device.
+
+Each takes one float image `[H, W, 3]` with values in [0, 1] and traced numbers, and gives such an
+image. They stand beside those of BYOL App. C in `augment`, which draws their random numbers.
+SimCLR names the operations without their numbers: where one of those is a constant here, its
+comment says whose it is.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from byol_jax import boxes, randaugment
+from byol_jax.errors import require
+
+Scalar = jax.Array | float
+
+# Side of the square over the image's: 16 of 32 pixels, DeVries & Taylor (2017) on CIFAR-10.
+CUTOUT_SHARE = 0.5
+# Standard deviation, as a share of the range of values. Ours: SimCLR shows noise, and gives none.
+NOISE_SIGMA = 0.1
+# A step from black to white, upright or level, has this gradient under Sobel's masks.
+SOBEL_LARGEST = 4
+
+
+def random_resized_crop(
+    image: jax.Array,
+    uniforms: jax.Array,
+    area_range: tuple[Scalar, Scalar] = boxes.AREA_RANGE,
+    aspect_range: tuple[Scalar, Scalar] = boxes.ASPECT_RANGE,
+) -> jax.Array:
+    """Cuts out a box and resizes it to the whole image: SimCLR App. A, for a row of Figure 5.
+
+    Args:
+      image: `[H, W, 3]`.
+      uniforms: `[4]` in [0, 1), for area, aspect, y and x, as `boxes` takes them.
+      area_range: shares of the image's area.
+      aspect_range: of width over height.
+    """
+    height, width, _ = image.shape
+    y, x, h, w = boxes.box_rule(jnp, uniforms, height, width, area_range, aspect_range)
+    rows, columns = _bicubic(y, h, height, image.dtype), _bicubic(x, w, width, image.dtype)
+    # In full float32: the products of some accelerators keep three digits by default.
+    resized = jnp.einsum("ij,jkc,lk->ilc", rows, image, columns, precision="highest")
+    # Bicubic interpolation overshoots at edges.
+    return jnp.clip(resized, 0, 1)
+
+
+def _bicubic(start: jax.Array, length: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
+    """Weights `[size, size]` that stretch the pixels from `start` on, `length` of them, to `size`.
+
+    As in `data.crops.resize`: half-pixel centres, no antialiasing, Keys' kernel of a = -1/2, whose
+    weights outside of the box are left out and the others scaled to a sum of 1.
+    """
+    pixel = jnp.arange(size, dtype=dtype)
+    centre = (pixel + 0.5) * (length / size) - 0.5 + start
+    distance = jnp.abs(centre[:, None] - pixel)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    weights = jnp.where(distance <= 1, near, jnp.where(distance < 2, far, 0))
+    weights = jnp.where((pixel >= start) & (pixel < start + length), weights, 0)
+    return weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+def rotate_quarters(image: jax.Array, turns: jax.Array) -> jax.Array:
+    """Turns a square image by 0, 90, 180 or 270 degrees (SimCLR Figure 4, Table 3).
+
+    Args:
+      image: `[S, S, 3]`.
+      turns: quarters, an integer from 0 to 3, counterclockwise.
+
+    Raises:
+      UserError: when tracing, for an image that is not square.
+    """
+    height, width, _ = image.shape
+    require(
+        height == width, f"an image of {height}x{width} is turned by quarters: it must be square"
+    )
+    branches = [functools.partial(jnp.rot90, k=k) for k in range(4)]
+    return jax.lax.switch(turns, branches, image)
+
+
+def equalize(image: jax.Array) -> jax.Array:
+    """Makes all levels of each channel about equally frequent (SimCLR App. B.2).
+
+    As Pillow does it, on values rounded to 8 bits.
+    """
+    levels = randaugment.to_levels(image)
+    tables = jax.vmap(randaugment.equalize, (0, None))(randaugment.histograms(levels), 0)
+    return randaugment.from_levels(randaugment.look_up(levels, tables)).astype(image.dtype)
+
+
+def motion_blur(image: jax.Array, angle: Scalar, radius: int) -> jax.Array:
+    """Mean along a line through each pixel (SimCLR App. B.2); zero outside the image.
+
+    SimCLR gives neither length nor border: both are those of the Gaussian blur.
+
+    Args:
+      image: `[H, W, 3]`.
+      angle: of the line in radians, counterclockwise from the horizontal.
+      radius: the line has 2 radius + 1 pixels, each the nearest to its place.
+    """
+    steps = jnp.arange(-radius, radius + 1)
+    # Rows go down, angles go up.
+    rows = radius - jnp.round(steps * jnp.sin(angle)).astype(jnp.int32)
+    columns = radius + jnp.round(steps * jnp.cos(angle)).astype(jnp.int32)
+    padded = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)))
+
+    def add(total: jax.Array, corner: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + jax.lax.dynamic_slice(padded, (*corner, 0), image.shape), None
+
+    total = jax.lax.scan(add, jnp.zeros_like(image), (rows, columns))[0]
+    return total / (2 * radius + 1)
+
+
+def sobel(image: jax.Array) -> jax.Array:
+    """Magnitude of Sobel's gradient in each channel (SimCLR Figure 4, App. B.2).
+
+    Divided by the gradient of a step from black to white and cut at 1, which slanted edges pass.
+    Pixels at the border are repeated outside.
+    """
+    height, width, _ = image.shape
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+
+    def masked(row_weights: tuple[int, ...], column_weights: tuple[int, ...]) -> jax.Array:
+        total = jnp.zeros_like(image)
+        for i, row_weight in enumerate(row_weights):
+            for j, column_weight in enumerate(column_weights):
+                if row_weight * column_weight:
+                    shifted = padded[i : i + height, j : j + width]
+                    total += row_weight * column_weight * shifted
+        return total
+
+    across, down = masked((1, 2, 1), (-1, 0, 1)), masked((-1, 0, 1), (1, 2, 1))
+    return jnp.minimum(jnp.sqrt(across**2 + down**2) / SOBEL_LARGEST, 1)
+
+
+def gaussian_noise(image: jax.Array, noise: jax.Array, sigma: Scalar = NOISE_SIGMA) -> jax.Array:
+    """Adds noise (SimCLR Figure 4; "corrupted" in Table 3), cut to [0, 1].
+
+    Args:
+      image: `[H, W, 3]`.
+      noise: standard normal numbers `[H, W, 3]`.
+      sigma: what they are multiplied by.
+    """
+    return jnp.clip(image + sigma * noise, 0, 1)
+
+
+def cutout(
+    image: jax.Array, uniforms: jax.Array, fill: jax.Array, share: Scalar = CUTOUT_SHARE
+) -> jax.Array:
+    """Paints over a square (SimCLR Figure 4), which may stick out, as DeVries & Taylor's does.
+
+    Args:
+      image: `[H, W, 3]`.
+      uniforms: `[2]` in [0, 1), for the row and the column of the pixel in the middle.
+      fill: the colour `[3]`. DeVries & Taylor's is 0 after normalisation, the mean colour.
+      share: side of the square over the shorter side of the image.
+    """
+    height, width, _ = image.shape
+    side = jnp.round(jnp.asarray(share * min(height, width)))
+
+    def covered(uniform: jax.Array, size: int) -> jax.Array:
+        start = jnp.floor(uniform * size) - side // 2
+        pixel = jnp.arange(size)
+        return (pixel >= start) & (pixel < start + side)
+
+    inside = covered(uniforms[0], height)[:, None] & covered(uniforms[1], width)
+    return jnp.where(inside[..., None], fill, image)

@@ -1,0 +1,195 @@
+"""SimCLR's operations among those of App. C: their order, their keys, and what they cost."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import augment, train
+from byol_jax.augment import AugmentParams
+from byol_jax.errors import UserError
+from experiments import base
+
+KEY = jax.random.key(11)
+# As `make_view` says.
+ORDER = (
+    *("crop", "flip", "rotate", "randaugment", "autoaugment", "color_jitter", "grayscale"),
+    *("equalize", "blur", "motion_blur", "solarize", "sobel", "noise", "cutout"),
+)
+NONE = AugmentParams(**dict.fromkeys(augment.PROBABILITIES, 0.0))
+
+
+def only(*names, **changes):
+    """Probability 1 for these and 0 for the others, which are compiled all the same."""
+    return NONE._replace(**dict.fromkeys(names, 1.0), **changes)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).random((24, 24, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def make_view():
+    return jax.jit(augment.make_view)
+
+
+def test_a_column_has_these_probabilities():
+    assert sorted(ORDER) == sorted(augment.PROBABILITIES)
+    assert [name for name in ORDER if name in augment.EXTRAS] == list(augment.EXTRAS)
+    assert {name for name in AugmentParams._fields if getattr(AugmentParams(), name) is None} == {
+        *augment.EXTRAS
+    }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ORDER,
+        # Without the ones that hide what came before them.
+        [name for name in ORDER if name not in ("grayscale", "sobel", "autoaugment")],
+        [name for name in ORDER if name in augment.EXTRAS],
+        ["crop", "flip", "color_jitter", "blur", "noise", "cutout"],
+    ],
+)
+def test_each_in_turn_with_draws_of_its_own(make_view, image, names):
+    """An operation draws the same whether others are there or not, and stands in its place."""
+    for seed in range(3):
+        key = jax.random.key(seed)
+        expected = image
+        for name in names:
+            expected = make_view(expected, key, only(name))
+        np.testing.assert_allclose(make_view(image, key, only(*names)), expected, atol=1e-5)
+
+
+def test_no_two_draws_share_a_key(monkeypatch, image):
+    names, named = [], augment._named
+    monkeypatch.setattr(augment, "_named", lambda key, name: named(key, names.append(name) or name))
+    jax.make_jaxpr(augment.make_view)(image, KEY, NONE)
+    assert set(augment.PROBABILITIES) < set(names)
+    assert len({zlib.crc32(name.encode()) for name in names}) == len(names)
+
+
+def test_no_probability_leaves_the_image(make_view, image):
+    np.testing.assert_array_equal(make_view(image, KEY, NONE), image)
+
+
+@pytest.mark.parametrize("name", ["crop", "rotate", "equalize", "sobel", "noise", "cutout"])
+def test_probabilities_are_traced(make_view, image, name):
+    compiled = make_view._cache_size()
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(40))
+    views = [make_view(image, key, NONE._replace(**{name: 0.4})) for key in keys]
+    assert make_view._cache_size() <= compiled + 1
+    certain = [make_view(image, key, only(name)) for key in keys]
+    changed = sum(not np.array_equal(view, image) for view in views)
+    # 16 +- 3.1, and for quarters three of four of them.
+    assert 4 <= changed <= 28
+    for view, one in zip(views, certain, strict=True):
+        assert np.array_equal(view, image) or np.array_equal(view, one)
+
+
+def test_turns_are_uniform(make_view, image):
+    count = 400
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(count))
+    small = image[:4, :4]
+    rotate = jax.jit(jax.vmap(augment.EXTRAS["rotate"], (None, 0)))
+    views = np.asarray(rotate(small, keys))
+    found = [(views == np.rot90(small, k)).all((1, 2, 3)).sum() for k in range(4)]
+    assert sum(found) == count
+    # 100 +- 8.7 each.
+    assert min(found) > 60
+
+
+def test_cutout_is_zero_for_the_network_and_anywhere(make_view, image):
+    corners = []
+    for seed in range(30):
+        view = augment.normalize(make_view(image, jax.random.key(seed), only("cutout")))
+        is_zero = (np.abs(view) < 1e-6).all(-1)
+        rows, columns = np.nonzero(is_zero)
+        corners.append((rows.min(), rows.max() + 1, columns.min(), columns.max() + 1))
+        height, width = rows.max() + 1 - rows.min(), columns.max() + 1 - columns.min()
+        # 12 of 24 pixels, less where it sticks out; 6 of them are always inside.
+        assert is_zero.sum() == height * width
+        assert 6 <= height <= 12 and 6 <= width <= 12
+    starts, ends = np.array(corners)[:, [0, 2]], np.array(corners)[:, [1, 3]]
+    assert starts.min() == 0 and ends.max() == 24 and len(np.unique(starts)) > 8
+
+
+def test_noise_is_normal_and_of_each_channel(make_view):
+    grey = np.full((64, 64, 3), 0.5, np.float32)
+    noise = np.asarray(jax.jit(augment.EXTRAS["noise"])(grey, KEY)) - 0.5
+    assert abs(noise.mean()) < 0.005 and abs(noise.std() - 0.1) < 0.005
+    within = (np.abs(noise) < 0.1).mean()
+    assert abs(within - 0.683) < 0.02
+    assert np.abs(np.corrcoef(noise.reshape(-1, 3).T) - np.eye(3)).max() < 0.06
+
+
+def test_motion_blur_is_as_long_as_the_gaussian(make_view):
+    for size, radius in ((8, 0), (24, 1), (64, 3), (224, 11)):
+        point = np.zeros((size, size, 3), np.float32)
+        point[size // 2, size // 2] = 1
+        blurred = np.asarray(jax.jit(augment.EXTRAS["motion_blur"])(point, KEY))[..., 0]
+        rows, columns = np.nonzero(blurred)
+        # A line whose longer side has a pixel for most of its steps.
+        length = max(np.ptp(rows), np.ptp(columns)) + 1
+        assert 2 * int(radius * np.sqrt(0.5)) + 1 <= length <= 2 * radius + 1
+        np.testing.assert_allclose(blurred.sum(), 1, atol=1e-5)
+
+
+def test_what_is_left_out_costs_nothing(image):
+    def program(params):
+        return str(jax.make_jaxpr(augment.make_view)(image, KEY, params))
+
+    plain = program(AugmentParams())
+    assert program(augment.from_config(base.augmentation())) == plain
+    one = program(augment.from_config(base.augmentation(sobel=0.5)))
+    assert one != plain and "sqrt" in one and "sqrt" not in plain
+    assert "scatter-add" not in one
+    assert "scatter-add" in program(augment.from_config(base.augmentation(equalize=0.5)))
+
+
+def test_from_config():
+    column = base.augmentation(cutout=0.25, flip=0.0).to_dict()
+    assert augment.from_config(column) == AugmentParams(flip=0.0, cutout=0.25)
+    # A column from before there were extras, and one with gaps.
+    old = {name: value for name, value in column.items() if name not in augment.EXTRAS}
+    assert augment.from_config(old) == AugmentParams(flip=0.0)
+    assert augment.from_config({**old, "noise": None, "crop": 0}) == AugmentParams(flip=0.0)
+    with pytest.raises(TypeError, match="mirror"):
+        augment.from_config({"mirror": 0.5})
+
+
+@pytest.mark.parametrize("name", augment.EXTRAS)
+def test_a_probability_out_of_range_is_a_mistake(name):
+    config = base.get_config()
+    config.augment.view2[name] = 1.5
+    with pytest.raises(UserError, match=rf"config.augment.view2.{name}=1.5 is a probability"):
+        train.check(config)
+
+
+def test_a_run_leaves_out_what_has_no_probability():
+    config = base.get_config()
+    config.augment.view2.sobel = 0.25
+    ours, theirs = train.view_parameters(config)
+    assert ours == AugmentParams()
+    assert theirs == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
+
+
+@pytest.mark.parametrize("size", [1, 9])
+def test_batches_of_any_size_stay_in_range(size):
+    levels = np.random.default_rng(size).integers(0, 256, (6, size, size, 3), np.uint8)
+    levels[0], levels[1] = 0, 255
+    ids, epochs = np.arange(6, dtype=np.int32), np.zeros(6, np.int32)
+    params = AugmentParams()._replace(**dict.fromkeys(augment.EXTRAS, 0.5))
+    make_views = jax.jit(augment.make_views, static_argnums=4)
+    views = make_views(levels, ids, epochs, KEY, 1, params)
+    assert views.shape == levels.shape and views.dtype == jnp.float32
+    pixels = np.asarray(augment.denormalize(views))
+    assert np.isfinite(pixels).all()
+    assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
+    # An example's view does not depend on its neighbours.
+    order = np.array([4, 1, 5, 0, 2, 3])
+    some = make_views(levels[order], ids[order], epochs, KEY, 1, params)
+    np.testing.assert_array_equal(some, views[order])
