@@ -31,7 +31,6 @@ from byol_jax.data import host, images, pipeline, sources
 from byol_jax.evals import training
 from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
-from byol_jax.objectives.byol import byol
 
 TABLE_6 = (augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2))
 HPARAMS = update.Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
@@ -57,19 +56,17 @@ def step_seconds(depth: str, size: int, batch_size: int, repeats: int) -> dict[s
     """Seconds of one update, and of the plain step."""
     head = HeadSpec(2, 512, 64)
     spec = NetworkSpec(depth, 1, "small", 10, head, head, bn_axis=distributed.AXIS)
-    network, objective = siamese(spec), byol()
+    network = siamese(spec)
     labels = {
         "labels": np.zeros(batch_size, np.int32),
         "ids": np.arange(batch_size, dtype=np.int32),
     }
     views = random_images(batch_size, size)
     batch = labels | {"view1": views, "view2": views, "epochs": labels["labels"]}
-    initial = jax.device_get(update.init(0, network, objective, size))
+    initial = jax.device_get(update.init(0, network, size))
 
     train_step = distributed.pmap(
-        functools.partial(
-            update.train_step, network=network, objective=objective, axis=distributed.AXIS
-        ),
+        functools.partial(update.train_step, network=network, axis=distributed.AXIS),
         donate_argnums=(0,),
     )
     seed, hparams = distributed.replicate(np.int32(0)), distributed.replicate(HPARAMS)
@@ -93,7 +90,6 @@ def step_seconds(depth: str, size: int, batch_size: int, repeats: int) -> dict[s
             HPARAMS,
             make_views=lambda b: (b["view1"], b["view2"]),
             network=local,
-            objective=objective,
         )
 
     floats = np.asarray(augment.normalize(augment.to_float(views)))

@@ -1,4 +1,4 @@
-"""The two ways a job ends early on purpose; `main` turns them into exit codes."""
+"""The ways a job ends early on purpose; `main` turns them into exit codes."""
 
 
 class UserError(Exception):
@@ -15,6 +15,10 @@ class GuardError(Exception):
     The message is one line that says what happened and where the last good
     state is. `main` prints it without a traceback and exits with code 3.
     """
+
+
+class Diverged(GuardError):
+    """A training whose numbers are not finite; a grid of trainings goes on without it."""
 
 
 def require(condition: object, message: str) -> None:

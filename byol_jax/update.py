@@ -16,12 +16,42 @@ import optax
 
 from byol_jax import augment, classification, distributed, keys, stats
 from byol_jax.networks.siamese import Outputs
-from byol_jax.objectives.base import Objective
-from byol_jax.optim import lars, schedules
+from byol_jax.objectives import byol
+from byol_jax.objectives.base import Objective, optimal_linear_predictor
+from byol_jax.optim import groups, schedules
 
 PyTree = Any
 Batch = dict[str, jax.Array]
 Logs = dict[str, jax.Array]
+
+
+# What the predictions are compared with: the moving average of Eq. 1; the online network itself,
+# behind a stop-gradient or not (Table 19); the network of step 0 (Table 5a).
+TARGETS = ("ema", "stop_gradient", "online", "constant")
+
+
+class Method(NamedTuple):
+    """Dials between BYOL and SimCLR that change the program; its numbers are `Hyperparameters`.
+
+    Attributes:
+      objective: makes the objective of its numbers, traced or by default.
+      target: one of `TARGETS`.
+      optimal_predictor: predicts with the best linear map of each batch (App. J.2).
+      optimizer: one of `groups.OPTIMIZERS`.
+    """
+
+    objective: Callable[..., Objective] = byol.byol
+    target: str = "ema"
+    optimal_predictor: bool = False
+    optimizer: str = "lars"
+
+    @property
+    def has_target_network(self) -> bool:
+        """Whether xi are parameters of their own."""
+        return self.target in ("ema", "constant")
+
+
+BYOL = Method()
 
 
 class TrainState(NamedTuple):
@@ -31,9 +61,10 @@ class TrainState(NamedTuple):
       step: index of the next step, int32 scalar.
       online_params, online_state: theta, with the probe, and its BatchNorm averages.
       target_params, target_state: xi, a tree like theta; its own BatchNorm averages
-        are never mixed with the online ones (docs/deviations.md, 15).
+        are never mixed with the online ones (docs/deviations.md, 15). Empty trees where the
+        target is the online network.
       objective_params, objective_state: what the objective itself trains and carries.
-      opt_state: LARS momentum of the online and objective parameters.
+      opt_state: of the online and objective parameters, for LARS their momentum.
       finite: whether every step so far was; once it is False no later step changes
         the state, which stays the last good one.
     """
@@ -56,9 +87,12 @@ class Hyperparameters(NamedTuple):
       peak_learning_rate: base rate x batch size / 256.
       warmup_steps: steps of linear warm-up.
       total_steps: K.
-      weight_decay, trust_coefficient, momentum: of LARS.
+      weight_decay, trust_coefficient, momentum: of `groups.optimizer`.
       tau_base: the target's decay rate at step 0.
       view1, view2: T and T', the columns of Table 6.
+      tau_end: the target's decay rate at step K; `tau_base` keeps it constant (Table 5a).
+      projector_rate, predictor_rate: mu and lambda of Tables 21 and 22.
+      objective: keyword arguments of `Method.objective`.
     """
 
     peak_learning_rate: jax.Array | float
@@ -70,6 +104,10 @@ class Hyperparameters(NamedTuple):
     tau_base: jax.Array | float
     view1: augment.AugmentParams
     view2: augment.AugmentParams
+    tau_end: jax.Array | float = 1.0
+    projector_rate: jax.Array | float = 1.0
+    predictor_rate: jax.Array | float = 1.0
+    objective: dict[str, jax.Array | float] | None = None
 
 
 class _Carry(NamedTuple):
@@ -78,16 +116,6 @@ class _Carry(NamedTuple):
     online_state: hk.State
     target_state: hk.State
     objective_state: PyTree
-
-
-def optimizer(learning_rate: jax.Array | float, hparams: Hyperparameters) -> Any:
-    """LARS at one step's rate; its state does not depend on the numbers."""
-    return lars.lars(
-        learning_rate,
-        weight_decay=hparams.weight_decay,
-        trust_coefficient=hparams.trust_coefficient,
-        momentum=hparams.momentum,
-    )
 
 
 def init_network(
@@ -108,8 +136,8 @@ def _draw(
 def init(
     seed: int,
     network: hk.TransformedWithState,
-    objective: Objective,
     image_size: int,
+    method: Method = BYOL,
     target_init: str = "paper",
 ) -> TrainState:
     """The state before step 0.
@@ -117,19 +145,24 @@ def init(
     Args:
       seed: keys of online, target and objective are derived from it by name.
       network: `siamese(spec)`.
-      objective: gives its own parameters and state.
       image_size: side of the views in pixels.
+      method: which target and optimiser there are, and the objective's own parameters.
       target_init: `paper` starts the target as a copy of the online network
         (pseudo-code J.5), `released` independently of it (docs/deviations.md, 2).
     """
     online_params, online_state = init_network(seed, "online", network, image_size)
-    if target_init == "paper":
+    target_params: hk.Params
+    target_state: hk.State
+    if not method.has_target_network:
+        target_params, target_state = {}, {}
+    elif target_init == "paper":
         target_params, target_state = jax.tree.map(jnp.copy, (online_params, online_state))
     else:
         target_params, target_state = init_network(seed, "target", network, image_size)
-    objective_params, objective_state = objective.init(keys.named_key(seed, "objective"))
-    opt_state = lars.lars(0, weight_decay=0, trust_coefficient=0, momentum=0).init(
-        (online_params, objective_params)
+    key = keys.named_key(seed, "objective")
+    objective_params, objective_state = method.objective().init(key)
+    optimizer = groups.optimizer(
+        method.optimizer, 0, weight_decay=0, trust_coefficient=0, momentum=0
     )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -139,7 +172,7 @@ def init(
         target_state=target_state,
         objective_params=objective_params,
         objective_state=objective_state,
-        opt_state=opt_state,
+        opt_state=optimizer.init((online_params, objective_params)),
         finite=jnp.ones((), bool),
     )
 
@@ -178,6 +211,7 @@ def losses(
     *,
     network: hk.TransformedWithState,
     objective: Objective,
+    method: Method,
     axis: str | None,
 ) -> tuple[jax.Array, tuple[_Carry, Logs, tuple[jax.Array, jax.Array]]]:
     """Lines 5 to 8 of Algorithm 1 for one micro-batch, and the probe's loss.
@@ -188,7 +222,8 @@ def losses(
     Args:
       trainable: (online parameters, objective parameters).
       carry: BatchNorm and objective state before this micro-batch.
-      target_params: xi; no gradient reaches them.
+      target_params: xi; no gradient reaches them. Empty where the target is the online
+        network: its outputs are then those of the one forward pass.
       views: normalised views `[B, H, W, 3]`, v from T and v' from T'.
       batch: `labels` and `ids`, int32 `[B]`.
       key: the objective's key for this step.
@@ -204,9 +239,18 @@ def losses(
     for view in views:
         outputs, online_state = network.apply(online_params, online_state, None, view, True)
         online.append(outputs)
-    for view in views:
-        outputs, target_state = network.apply(target_params, target_state, None, view, True)
-        target.append(jax.lax.stop_gradient(outputs))
+    if method.has_target_network:
+        for view in views:
+            outputs, target_state = network.apply(target_params, target_state, None, view, True)
+            target.append(jax.lax.stop_gradient(outputs))
+    else:
+        target = jax.lax.stop_gradient(online) if method.target == "stop_gradient" else online
+    if method.optimal_predictor:
+        # Each view predicts the other (BYOL section 3.1), so each has a predictor of its own.
+        online = [
+            outputs | {"prediction": _optimal_prediction(outputs, other, axis)}
+            for outputs, other in zip(online, reversed(target), strict=True)
+        ]
 
     result = objective.loss(objective_params, online, target, batch, carry.objective_state, key)
     loss = jnp.mean(result.per_example)
@@ -225,6 +269,13 @@ def losses(
     return loss, (carry, logs, (mean, mean_of_squares))
 
 
+def _optimal_prediction(online: Outputs, target: Outputs, axis: str | None) -> jax.Array:
+    """Z Q with the optimal linear predictor of this batch (BYOL App. J.2): `[B, D]`."""
+    z = online["projection"]
+    best = optimal_linear_predictor(z, target["projection"], axis)
+    return jnp.matmul(z, best.astype(z.dtype), precision=jax.lax.Precision.HIGHEST)
+
+
 def exponential_moving_average(target: PyTree, online: PyTree, tau: jax.Array) -> PyTree:
     """xi <- tau xi + (1 - tau) theta (BYOL Eq. 1), as xi + (1 - tau)(theta - xi)."""
     return jax.tree.map(lambda xi, theta: xi + (1 - tau) * (theta - xi), target, online)
@@ -235,6 +286,7 @@ def update(
     gradients: tuple[PyTree, PyTree],
     carry: _Carry,
     hparams: Hyperparameters,
+    method: Method,
 ) -> tuple[TrainState, Logs]:
     """Lines 10 and 11 of Algorithm 1: theta first, then xi with the new theta.
 
@@ -242,9 +294,11 @@ def update(
       state: before the step.
       gradients: of (online parameters, objective parameters), averaged over devices.
       carry: BatchNorm and objective state after the step's forward passes.
+      hparams: the run's numbers.
+      method: which optimiser, and whether xi follow.
 
     Returns:
-      The next state and the logs `learning_rate` and `tau`.
+      The next state and the logs `learning_rate` and, where xi follow, `tau`.
     """
     learning_rate = schedules.learning_rate(
         state.step,
@@ -252,26 +306,41 @@ def update(
         warmup_steps=hparams.warmup_steps,
         total_steps=hparams.total_steps,
     )
-    tau = schedules.target_decay_rate(
-        state.step, base=hparams.tau_base, total_steps=hparams.total_steps
+    logs = {"learning_rate": learning_rate}
+    # Its state does not depend on the numbers, so it is rebuilt with those of this step.
+    optimizer = groups.optimizer(
+        method.optimizer,
+        learning_rate,
+        weight_decay=hparams.weight_decay,
+        trust_coefficient=hparams.trust_coefficient,
+        momentum=hparams.momentum,
     )
     trainable = (state.online_params, state.objective_params)
-    updates, opt_state = optimizer(learning_rate, hparams).update(
-        gradients, state.opt_state, trainable
-    )
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
+    rates = {"projector": hparams.projector_rate, "predictor": hparams.predictor_rate}
+    updates = groups.scale_heads(updates, rates)
     online_params, objective_params = optax.apply_updates(trainable, updates)
+    target_params = state.target_params
+    if method.target == "ema":
+        logs["tau"] = tau = schedules.target_decay_rate(
+            state.step,
+            base=hparams.tau_base,
+            end=hparams.tau_end,
+            total_steps=hparams.total_steps,
+        )
+        target_params = exponential_moving_average(target_params, online_params, tau)
     new = TrainState(
         step=state.step + 1,
         online_params=online_params,
         online_state=carry.online_state,
-        target_params=exponential_moving_average(state.target_params, online_params, tau),
+        target_params=target_params,
         target_state=carry.target_state,
         objective_params=objective_params,
         objective_state=carry.objective_state,
         opt_state=opt_state,
         finite=state.finite & jnp.isfinite(optax.tree_utils.tree_norm(updates)),
     )
-    return new, {"learning_rate": learning_rate, "tau": tau}
+    return new, logs
 
 
 def step(
@@ -282,7 +351,7 @@ def step(
     *,
     make_views: Callable[[Batch], tuple[jax.Array, jax.Array]],
     network: hk.TransformedWithState,
-    objective: Objective,
+    method: Method = BYOL,
     axis: str | None = None,
 ) -> tuple[TrainState, Logs]:
     """Lines 3 to 11 of Algorithm 1, for whatever makes the views.
@@ -296,7 +365,7 @@ def step(
       hparams: the run's numbers.
       make_views: maps one micro-batch to two normalised views `[B, H, W, 3]`.
       network: `siamese(spec)` with `spec.bn_axis` equal to `axis`.
-      objective: what to minimise.
+      method: the dials; BYOL by default.
       axis: mapped axis of the devices, or None.
 
     Returns:
@@ -307,6 +376,7 @@ def step(
     """
     key = jax.random.fold_in(keys.named_key(seed, "objective"), state.step)
     differentiate = jax.grad(losses, has_aux=True)
+    objective = method.objective(**(hparams.objective or {}))
     trainable = (state.online_params, state.objective_params)
 
     def micro_batch(carry: _Carry, inputs: Any) -> tuple[_Carry, Any]:
@@ -320,6 +390,7 @@ def step(
             key,
             network=network,
             objective=objective,
+            method=method,
             axis=axis,
         )
         return carry, (gradients, logs, moments)
@@ -343,7 +414,7 @@ def step(
     means = jax.tree.map(lambda x: x / count, sums)
     gradients, logs, moments = distributed.pmean(means, axis)
 
-    new, schedule_logs = update(state, gradients, carry, hparams)
+    new, schedule_logs = update(state, gradients, carry, hparams, method)
     logs |= schedule_logs | {"projection_std": stats.std_sqrt_dim(*moments)}
     finite = new.finite & jnp.isfinite(logs["loss"] + logs.get("probe_loss", 0.0))
     # The buffers of the old state are donated: a bad step is undone here or never.
@@ -358,7 +429,7 @@ def train_step(
     hparams: Hyperparameters,
     *,
     network: hk.TransformedWithState,
-    objective: Objective,
+    method: Method = BYOL,
     axis: str | None = None,
 ) -> tuple[TrainState, Logs]:
     """One pass of Algorithm 1's loop on a batch of crops.
@@ -369,7 +440,7 @@ def train_step(
         has augmented and normalised, `labels`, `ids`, `epochs` int32 `[B]`; with a
         leading micro-batch axis when gradients are accumulated.
       seed: the run's seed, int32 scalar.
-      hparams, network, objective, axis: as for `step`.
+      hparams, network, method, axis: as for `step`.
 
     Returns:
       As `step`.
@@ -394,6 +465,6 @@ def train_step(
         hparams,
         make_views=make_views,
         network=network,
-        objective=objective,
+        method=method,
         axis=axis,
     )

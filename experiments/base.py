@@ -117,30 +117,57 @@ def get_config() -> ml_collections.ConfigDict:
     # How many checkpoints stay in the workdir, the newest first; 0 keeps all.
     config.keep_checkpoints = 3
 
-    # Target network: Eq. 1 and App. A. The rate rises from tau_base to 1.
+    # What the predictions are compared with (Tables 5b and 19): ema, the moving average of
+    # Eq. 1; stop_gradient and online, the online network without and with its gradient;
+    # constant, the network of step 0 (Table 5a).
+    config.target = "ema"
+    # Eq. 1 and App. A: cosine, the rate rises from tau_base to 1; constant, it stays (Table 5a).
     config.tau_base = 0.996
+    config.tau_schedule = "cosine"
     # paper: starts as a copy of the online network (pseudo-code J.5);
     # released: starts on its own (docs/deviations.md, 2).
     config.target_init = "paper"
+
+    # byol: Eq. 2; info_nce: Eq. 5 (Tables 5b and 18); nt_xent, nt_logistic, margin_triplet: SimCLR
+    # Table 2. Each reads its own of the keys below.
+    config.objective = ml_collections.ConfigDict()
+    config.objective.name = "byol"
+    config.objective.normalization = "l2"  # byol: l2, layer, batch, none (App. G.6, Table 20)
+    config.objective.temperature = 0.1  # alpha (App. G.4) and tau (SimCLR Table 5)
+    config.objective.beta = 1.0  # info_nce: weight of the negatives; 0 is BYOL
+    config.objective.margin = 0.4  # margin_triplet: SimCLR App. B.10 tries 0, 0.4, 0.8, 1.6
+    config.objective.l2 = True  # all but byol: cosines, not dot products (SimCLR Table 5)
+    # nt_logistic, margin_triplet: semi-hard negatives alone (SimCLR Table 4).
+    config.objective.semi_hard = False
 
     config.network = ml_collections.ConfigDict()
     config.network.depth = "50"  # tiny, 18, 34, 50, 101, 152, 200
     config.network.width = 1.0  # a multiple of 1/8; the paper's are 1 to 4
     config.network.stem = "imagenet"  # or small: 3x3 stride 1, no pool (SimCLR App. B.9)
-    # App. A; Table 14 varies depth (1 is linear) and output size.
+    # App. A; Table 14 varies depth and output size. A projector is mlp, linear or none
+    # (SimCLR Figure 8), a predictor mlp, linear, none (Table 5b) or optimal_linear (App. J.2).
     config.network.projector = ml_collections.ConfigDict(
-        {"depth": 2, "hidden_size": 4096, "output_size": 256}
+        {"kind": "mlp", "depth": 2, "hidden_size": 4096, "output_size": 256}
     )
-    config.network.predictor = ml_collections.ConfigDict({"depth": 2, "hidden_size": 4096})
+    config.network.predictor = ml_collections.ConfigDict(
+        {"kind": "mlp", "depth": 2, "hidden_size": 4096}
+    )
     # paper | released: docs/deviations.md, 1 and 4.
     config.network.head_bias = "released"
     config.network.last_bn_scale = "paper"
     config.network.bn_decay = 0.9  # pseudo-code J.1
     config.network.bn_eps = 1e-5  # pseudo-code J.1
+    config.network.init_scale = 1.0  # times the initial weights (App. G)
 
     # LARS with linear warm-up and cosine decay: App. A, pseudo-code J.1.
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.base_learning_rate = 0.2  # x batch_size / 256
+    config.optimizer.name = "lars"  # or sgd, adam (with decoupled decay; no table has it)
+    config.optimizer.base_learning_rate = 0.2
+    # linear: x batch_size / 256; sqrt: x sqrt(batch_size), SimCLR App. B.1; none.
+    config.optimizer.rate_scaling = "linear"
+    # Factors of the heads' own rates: mu (Table 22) and lambda (Tables 21 and 22).
+    config.optimizer.projector_rate = 1.0
+    config.optimizer.predictor_rate = 1.0
     config.optimizer.warmup_epochs = 10.0
     config.optimizer.weight_decay = 1.5e-6
     config.optimizer.trust_coefficient = 1e-3

@@ -20,6 +20,7 @@ from experiments import (
     operations,
     places365,
     semi,
+    simclr,
     supervised,
 )
 
@@ -33,6 +34,9 @@ PAGES = (
     ("imagenette", ()),
     ("places365", ()),
     ("digits", ()),
+    ("simclr", ()),
+    ("simclr", ("data=cifar10",)),
+    ("simclr", ("epochs=300,batch=512,depth=18,width=0.5",)),
 )
 
 
@@ -88,11 +92,16 @@ def test_base_is_the_run_of_app_a():
     assert (config.image_size, config.batch_size, config.num_epochs) == (224, 4096, 1000)
     assert (config.network.depth, config.network.width) == ("50", 1)
     assert config.network.projector.to_dict() == {
+        "kind": "mlp",
         "depth": 2,
         "hidden_size": 4096,
         "output_size": 256,
     }
-    assert config.network.predictor.to_dict() == {"depth": 2, "hidden_size": 4096}
+    assert config.network.predictor.to_dict() == {"kind": "mlp", "depth": 2, "hidden_size": 4096}
+    # The end of the dials that is BYOL.
+    assert (config.target, config.tau_schedule, config.objective.name) == ("ema", "cosine", "byol")
+    assert (config.optimizer.name, config.optimizer.rate_scaling) == ("lars", "linear")
+    assert (config.optimizer.projector_rate, config.optimizer.predictor_rate) == (1, 1)
     assert config.optimizer.base_learning_rate == 0.2
     assert config.optimizer.warmup_epochs == 10
     assert config.optimizer.weight_decay == 1.5e-6
@@ -495,3 +504,31 @@ def test_wrong_options_of_a_page_are_refused(page, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         page.get_config(options)
     assert "\n" not in str(caught.value)
+
+
+def test_simclr_is_the_other_end_of_the_dials():
+    """SimCLR sections 2.3 and 3, App. A: 4.8 = 0.3 x 4096 / 256, 128 outputs, one network."""
+    config = simclr.get_config()
+    assert train.peak_learning_rate(config) == pytest.approx(4.8)
+    assert (config.num_epochs, config.batch_size) == (100, 4096)
+    assert config.recipe == "published: SimCLR section 2.3"
+    assert (config.optimizer.warmup_epochs, config.optimizer.weight_decay) == (10, 1e-6)
+    assert (config.objective.name, config.objective.temperature) == ("nt_xent", 0.1)
+    assert (config.target, config.network.predictor.kind) == ("online", "none")
+    projector = config.network.projector
+    assert (projector.depth, projector.hidden_size, projector.output_size) == (2, 2048, 128)
+    for view in ("view1", "view2"):
+        assert config.augment[view] == base.simclr_augmentation()
+    train.check(config)
+
+
+def test_simclr_on_cifar10():
+    """App. B.9, with the temperature and one of the rates of its figures."""
+    config = simclr.get_config("data=cifar10,depth=18,width=0.25")
+    assert (config.num_epochs, config.batch_size, config.image_size) == (1000, 1024, 32)
+    assert (config.network.stem, config.objective.temperature) == ("small", 0.5)
+    assert config.optimizer.base_learning_rate == 1.0
+    assert config.network.projector.hidden_size == 128  # as the representation
+    assert config.augment.view2 == base.simclr_augmentation(0.5, blur=0.0)
+    with pytest.raises(ValueError, match="data='voc' must be imagenet or cifar10"):
+        simclr.get_config("data=voc")

@@ -43,6 +43,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("L3", ("update",)),
     ("L4 evals", ("evals.*",)),
     ("L4", ("train",)),
+    ("L4 tables", ("ablate",)),
     ("L4 pictures", ("views",)),
     ("top", ("main",)),
 )
@@ -60,7 +61,7 @@ COLLECTIVES = frozenset(
 CONFINED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("absl.flags", ("main",)),
     ("ml_collections.config_flags", ("main",)),
-    ("ml_collections", ("main", "train", "views", "evals.*")),
+    ("ml_collections", ("main", "train", "views", "ablate", "evals.*")),
 )
 # What imports TensorFlow, to be imported late and in byol_jax/data alone.
 TENSORFLOW = ("tensorflow", "tensorflow_*", "jax.experimental.jax2tf")
@@ -313,7 +314,7 @@ def test_every_module_has_one_row() -> None:
         (
             "byol_jax/update.py",
             "import ml_collections",
-            "for main and train and views and evals.* alone",
+            "for main and train and views and ablate and evals.* alone",
         ),
         ("byol_jax/data/pipeline.py", "def f(c): import ml_collections.config_dict", "alone"),
         # Configs.

@@ -65,7 +65,6 @@ def mapped_step(spec: NetworkSpec, devices: int) -> Callable[..., Any]:
         update.step,
         make_views=make_views,
         network=siamese(spec),
-        objective=byol(),
         axis=distributed.AXIS,
     )
     used = jax.local_devices()[:devices]

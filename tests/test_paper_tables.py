@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from byol_jax import main
+from byol_jax import augment, main
 from byol_jax.data import benchmarks
-from byol_jax.evals import training
+from byol_jax.evals import recipes
 from experiments import base, paper, paper_tables, supervised
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
@@ -242,12 +242,12 @@ def test_supervised_baselines_of_simclr_have_its_colours() -> None:
 def test_the_view_of_a_config_replaces_that_of_the_run() -> None:
     config = supervised.get_config("augment=color")
     config.dataset = "digits"
-    ours = training.data_of(config, {"image_size": 8}).view._asdict()
-    assert ours == config.view.to_dict()
+    ours = recipes.data_of(config, {"image_size": 8}).view._asdict()
+    assert ours == augment.from_config(config.view)._asdict()
     # What is left open is as in the run.
     config = supervised.get_config()
     config.dataset = "digits"
     config.view.blur = 0.25
     run = {"image_size": 8, "augment": {"view1": base.augmentation(hue_max=0.3).to_dict()}}
-    ours = training.data_of(config, run).view
+    ours = recipes.data_of(config, run).view
     assert (ours.hue_max, ours.blur) == (0.3, 0.25)

@@ -235,6 +235,37 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
         ({"data__split": "trian"}, "has no split 'trian'; its splits are train, valid, test"),
         ({"augment__placement": "gpu"}, "placement='gpu' must be one of: device, host"),
         (
+            {"target": "momentum"},
+            "target='momentum' must be one of: ema, stop_gradient, online",
+        ),
+        ({"tau_schedule": "linear"}, "tau_schedule='linear' must be one of: cosine, constant"),
+        ({"objective__name": "swav"}, "objective.name='swav' must be one of: byol, info_nce, nt_x"),
+        ({"objective__normalization": "l1"}, "normalization='l1' must be one of: l2, layer, batch"),
+        ({"objective__temperature": 0.0}, "objective.temperature=0.0 must be above 0"),
+        ({"objective__beta": 1.5}, r"objective.beta=1.5 must be in \[0, 1\]"),
+        ({"objective__margin": -1.0}, "objective.margin=-1.0 must be 0 or more"),
+        (
+            {
+                "objective__name": "margin_triplet",
+                "objective__semi_hard": True,
+                "objective__margin": 0.0,
+            },
+            "margin=0 leaves no negative for config.objective.semi_hard: give a margin above 0",
+        ),
+        ({"network__predictor__kind": "best"}, "kind='best' must be one of: mlp, linear, optimal_"),
+        ({"network__projector__kind": "optimal_linear"}, "must be one of: mlp, linear, none"),
+        (
+            {"network__predictor__kind": "optimal_linear", "network__projector__output_size": 16},
+            r"optimal_linear fits 16 x 16 numbers to the 8 images .* \(BYOL App. J.2 has 16 for",
+        ),
+        ({"optimizer__name": "lamb"}, "optimizer.name='lamb' must be one of: lars, sgd, adam"),
+        ({"optimizer__rate_scaling": "root"}, "rate_scaling='root' must be one of: linear, sqrt"),
+        ({"optimizer__predictor_rate": -1.0}, "predictor_rate=-1.0 must be 0 or more"),
+        (
+            {"optimizer__name": "adam", "optimizer__rate_scaling": "none"},
+            r"adam at a rate of 4: .* \(BYOL App. A\); give config.optimizer.base_learning",
+        ),
+        (
             {"evaluation__at_end": True, "evaluation__score_split": "valid"},
             "share valid: what is scored must not be fitted",
         ),
@@ -247,6 +278,55 @@ def test_mistakes_are_refused_before_anything_is_written(dataset, tmp_path, chan
         train.pretrain(tiny_runs.tiny_config(**changes), workdir)
     assert "\n" not in str(caught.value)
     assert not workdir.exists()
+
+
+def test_negatives_need_other_images(dataset):
+    config = tiny_runs.tiny_config(dataset, objective__name="nt_xent", accumulate=8)
+    with pytest.raises(UserError, match=r"1 is its size: .*SimCLR Figure 9, BYOL Table 16"):
+        train.check_dials(config)  # on one device; more divide no batch of 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network__predictor__kind": "none"}, "no predictor and no negatives: this collapses"),
+        ({"target": "online"}, "gradients through the target and no negatives: this collapses"),
+        (
+            {"target": "online", "objective__name": "info_nce", "objective__beta": 0.0},
+            "gradients through the target and no negatives",
+        ),
+        ({"target": "online", "objective__name": "nt_xent"}, None),
+        ({"target": "stop_gradient"}, None),
+        ({}, None),
+    ],
+)
+def test_dials_that_are_known_to_collapse_are_warned_of(dataset, changes, message, caplog):
+    with caplog.at_level("WARNING"):
+        train.check(tiny_runs.tiny_config(dataset, **changes))
+    assert [m.startswith(message) for m in caplog.messages] == ([True] if message else [])
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_run_without_a_target_network(dataset, tmp_path):
+    """SimCLR, resumed: its target is the online network, which is saved and evaluated once."""
+    simclr = {
+        "target": "online",
+        "objective__name": "nt_xent",
+        "network__predictor__kind": "none",
+        "num_steps": 2,
+        "evaluation__at_end": True,
+    }
+    train.pretrain(tiny_runs.tiny_config(dataset, **simclr, stop_at=1), tmp_path)
+    train.pretrain(tiny_runs.tiny_config(dataset, **simclr), tmp_path)
+    lines = [line for line in tiny_runs.metrics(tmp_path) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert {"contrastive_top1", "contrastive_entropy", "mi_bound"} < lines[1].keys()
+    assert "tau" not in lines[1]
+    flat, _ = checkpoints.read(tmp_path / "checkpoints", 2)
+    assert not [name for name in flat if name.startswith("target")]
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert {record["network"] for record in records} == {"pixels", "random", "online"}
 
 
 def test_missing_dataset_says_what_to_set(tmp_path):

@@ -10,7 +10,6 @@ import pytest
 import byol_jax.update as update
 from byol_jax import augment, distributed, keys
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
-from byol_jax.objectives.byol import byol
 from byol_jax.optim import lars
 
 SPEC = NetworkSpec(
@@ -46,7 +45,7 @@ def make_batch(size=8, seed=0):
 
 
 def make_step(spec=SPEC, axis=None):
-    return functools.partial(update.train_step, network=siamese(spec), objective=byol(), axis=axis)
+    return functools.partial(update.train_step, network=siamese(spec), axis=axis)
 
 
 @functools.cache
@@ -56,7 +55,7 @@ def single_step():
 
 @functools.cache
 def initial_state(target_init):
-    return update.init(0, siamese(SPEC), byol(), 8, target_init)
+    return update.init(0, siamese(SPEC), 8, target_init=target_init)
 
 
 def make_state(target_init="released"):

@@ -145,8 +145,9 @@ def _with_encoder(trained: weights.Weights, source: str | pathlib.Path) -> weigh
 def siamese_of(trained: weights.Weights) -> hk.TransformedWithState:
     """The function of both networks of a checkpoint, or of its encoder if it has no heads."""
     spec = siamese.make_spec(trained.config["network"], trained.num_classes)
-    has_heads = any(module.startswith("projector") for module in trained.online_params)
-    return siamese.siamese(spec) if has_heads else siamese.encoder(spec)
+    # A network trained on labels has neither g nor q.
+    is_supervised = trained.config.get("job") == "finetune"
+    return siamese.encoder(spec) if is_supervised else siamese.siamese(spec)
 
 
 def network_of(
@@ -170,8 +171,7 @@ def network_of(
     if name == "target":
         require(
             trained.target_params,
-            "network=target: this checkpoint has none, as it was trained on labels; "
-            "its network is online",
+            "network=target: this checkpoint has no network of that name; its only one is online",
         )
         return trained.target_params, trained.target_state
     network = siamese_of(trained)

@@ -27,7 +27,7 @@ import ml_collections
 
 from byol_jax import checkpoints, classification, distributed, metrics, update, weights
 from byol_jax.data import images
-from byol_jax.errors import GuardError, require
+from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import common, recipes, results, training
 from byol_jax.networks import siamese
 
@@ -373,7 +373,7 @@ def _score(
     """Trains one cell, or goes on with it; its validation score, None where it diverged."""
     try:
         state, _ = job.train(cell, fit_set, cell.name)
-    except training.Diverged as error:
+    except Diverged as error:
         _logger.warning("%s", error)
         return None
     network = job.network(fit_set, None)

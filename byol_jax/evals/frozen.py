@@ -196,6 +196,8 @@ def evaluate(
     for name in results.NETWORKS:
         if several and name == "pixels":
             continue
+        if name == "target" and not trained.target_params:
+            continue  # its target was the online network
         if name == "pixels":
             _logger.info("evaluating %s", name)
             fit, score = _pixels(data.fit), _pixels(data.score)

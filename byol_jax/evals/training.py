@@ -23,7 +23,7 @@ from byol_jax import (
     metrics,
 )
 from byol_jax.data import images, pipeline
-from byol_jax.errors import GuardError, Stopped, UserError, require
+from byol_jax.errors import Diverged, Stopped, UserError, require
 from byol_jax.evals import common, scores
 from byol_jax.networks import siamese
 
@@ -32,10 +32,6 @@ Encoder = classification.Encoder
 SOLVER = "sgd"
 # Rows of logits that a metric looks at.
 _TOP = 5
-
-
-class Diverged(GuardError):
-    """A training whose numbers are not finite; a grid goes on without it."""
 
 
 class Recipe(NamedTuple):

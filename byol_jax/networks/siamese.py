@@ -1,7 +1,7 @@
 """The network of pseudo-code J.2: encoder f, projector g, predictor q, and the probe."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -12,13 +12,26 @@ from byol_jax.networks import heads, resnet
 
 Outputs = dict[str, jax.Array]
 
+PROJECTORS = ("mlp", "linear", "none")
+# The optimal one is no module: `update` computes it from each batch (BYOL App. J.2).
+PREDICTORS = ("mlp", "linear", "optimal_linear", "none")
+
 
 class HeadSpec(NamedTuple):
-    """Size of an MLP head: BYOL App. A's by default, varied in Table 14."""
+    """A head: BYOL App. A's by default.
+
+    Attributes:
+      depth: number of linear layers of an `mlp` (Table 14a).
+      hidden_size: width of its hidden layers.
+      output_size: D, of a projector (Table 14b); a predictor keeps that of its input.
+      kind: one of `PROJECTORS` or `PREDICTORS`; `linear` has one layer whatever the depth,
+        and `none` hands its input on (Table 5b, SimCLR Figure 8).
+    """
 
     depth: int = 2
     hidden_size: int = 4096
     output_size: int = 256
+    kind: str = "mlp"
 
 
 class NetworkSpec(NamedTuple):
@@ -35,6 +48,7 @@ class NetworkSpec(NamedTuple):
       bn_decay: decay of the BatchNorm moving averages.
       bn_eps: added to the variance.
       bn_axis: mapped axis that shares batch statistics; None keeps them local.
+      init_scale: times the initial weights (BYOL App. G).
     """
 
     depth: str = "50"
@@ -48,6 +62,7 @@ class NetworkSpec(NamedTuple):
     bn_decay: float = 0.9
     bn_eps: float = 1e-5
     bn_axis: str | None = None
+    init_scale: float = 1.0
 
 
 def make_spec(
@@ -72,11 +87,20 @@ def make_spec(
         values["stem"] in resnet.STEMS,
         f"network.stem={values['stem']!r} is unknown: choose one of {', '.join(resnet.STEMS)}",
     )
-    for name, head in (("projector", projector), ("predictor", predictor)):
+    for name, head, kinds in (
+        ("projector", projector, PROJECTORS),
+        ("predictor", predictor, PREDICTORS),
+    ):
         require(
-            min(head) >= 1,
+            min(head.depth, head.hidden_size, head.output_size) >= 1,
             f"network.{name} needs a depth of 1 (linear) or more and sizes of at least 1",
         )
+        require(
+            head.kind in kinds,
+            f"network.{name}.kind={head.kind!r} must be one of: {', '.join(kinds)}",
+        )
+    scale = values.get("init_scale", 1.0)
+    require(scale > 0, f"network.init_scale={scale} must be above 0")
     return NetworkSpec(
         projector=projector,
         predictor=predictor,
@@ -87,7 +111,7 @@ def make_spec(
 
 
 # Both are cached, as JAX compiles anew for another function object of the same spec.
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=8)
 def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
     """Online and target network alike, as a pure `init` and `apply`.
 
@@ -97,24 +121,40 @@ def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
     outputs and the next BatchNorm state. The outputs are `embedding` y `[B, C]`,
     `projection` z `[B, D]`, `prediction` q(z) `[B, D]`, the probe's `logits`
     `[B, num_classes]`, and `feature_map/NAME` `[B, h, w, c]`, of which XLA computes
-    only those that are used.
+    only those that are used. Without a predictor, and with the optimal one, `prediction` is z.
 
     The probe reads the embedding behind a stop-gradient, so that no label reaches
     the encoder (docs/deviations.md, 6).
     """
-    # Shapes do not depend on the axis, which only exists inside a mapped function.
-    init = _transform(spec._replace(bn_axis=None)).init
-    return hk.TransformedWithState(init, _transform(spec).apply)
+    return _with_init(_transform, spec)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=8)
 def encoder(spec: NetworkSpec) -> hk.TransformedWithState:
     """f alone, with the `embedding` and the feature maps among the outputs of `siamese`.
 
     Its parameters are `encoder_params` of those of `siamese`; `init` and `apply` as there.
     """
-    init = _transform_encoder(spec._replace(bn_axis=None)).init
-    return hk.TransformedWithState(init, _transform_encoder(spec).apply)
+    return _with_init(_transform_encoder, spec)
+
+
+def _with_init(
+    transform: Callable[[NetworkSpec], hk.TransformedWithState], spec: NetworkSpec
+) -> hk.TransformedWithState:
+    # Shapes do not depend on the axis, which only exists inside a mapped function.
+    drawn = transform(spec._replace(bn_axis=None)).init
+
+    def init(
+        key: jax.Array, images: jax.Array, is_training: bool
+    ) -> tuple[hk.MutableParams, hk.MutableState]:
+        params, state = drawn(key, images, is_training)
+        if spec.init_scale != 1:
+            params = hk.data_structures.map(
+                lambda _, name, value: value * spec.init_scale if name == "w" else value, params
+            )
+        return params, state
+
+    return hk.TransformedWithState(init, transform(spec).apply)
 
 
 def _transform_encoder(spec: NetworkSpec) -> hk.TransformedWithState:
@@ -152,13 +192,19 @@ def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
 
     def network(images: jax.Array, is_training: bool) -> Outputs:
         encoder = _encoder(spec)
-        projector = heads.MLP("projector", *spec.projector, final_bias, bn_config)
-        predictor = heads.MLP("predictor", *spec.predictor, final_bias, bn_config)
+
+        def head(name: str, chosen: HeadSpec, size: int, inputs: jax.Array) -> jax.Array:
+            if chosen.kind in ("none", "optimal_linear"):
+                return inputs
+            depth = 1 if chosen.kind == "linear" else chosen.depth
+            mlp = heads.MLP(name, depth, chosen.hidden_size, size, final_bias, bn_config)
+            return mlp(inputs, is_training)
 
         outputs = _named(*encoder(images, is_training))
         embedding = outputs["embedding"]
-        projection = projector(embedding, is_training)
-        outputs |= {"projection": projection, "prediction": predictor(projection, is_training)}
+        projection = head("projector", spec.projector, spec.projector.output_size, embedding)
+        prediction = head("predictor", spec.predictor, projection.shape[-1], projection)
+        outputs |= {"projection": projection, "prediction": prediction}
         if spec.num_classes:
             probe = hk.Linear(spec.num_classes, name="classifier")
             outputs["logits"] = probe(jax.lax.stop_gradient(embedding))

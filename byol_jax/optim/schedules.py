@@ -1,12 +1,32 @@
 """Schedules of BYOL App. A. Step indices start at 0 (docs/deviations.md, 8 and 9)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+RATE_SCALINGS = ("linear", "sqrt", "none")
 
-def scaled_learning_rate(base: jax.Array | float, batch_size: int) -> jax.Array | float:
-    """Linear scaling: base x batch size / 256 (BYOL App. A)."""
-    return base * batch_size / 256
+
+def scaled_learning_rate(
+    base: jax.Array | float, batch_size: int, scaling: str = "linear"
+) -> jax.Array | float:
+    """The peak rate of a batch size.
+
+    Args:
+      base: as the config has it.
+      batch_size: global and effective.
+      scaling: `linear`, base x batch size / 256 (BYOL App. A); `sqrt`, base x sqrt(batch size)
+        (SimCLR App. B.1, base 0.075); `none`.
+
+    Raises:
+      KeyError: for any other scaling.
+    """
+    return {
+        "linear": base * batch_size / 256,
+        "sqrt": base * math.sqrt(batch_size),
+        "none": base,
+    }[scaling]
 
 
 def _half_cosine(step: jax.Array, total: jax.Array | int) -> jax.Array:
@@ -37,7 +57,11 @@ def learning_rate(
 
 
 def target_decay_rate(
-    step: jax.Array, *, base: jax.Array | float, total_steps: jax.Array | int
+    step: jax.Array,
+    *,
+    base: jax.Array | float,
+    total_steps: jax.Array | int,
+    end: jax.Array | float = 1.0,
 ) -> jax.Array:
     """tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2 (BYOL App. A).
 
@@ -45,5 +69,6 @@ def target_decay_rate(
       step: k, from 0, scalar.
       base: tau_base.
       total_steps: K.
+      end: tau at step K, 1 in the paper; `base` keeps it constant (Table 5a).
     """
-    return 1 - (1 - base) * _half_cosine(step, total_steps)
+    return end - (end - base) * _half_cosine(step, total_steps)

@@ -365,7 +365,7 @@ def test_the_saved_network_predicts_what_was_scored(supervised_run, dataset):
     trained = weights.load(supervised_run)
     assert (trained.step, trained.total_steps, trained.num_classes) == (5, 5, 3)
     assert trained.config["dataset"] == dataset and trained.config["image_size"] == 8
-    network = training.encoder_of(trained.config)
+    network = training.encoder_of(trained.config["network"])
     params, state = training.encoder_weights(trained.online_params, trained.online_state)
     split = common.load_split(dataset, "test", image_size=8, eval_crop="full")
     (batch,) = split.batches()

@@ -169,7 +169,7 @@ def test_protocol(prepared, checkpoint, tmp_path, monkeypatch, key: str, protoco
     if key in SEVERAL:
         assert {record.metric for record in records} == {"map_11"}
     (record,) = (record for record in records if record.metric == metric)
-    if protocol in ("linear", "transfer"):
+    if protocol == "transfer":
         assert seen.get("train") == (train_size if chooses else None)
     if protocol == "linear" and chooses:
         assert len(record.settings[f"valid_{metric}"]) == 2

@@ -93,6 +93,46 @@ def test_heads_of_table_14_against_numpy(depth, head_bias):
     np.testing.assert_allclose(outputs["projection"], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("projector", "predictor", "sizes", "modules"),
+    [
+        ("mlp", "optimal_linear", (6, 6), {"projector"}),
+        ("none", "mlp", (8, 8), {"predictor"}),
+        ("linear", "linear", (6, 6), {"projector", "predictor"}),
+    ],
+)
+def test_kinds_of_heads(projector, predictor, sizes, modules):
+    """Tables 5b and 19, SimCLR Figure 8; a predictor keeps the size of its input."""
+    spec = TINY._replace(projector=HeadSpec(2, 12, 6, projector), num_classes=0)
+    network = siamese.siamese(spec._replace(predictor=HeadSpec(2, 12, 99, predictor)))
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    params, state = jax.jit(lambda key: network.init(key, images, True))(jax.random.key(0))
+    outputs, _ = network.apply(params, state, None, images, True)
+    assert (outputs["projection"].shape[1], outputs["prediction"].shape[1]) == sizes
+    heads = [name for name in params if name not in siamese.encoder_params(params)]
+    assert {name.split("/")[0] for name in heads} == modules
+    for name, before, after in (
+        (projector, "embedding", "projection"),
+        (predictor, "projection", "prediction"),
+    ):
+        if name in ("none", "optimal_linear"):
+            assert outputs[before] is outputs[after]
+        elif name == "linear":
+            head = {"projection": "projector", "prediction": "predictor"}[after]
+            expected = np.asarray(outputs[before]) @ np.asarray(params[f"{head}/linear"]["w"])
+            np.testing.assert_allclose(outputs[after], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scale_of_the_initial_weights():
+    """App. G: weights alone; what starts as 0 or 1 stays."""
+    _, params, _ = init(TINY)
+    _, scaled, _ = init(TINY._replace(init_scale=3.0))
+    for module, leaves in params.items():
+        for name, value in leaves.items():
+            factor = 3.0 if name == "w" else 1.0
+            np.testing.assert_allclose(scaled[module][name], factor * value, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("knob", "value"), [("paper", 1.0), ("released", 0.0)])
 def test_last_scale_of_a_bottleneck(knob, value):
     network = siamese.siamese(TINY._replace(depth="50", width=0.125, last_bn_scale=knob))
@@ -140,6 +180,11 @@ def test_encoder_params_leave_heads_and_probe_out():
         ({"head_bias": "both"}, "paper or released"),
         ({"last_bn_scale": "2"}, "paper or released"),
         ({"predictor": {"depth": 0, "hidden_size": 12}}, "network.predictor"),
+        ({"init_scale": 0.0}, "network.init_scale=0.0 must be above 0"),
+        (
+            {"predictor": {"kind": "best", "depth": 2, "hidden_size": 12}},
+            "network.predictor.kind='best' must be one of: mlp, linear, optimal_linear, none",
+        ),
     ],
 )
 def test_make_spec_refuses(change, message):

@@ -38,3 +38,21 @@ def test_nothing_but_warm_up_is_finite():
 
 def test_linear_scaling_of_the_paper():
     assert schedules.scaled_learning_rate(0.2, 4096) == pytest.approx(3.2)
+
+
+@pytest.mark.parametrize("batch_size", [256, 4096, 8192])
+def test_other_scalings_of_the_rate(batch_size):
+    """SimCLR App. B.1: 0.075 sqrt(batch) and 0.3 batch / 256 are both 4.8 at 4096."""
+    sqrt = schedules.scaled_learning_rate(0.075, batch_size, "sqrt")
+    assert sqrt == pytest.approx(4.8 * (batch_size / 4096) ** 0.5)
+    linear = schedules.scaled_learning_rate(0.3, batch_size, "linear")
+    assert linear == pytest.approx(4.8 * batch_size / 4096)
+    assert schedules.scaled_learning_rate(0.3, batch_size, "none") == 0.3
+
+
+@pytest.mark.parametrize("step", [0, 3, 10])
+def test_a_tau_that_stays(step):
+    """Table 5a, stop gradient of online: tau = 0 throughout."""
+    for tau in (0.0, 0.9):
+        found = schedules.target_decay_rate(step, base=tau, end=tau, total_steps=10)
+        np.testing.assert_allclose(found, tau, rtol=1e-6)
