@@ -66,10 +66,22 @@ def _transfer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     transfer.run(config, workdir)
 
 
+def _transformations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax.evals import transformations
+
+    transformations.run(config, workdir)
+
+
 def _paper(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     from byol_jax.evals import paper
 
     paper.run(config, workdir, JOBS)
+
+
+def _ablate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    from byol_jax import ablate
+
+    ablate.run(config, workdir)
 
 
 JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = {
@@ -80,7 +92,9 @@ JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = 
     "operations": _operations,
     "linear": _linear,
     "finetune": _finetune,
+    "transformations": _transformations,
     "paper": _paper,
+    "ablate": _ablate,
 }
 
 

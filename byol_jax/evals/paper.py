@@ -4,7 +4,6 @@ The cells come from the page (experiments/paper.py) with the config of the job t
 cannot be run is known before anything is computed, and is listed with the reason.
 """
 
-import ast
 import json
 import logging
 import pathlib
@@ -17,7 +16,7 @@ import ml_collections
 from byol_jax import distributed, metrics, weights
 from byol_jax.data import benchmarks, sources
 from byol_jax.errors import GuardError, UserError, require
-from byol_jax.evals import common, results
+from byol_jax.evals import common, overrides, results
 
 _logger = logging.getLogger(__name__)
 
@@ -162,10 +161,10 @@ def plan(
         f"config.network={config.network!r} must be online or target",
     )
     given = data_sets(config.folders, config.datasets)
-    overrides = parse_pairs("override", config.override)
-    for key in overrides:
+    changes = overrides.parse_pairs("override", config.override)
+    for key in changes:
         require(
-            any(_has(cell["config"], key) for cell in config.cells if cell["page"]),
+            any(overrides.has(cell["config"], key) for cell in config.cells if cell["page"]),
             f"config.override: no cell has a key {key!r}",
         )
     trained = _read(config, given)
@@ -176,7 +175,7 @@ def plan(
         reason = cell["reason"] or _wrong_network(cell, trained, config)
         one = None
         if not reason:
-            one, reason = _planned(cell, config, workdir, given, overrides, trained)
+            one, reason = _planned(cell, config, workdir, given, changes, trained)
         if one:
             reads = _reads(one.config)
             if reads not in checked:
@@ -199,58 +198,12 @@ def data_sets(folders: str, datasets: str) -> dict[str, str]:
     Raises:
       UserError: a name that is not in Table 10.
     """
-    pairs = [(k, f"folder:{v}") for k, v in parse_pairs("folders", folders).items()]
-    pairs += parse_pairs("datasets", datasets).items()
+    pairs = [(k, f"folder:{v}") for k, v in overrides.parse_pairs("folders", folders).items()]
+    pairs += overrides.parse_pairs("datasets", datasets).items()
     return {
         benchmarks.by_name(re.sub(r"[^a-z0-9]", "", name.lower())).key: dataset
         for name, dataset in pairs
     }
-
-
-def parse_pairs(name: str, text: str) -> dict[str, str]:
-    """`a=b,c=d` as a dict.
-
-    Raises:
-      UserError: a word without an equals sign.
-    """
-    pairs = {}
-    for word in filter(None, text.split(",")):
-        key, separator, value = word.partition("=")
-        require(key and separator and value, f"config.{name}: {word!r} must be NAME=VALUE")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def _has(config: Mapping[str, Any], key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(config, Mapping) or part not in config:
-            return False
-        config = config[part]
-    return not isinstance(config, Mapping)
-
-
-def typed(key: str, text: str, current: Any) -> Any:
-    """The value of an override, of the type of what it replaces; `1+2` is a tuple.
-
-    Raises:
-      UserError: it is not of that type.
-    """
-    try:
-        if isinstance(current, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(current, tuple | list):
-            return tuple(_literal(word) for word in text.split("+"))
-        return _literal(text) if current is None else type(current)(text)
-    except (KeyError, ValueError) as error:
-        kind = type(current).__name__
-        raise UserError(f"config.override: {key}={text!r} must be of type {kind}") from error
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
 
 
 def _words(method: str, depth: str, width: float, data: str) -> str:
@@ -330,7 +283,7 @@ def _planned(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     given: Mapping[str, str],
-    overrides: Mapping[str, str],
+    changes: Mapping[str, str],
     trained: Trained | None,
 ) -> tuple[Plan | None, str]:
     """The config of a cell's run, or why there is none."""
@@ -353,20 +306,9 @@ def _planned(
         departures.append(f"{ours.dataset} instead of {row.name}")
     if kind == "tfds":
         ours.data_dir = config.data_dir or (trained.config.get("data_dir") if trained else None)
-    for name, text in overrides.items():
-        if not _has(cell["config"], name):
-            continue
-        flat = {name: typed(name, text, _get(cell["config"], name))}
-        ours.update_from_flattened_dict(flat)
-        departures.append(f"{name}={text}")
+    departures += overrides.apply(ours, changes)
     step = trained.step if need and trained else None
     return Plan(cell, ours, workdir / cell["folder"], step, tuple(departures)), ""
-
-
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        config = config[part]
-    return config
 
 
 def _reads(config: ml_collections.ConfigDict) -> tuple[Any, ...]:

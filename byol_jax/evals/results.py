@@ -43,11 +43,14 @@ def identity(record: Record) -> tuple[Any, ...]:
     """What tells two records of a file apart; a newer record replaces the one with the same.
 
     The solver belongs to it: linear evaluation by SGD and by L-BFGS are two protocols of one name.
+    So does the row of a paper's table that the number stands for.
     """
     return (
         record.metric,
         record.protocol,
         record.settings.get("solver"),
+        record.settings.get("paper_table"),
+        record.settings.get("paper_row"),
         record.network,
         record.dataset,
         record.split,

@@ -11,7 +11,7 @@ import tiny_checkpoints
 import tiny_runs
 from byol_jax import main, weights
 from byol_jax.errors import GuardError, UserError
-from byol_jax.evals import paper, results
+from byol_jax.evals import overrides, paper, results
 from experiments import paper as page
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ class Jobs(dict):
         shared = {
             **{"unit": "percent", "protocol": f"{config.job} of the test", "network": "online"},
             **{"dataset": config.dataset, "split": "test", "n_examples": 9, "seed": 0},
-            **{"checkpoint_step": 6, "settings": {"batch_size": config.batch_size}},
+            **{"checkpoint_step": 6, "settings": {"batch_size": config.get("batch_size")}},
         }
         records = [results.Record("top1", 75.04, **shared), results.Record("top5", 99, **shared)]
         results.write_results(workdir / "results.json", records)
@@ -57,16 +57,16 @@ def test_paper_ours_and_difference(tmp_path, checkpoint, capsys) -> None:
     config = config_of(
         "table=3,row=BYOL,cells=CIFAR10+Birdsnap",
         checkpoint,
-        override="batch_size=16,num_steps=7,l2_grid=0.1+1",
+        override="batch_size=16,eval_batch_size=32,num_steps=7,l2_grid=0.1+1",
     )
     jobs = Jobs()
     paper.run(config, tmp_path / "table", jobs)
     transfer, finetune = jobs.configs
     assert (transfer.job, finetune.job) == ("transfer", "finetune")
     for ours in jobs.configs:
-        assert (ours.dataset, ours.benchmark, ours.batch_size) == ("digits", "cifar10", 16)
+        assert (ours.dataset, ours.benchmark, ours.eval_batch_size) == ("digits", "cifar10", 32)
         assert (ours.checkpoint, ours.network, ours.data_dir) == (checkpoint, "online", None)
-    assert (transfer.l2_grid, finetune.num_steps) == ((0.1, 1), 7)
+    assert (transfer.l2_grid, finetune.num_steps, finetune.batch_size) == ((0.1, 1), 7, 16)
 
     printed = capsys.readouterr().out.splitlines()
     departures = (
@@ -77,13 +77,13 @@ def test_paper_ours_and_difference(tmp_path, checkpoint, capsys) -> None:
     assert [line.split(maxsplit=1)[0] for line in printed[:3]] == ["cell", "BYOL", "BYOL"]
     assert printed[1].split("CIFAR10")[1].split(maxsplit=3) == [
         *("91.3", "75.0", "-16.3"),
-        f"transfer of the test top1, online of step 6, digits; {departures}, batch_size=16, "
-        "l2_grid=0.1+1",
+        f"transfer of the test top1, online of step 6, digits; {departures}, "
+        "eval_batch_size=32, l2_grid=0.1+1",
     ]
     assert printed[2].split("CIFAR10")[1].split(maxsplit=3) == [
         *("97.8", "75.0", "-22.8"),
         f"finetune of the test top1, online of step 6, digits; {departures}, batch_size=16, "
-        "num_steps=7",
+        "eval_batch_size=32, num_steps=7",
     ]
     # Birdsnap is not in TFDS, and Table 13 says otherwise than Table 3.
     (reason,) = (i for i, line in enumerate(printed) if line.startswith("- "))
@@ -245,14 +245,14 @@ def test_data_sets_are_named_as_in_the_tables_or_in_table_10() -> None:
     ],
 )
 def test_an_override_has_the_type_of_what_it_replaces(text, current, value) -> None:
-    found = paper.typed("key", text, current)
+    found = overrides.typed("key", text, current)
     assert found == value and type(found) is type(value)
 
 
 @pytest.mark.parametrize(("text", "current"), [("many", 1), ("0.5", 1), ("maybe", True)])
 def test_an_override_of_another_type_is_refused(text, current) -> None:
     with pytest.raises(UserError, match=f"config.override: key='{text}' must be of type"):
-        paper.typed("key", text, current)
+        overrides.typed("key", text, current)
 
 
 @pytest.mark.parametrize(

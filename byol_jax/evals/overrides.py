@@ -1,0 +1,76 @@
+"""Changes of several configs at once, in one string: `config.override`."""
+
+import ast
+import functools
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from byol_jax.errors import UserError, require
+
+
+def parse_pairs(name: str, text: str) -> dict[str, str]:
+    """`a=b,c=d` as a dict.
+
+    Raises:
+      UserError: a word without an equals sign.
+    """
+    pairs = {}
+    for word in filter(None, text.split(",")):
+        key, separator, value = word.partition("=")
+        require(key and separator and value, f"config.{name}: {word!r} must be NAME=VALUE")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def has(config: Mapping[str, Any], key: str) -> bool:
+    """Whether plain values have a dotted key that is no section."""
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return False
+        config = config[part]
+    return not isinstance(config, Mapping)
+
+
+def typed(key: str, text: str, current: Any) -> Any:
+    """The value of an override, of the type of what it replaces; `1+2` is a tuple.
+
+    Raises:
+      UserError: it is not of that type.
+    """
+    try:
+        if isinstance(current, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(current, tuple | list):
+            return tuple(_literal(word) for word in text.split("+"))
+        return _literal(text) if current is None else type(current)(text)
+    except (KeyError, ValueError) as error:
+        kind = type(current).__name__
+        raise UserError(f"config.override: {key}={text!r} must be of type {kind}") from error
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def apply(config: ml_collections.ConfigDict, changes: Mapping[str, str]) -> list[str]:
+    """Sets those of the keys that a config has.
+
+    Returns:
+      What was set, as in `batch_size=16`.
+
+    Raises:
+      UserError: a value of another type than the one it replaces.
+    """
+    plain, said = config.to_dict(), []
+    for name, text in changes.items():
+        if has(plain, name):
+            current = functools.reduce(operator.getitem, name.split("."), plain)
+            config.update_from_flattened_dict({name: typed(name, text, current)})
+            said.append(f"{name}={text}")
+    return said
