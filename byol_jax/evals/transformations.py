@@ -1,0 +1,585 @@
+"""Which transformation was applied, read from h and from g(h): SimCLR section 4.2, Table 3.
+
+Every image is drawn by the crop and T of the pre-training, but whether one operation of T is
+applied, or how far it turns, is drawn apart: that is the label. It stands in its own place of T, so
+the classes differ in it alone. An additional MLP on frozen features of those views predicts it.
+"""
+
+import contextlib
+import functools
+import logging
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from byol_jax import augment, distributed, features, keys, operations, weights
+from byol_jax.data import images, pipeline, reader, sources
+from byol_jax.errors import require
+from byol_jax.evals import common, logistic, results, scores
+from byol_jax.optim import schedules
+
+_logger = logging.getLogger(__name__)
+
+
+class Task(NamedTuple):
+    """A row of Table 3.
+
+    Attributes:
+      title: what is predicted.
+      operation: the probability of `augment.AugmentParams` that the label stands for.
+      classes: how many.
+    """
+
+    title: str
+    operation: str
+    classes: int
+
+
+TASKS: Mapping[str, Task] = {
+    "grayscale": Task("colour or grayscale", "grayscale", 2),
+    "rotation": Task("rotation", "rotate", 4),
+    "noise": Task("original or corrupted", "noise", 2),
+    "sobel": Task("original or Sobel filtered", "sobel", 2),
+}
+# Outputs of the network, and how the paper writes them.
+REPRESENTATIONS: Mapping[str, str] = {"embedding": "h", "projection": "g(h)"}
+# Views are scored in this epoch and fitted in those after it: no two draw alike.
+_SCORED = range(1)
+# Rows that a trained MLP classifies at once.
+_ROWS = 1024
+
+
+def draw_labels(
+    task: str,
+    ids: jax.Array,
+    epochs: jax.Array,
+    seed: jax.Array | int,
+    shares: jax.Array | Sequence[float],
+) -> jax.Array:
+    """The label of each view: a function of seed, example and epoch, whatever device holds it.
+
+    Args:
+      task: one of `TASKS`.
+      ids, epochs: int32 `[B]`.
+      seed: of the job.
+      shares: probabilities of the classes `[K]`.
+
+    Returns:
+      int32 `[B]`; for two classes 1 where the operation is applied, else quarters of a turn.
+    """
+    key = keys.named_key(seed, f"transformation/{task}")
+    drawn = jax.vmap(augment.example_key, (None, 0, 0, None))(key, ids, epochs, 1)
+    uniforms = jax.vmap(jax.random.uniform)(drawn)
+    bounds = jnp.cumsum(jnp.asarray(shares))[:-1]
+    return jnp.sum(uniforms[:, None] >= bounds, axis=1, dtype=jnp.int32)
+
+
+def make_view(
+    task: str, image: jax.Array, key: jax.Array, label: jax.Array, params: augment.AugmentParams
+) -> jax.Array:
+    """T with the task's operation as the label says; else as `augment.make_view`.
+
+    Args:
+      task: one of `TASKS`.
+      image: `[S, S, 3]` in [0, 1].
+      key: a PRNG key of this view alone.
+      label: as of `draw_labels`.
+      params: T; its probability of the operation is not read.
+
+    Returns:
+      The view `[S, S, 3]` in [0, 1], not yet normalised.
+    """
+    operation = TASKS[task].operation
+    if task != "rotation":
+        return augment.make_view(image, key, params._replace(**{operation: label}))
+    # T draws its turns itself, so here it is made in two parts. Draws go by the names of the
+    # operations: both parts together draw what the whole would.
+    moves = augment.AugmentParams(
+        crop=params.crop, flip=params.flip, color_jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0
+    )
+    turned = operations.rotate_quarters(augment.make_view(image, key, moves), label)
+    return augment.make_view(turned, key, params._replace(crop=None, flip=0.0, rotate=None))
+
+
+def make_views(
+    task: str,
+    crops: jax.Array,
+    labels: jax.Array,
+    ids: jax.Array,
+    epochs: jax.Array,
+    seed: jax.Array | int,
+    params: augment.AugmentParams,
+) -> jax.Array:
+    """`make_view` of a batch: uint8 `[B, S, S, 3]` -> normalised float32 `[B, S, S, 3]`."""
+    drawn = jax.vmap(augment.example_key, (None, 0, 0, None))(
+        keys.named_key(seed, "augment"), ids, epochs, 1
+    )
+    one = functools.partial(make_view, task, params=params)
+    return augment.normalize(jax.vmap(one)(augment.to_float(crops), drawn, labels))
+
+
+class Views(NamedTuple):
+    """Features `[N, D]` of views, by the name of the output, and their labels int32 `[N]`."""
+
+    values: dict[str, np.ndarray]
+    labels: np.ndarray
+
+
+@functools.lru_cache(maxsize=16)
+def _forward(
+    network: hk.TransformedWithState, task: str, outputs: tuple[str, ...]
+) -> Callable[..., Any]:
+    """One function for all passes of a task, so that it is compiled once."""
+
+    def forward(
+        batch: dict[str, jax.Array],
+        seed: jax.Array,
+        shares: jax.Array,
+        view: augment.AugmentParams,
+        params: features.Tree,
+        state: features.Tree,
+    ) -> dict[str, jax.Array]:
+        ids, epochs = batch["ids"], batch["epochs"]
+        labels = draw_labels(task, ids, epochs, seed, shares)
+        views = make_views(task, batch["view1"], labels, ids, epochs, seed, view)
+        named, _ = network.apply(params, state, None, views, False)
+        return {**{name: named[name] for name in outputs}, "label": labels}
+
+    return distributed.pmap(forward, devices=jax.local_devices())
+
+
+class Source(NamedTuple):
+    """Images, and how the pre-training crops and draws them.
+
+    Attributes:
+      image_set: of a split.
+      image_size: side of the crops in pixels.
+      view: T.
+      area_range, aspect_range: of the random crops (`boxes`).
+      exif: whether images are turned as EXIF says.
+    """
+
+    image_set: images.ImageSet
+    image_size: int
+    view: augment.AugmentParams
+    area_range: tuple[float, float]
+    aspect_range: tuple[float, float]
+    exif: bool
+
+
+def extract(
+    network: hk.TransformedWithState,
+    params: features.Tree,
+    state: features.Tree,
+    source: Source,
+    *,
+    task: str,
+    epochs: range,
+    seed: int,
+    shares: Sequence[float],
+    outputs: Sequence[str],
+    batch_size: int,
+) -> Views:
+    """Features of a view of every image in every one of these epochs, BatchNorm on its averages.
+
+    Args:
+      network: `siamese(spec)`, or the encoder alone.
+      params, state: of it.
+      source: the images, and T.
+      task: one of `TASKS`.
+      epochs: each draws all images anew.
+      seed: of crops, labels and augmentation.
+      shares: probabilities of the classes.
+      outputs: names among those of the network.
+      batch_size: views per call, over all local devices; less for fewer images.
+
+    Raises:
+      UserError: there are fewer images than devices, or too many that cannot be read.
+    """
+    size, devices = source.image_set.size, len(jax.local_devices())
+    batch_size = max(min(batch_size, size) // devices, 1) * devices
+    # Batches do not end where epochs do: what is before and behind is left out again.
+    first, count = epochs.start * size // batch_size, len(epochs) * size
+    batches = pipeline.train_batches(
+        source.image_set,
+        seed=seed,
+        image_size=source.image_size,
+        batch_size=batch_size,
+        num_views=1,
+        start_step=first,
+        num_steps=-(-epochs.stop * size // batch_size),
+        area_range=source.area_range,
+        aspect_range=source.aspect_range,
+        exif=source.exif,
+    )
+    forward = _forward(network, task, tuple(outputs))
+    numbers = jax.tree.map(np.float32, (np.asarray(shares), source.view))
+    shared = distributed.replicate((np.int32(seed), *numbers, params, state))
+    found = []
+    with contextlib.closing(batches):
+        for batch in distributed.prefetch(batches, 1):
+            out = forward(batch, *shared)
+            found.append(jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), out))
+    start = epochs.start * size - first * batch_size
+    values = {
+        name: np.concatenate([rows[name] for rows in found])[start : start + count]
+        for name in (*outputs, "label")
+    }
+    labels = values.pop("label")
+    return Views(values, labels)
+
+
+class _State(NamedTuple):
+    """What the training of an MLP carries from one step to the next."""
+
+    step: jax.Array
+    params: hk.Params
+    opt_state: optax.OptState
+
+
+@functools.lru_cache(maxsize=16)
+def _mlp(hidden_size: int, classes: int) -> hk.Transformed:
+    """One hidden layer with a ReLU."""
+    return hk.without_apply_rng(
+        hk.transform(lambda values: hk.nets.MLP((hidden_size, classes))(values))
+    )
+
+
+@functools.partial(jax.jit, static_argnames="mlp")
+def _epoch(
+    state: _State,
+    values: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    learning_rate: jax.Array,
+    total_steps: jax.Array,
+    *,
+    mlp: hk.Transformed,
+) -> _State:
+    """One step of Adam for each row of `order`, int `[steps, B]`."""
+
+    def loss(params: hk.Params, rows: jax.Array) -> jax.Array:
+        logits = mlp.apply(params, values[rows])
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
+        return jnp.mean(losses)
+
+    def step(state: _State, rows: jax.Array) -> tuple[_State, None]:
+        updates, opt_state = optax.scale_by_adam().update(
+            jax.grad(loss)(state.params, rows), state.opt_state
+        )
+        rate = schedules.learning_rate(
+            state.step, peak=learning_rate, warmup_steps=0, total_steps=total_steps
+        )
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        return _State(state.step + 1, params, opt_state), None
+
+    return jax.lax.scan(step, state, order)[0]
+
+
+@functools.lru_cache(maxsize=16)
+def _classify(mlp: hk.Transformed) -> Callable[..., jax.Array]:
+    """One function for all uses of an MLP, so that it is compiled once."""
+    return lambda values, params: jnp.argmax(mlp.apply(params, values), axis=-1)
+
+
+class Prediction(NamedTuple):
+    """Accuracies in percent: on the views that were scored, and on those that were fitted."""
+
+    top1: float
+    fit_top1: float
+
+
+def predict(
+    fit: tuple[np.ndarray, np.ndarray],
+    score: tuple[np.ndarray, np.ndarray],
+    *,
+    classes: int,
+    hidden_size: int,
+    num_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> Prediction:
+    """Trains an MLP with one hidden layer, by Adam on a cosine, and scores it.
+
+    Args:
+      fit, score: features `[N, D]` and labels int `[N]`; both are standardised with the mean and
+        deviation of those that are fitted.
+      classes: K.
+      hidden_size: of the layer.
+      num_epochs: passes over what is fitted; of each, what fills no batch is left out.
+      batch_size: less if fewer are fitted.
+      learning_rate: the peak.
+      seed: of the weights and of the order.
+    """
+    fitted, scored = logistic.standardize(fit[0], score[0])
+    count = len(fitted)
+    batch_size = min(batch_size, count)
+    steps = count // batch_size
+    mlp = _mlp(hidden_size, classes)
+    params = jax.jit(mlp.init)(keys.named_key(seed, "transformation_mlp"), fitted[:1])
+    state = _State(jnp.zeros((), jnp.int32), params, optax.scale_by_adam().init(params))
+    values, labels = jnp.asarray(fitted), jnp.asarray(fit[1])
+    for epoch in range(num_epochs):
+        order = keys.permutation(count, "transformation_mlp", seed, epoch)
+        order = order[: steps * batch_size].reshape(steps, batch_size)
+        state = _epoch(
+            state,
+            values,
+            labels,
+            order.astype(np.int32),
+            jnp.float32(learning_rate),
+            jnp.int32(num_epochs * steps),
+            mlp=mlp,
+        )
+
+    def top1(rows: np.ndarray, known: np.ndarray) -> float:
+        parts = [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
+        found = distributed.map_batches(_classify(mlp), parts, _ROWS, (state.params,))
+        return scores.top1(found, known)
+
+    return Prediction(top1(scored, score[1]), top1(fitted, fit[1]))
+
+
+def shares_of(task: str, probabilities: Mapping[str, float]) -> tuple[float, ...]:
+    """Probabilities of a task's classes; the largest is chance."""
+    if task == "rotation":
+        return (0.25,) * 4
+    return (1 - probabilities[task], probabilities[task])
+
+
+def _chosen(
+    config: ml_collections.ConfigDict, name: str, known: Sequence[str], example: str
+) -> list[str]:
+    """The names that a config joins by +."""
+    words: list[str] = config[name].split("+")
+    require(
+        all(word in known for word in words) and len({*words}) == len(words),
+        f"config.{name}={config[name]!r} must be one of {', '.join(known)}, or several, each "
+        f"once, as in {example}",
+    )
+    return words
+
+
+def check(config: ml_collections.ConfigDict) -> tuple[list[str], list[str], list[str]]:
+    """Networks, tasks and representations of a config.
+
+    Raises:
+      UserError: for what no run could use, naming the key, its value and what would be right.
+    """
+    networks = _chosen(config, "network", common.NETWORKS, "random+online")
+    tasks = _chosen(config, "tasks", [*TASKS], "grayscale+rotation")
+    outputs = _chosen(config, "representations", [*REPRESENTATIONS], "embedding+projection")
+    common.check_disjoint({f"config.{name}": config[name] for name in ("fit_split", "score_split")})
+    for name in ("epochs_of_views", "num_epochs", "batch_size", "eval_batch_size"):
+        require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
+    for name in ("image_size", "hidden_size"):
+        value = config[name]
+        require(value is None or value >= 1, f"config.{name}={value} must be at least 1")
+    rate = config.learning_rate
+    require(rate > 0, f"config.learning_rate={rate} must be above 0")
+    for name, value in config.probabilities.items():
+        require(
+            0 < value < 1,
+            f"config.probabilities.{name}={value} must be above 0 and below 1: with one class "
+            "there is nothing to predict",
+        )
+    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
+    return networks, tasks, outputs
+
+
+def _pretrained_with(trained: weights.Weights, task: str) -> dict[str, float]:
+    """Probabilities of the task's operation in T and T' of the pre-training."""
+    columns = trained.config.get("augment", {})
+    return {
+        name: float(columns[view].get(TASKS[task].operation) or 0)
+        for name, view in (("T", "view1"), ("T'", "view2"))
+        if view in columns
+    }
+
+
+def format_table(records: Sequence[results.Record]) -> str:
+    """The records in the form of Table 3: a row for each task."""
+    columns = dict.fromkeys((r.network, r.settings["representation"]) for r in records)
+    rows = [["predicted", "in T", "chance", *map(" ".join, columns)]]
+    for task in dict.fromkeys(r.settings["task"] for r in records):
+        own = [r for r in records if r.settings["task"] == task]
+        cells = {(r.network, r.settings["representation"]): r.value for r in own}
+        settings = own[0].settings
+        seen = f"{settings['pretrained_with']['T']:g}" if settings["pretrained_with"] else "-"
+        numbers = [settings["chance"], *(cells[column] for column in columns)]
+        rows.append([TASKS[task].title, seen, *(f"{number:.1f}" for number in numbers)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """The job `transformations`: reads `config.checkpoint`, writes results.json, prints tables.
+
+    Raises:
+      UserError: for a config that does not fit, before anything is computed.
+    """
+    networks, tasks, outputs = check(config)
+
+    @functools.cache  # once, however many checkpoints of a run are followed
+    def load(dataset: str, split: str, data_dir: str | None) -> images.ImageSet:
+        image_set = sources.load(dataset, split, data_dir)
+        reader.check_readable(image_set)
+        return image_set
+
+    def evaluate(trained: weights.Weights) -> list[results.Record]:
+        is_supervised = trained.config.get("job") == "finetune"
+        require(
+            not (is_supervised and "projection" in outputs),
+            "config.representations: this checkpoint was trained on labels and has no g: "
+            "--config.representations=embedding",
+        )
+        # Checkpoints of the first version know neither `data_dir` nor `exif`.
+        theirs = trained.config.get("data", {})
+        dataset: str = config.dataset or trained.config["dataset"]
+        data_dir = config.data_dir or (None if config.dataset else trained.config.get("data_dir"))
+        image_size = config.image_size or trained.config["image_size"]
+        fit, score = (
+            Source(
+                load(dataset, split, data_dir),
+                image_size,
+                augment.from_config(trained.config.get("augment", {}).get("view1", {})),
+                (theirs.get("area_min", 0.08), theirs.get("area_max", 1.0)),
+                (theirs.get("aspect_min", 3 / 4), theirs.get("aspect_max", 4 / 3)),
+                theirs.get("exif", False),
+            )
+            for split in (config.fit_split, config.score_split)
+        )
+
+        def shuffled() -> common.Batches:
+            return common.load_split(
+                dataset,
+                config.fit_split,
+                image_size=image_size,
+                eval_crop=theirs.get("eval_crop", "paper"),
+                data_dir=data_dir,
+                exif=fit.exif,
+                batch_size=config.eval_batch_size,
+            ).shuffled()
+
+        chosen = {name: common.network_of(trained, name, image_size, shuffled) for name in networks}
+        records = [
+            record
+            for name, network in chosen.items()
+            for task in tasks
+            for record in _evaluate(
+                trained, name, network, task, fit, score, dataset, outputs, config
+            )
+        ]
+        print(format_table(records), end="\n\n", flush=True)
+        return records
+
+    # Records are written together: the last one stands for all.
+    done = {
+        "protocol": protocol_of(tasks[-1], outputs[-1]),
+        "network": max(networks, key=common.NETWORKS.index),
+        "split": config.score_split,
+    }
+    done |= {"dataset": config.dataset} if config.dataset else {}
+    common.for_each_checkpoint(config, evaluate, workdir, **done)
+
+
+def protocol_of(task: str, output: str) -> str:
+    """As in `transformation/rotation/g(h)`."""
+    return f"transformation/{task}/{REPRESENTATIONS[output]}"
+
+
+def _evaluate(
+    trained: weights.Weights,
+    name: str,
+    chosen: tuple[features.Tree, features.Tree],
+    task: str,
+    fit: Source,
+    score: Source,
+    dataset: str,
+    outputs: Sequence[str],
+    config: ml_collections.ConfigDict,
+) -> list[results.Record]:
+    """One task on one network: a pass over the views, and an MLP for each representation."""
+    _logger.info("%s, %s network", TASKS[task].title, name)
+    shares = shares_of(task, config.probabilities)
+    draw = functools.partial(
+        extract,
+        common.siamese_of(trained),
+        *chosen,
+        task=task,
+        seed=config.seed,
+        shares=shares,
+        outputs=outputs,
+        batch_size=config.eval_batch_size,
+    )
+    fit_epochs = range(_SCORED.stop, _SCORED.stop + config.epochs_of_views)
+    fitted, scored = draw(fit, epochs=fit_epochs), draw(score, epochs=_SCORED)
+    operation = TASKS[task].operation
+    view = {
+        key: float(value)
+        for key, value in fit.view._asdict().items()
+        if key != operation and value is not None
+    }
+    records = []
+    for output in outputs:
+        values = fitted.values[output]
+        hidden_size = config.hidden_size or values.shape[1]
+        recipe: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "num_epochs": config.num_epochs,
+            "batch_size": config.batch_size,
+            "learning_rate": config.learning_rate,
+            "seed": config.seed,
+        }
+        found = predict(
+            (values, fitted.labels),
+            (scored.values[output], scored.labels),
+            classes=TASKS[task].classes,
+            **recipe,
+        )
+        settings = {
+            "classifier": "MLP with one hidden layer, ReLU",
+            "solver": "adam",
+            "schedule": "cosine to 0",
+            **recipe,
+            **logistic.STANDARDIZED,
+            "task": task,
+            "representation": REPRESENTATIONS[output],
+            "features": values.shape[1],
+            "chance": 100 * max(shares),
+            "largest_share": 100 * float(np.bincount(scored.labels).max() / len(scored.labels)),
+            "fit_top1": found.fit_top1,
+            "pretrained_with": _pretrained_with(trained, task) or None,
+            "view": view,
+            "area_range": list(fit.area_range),
+            "aspect_range": list(fit.aspect_range),
+            "image_size": fit.image_size,
+            "fit_split": config.fit_split,
+            "fit_views": len(fitted.labels),
+            "epochs_of_views": config.epochs_of_views,
+            "reference": "SimCLR section 4.2, Table 3",
+        }
+        records.append(
+            common.record(
+                trained,
+                name,
+                protocol=protocol_of(task, output),
+                metric="top1",
+                value=found.top1,
+                dataset=dataset,
+                split=config.score_split,
+                n_examples=len(scored.labels),
+                settings=settings,
+            )
+        )
+    return records
