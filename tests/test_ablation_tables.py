@@ -5,9 +5,9 @@ import os
 import pathlib
 import re
 
-import ml_collections
 import pytest
 
+import tiny_runs
 from byol_jax.optim import schedules
 from experiments import ablation_tables, ablations, base
 from experiments.ablation_tables import Times
@@ -38,18 +38,6 @@ def flat(config):
                 yield prefix + name, value
 
     return dict(walk(config.to_dict()))
-
-
-def types_of(config, prefix=""):
-    """Dotted keys of a config and their types, which placeholders have too."""
-    types = {}
-    for name in config:
-        kind = config.get_type(name)
-        if issubclass(kind, ml_collections.ConfigDict):
-            types |= types_of(config[name], f"{prefix}{name}.")
-        else:
-            types[prefix + name] = kind
-    return types
 
 
 # ---------------------------------------------------------------- the papers' text
@@ -375,10 +363,10 @@ def test_spreads_are_kept_where_they_are_printed():
 @pytest.mark.parametrize("on", ablations.BASES)
 @pytest.mark.parametrize("table", ablation_tables.TABLES)
 def test_every_row_is_a_config_on_every_base(table, on):
-    expected = types_of(base.get_config())
+    expected = tiny_runs.types_of(base.get_config())
     for row in ablations.rows(table):
         config = ablations.config_of(row, on)
-        assert types_of(config) == expected
+        assert tiny_runs.types_of(config) == expected
         assert config.job == "pretrain" and "\n" not in config.recipe
         assert config.recipe.startswith(row.place) and row.name in config.recipe
         # It changes what it says and nothing else.

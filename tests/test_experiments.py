@@ -2,9 +2,9 @@
 
 import importlib
 
-import ml_collections
 import pytest
 
+import tiny_runs
 from byol_jax import train
 from byol_jax.evals import finetune as finetune_job
 from byol_jax.evals import recipes
@@ -40,18 +40,6 @@ PAGES = (
 )
 
 
-def types_of(config, prefix=""):
-    """Dotted keys of a config and their types, which placeholders have too."""
-    types = {}
-    for name in config:
-        kind = config.get_type(name)
-        if issubclass(kind, ml_collections.ConfigDict):
-            types |= types_of(config[name], f"{prefix}{name}.")
-        else:
-            types[prefix + name] = kind
-    return types
-
-
 def changes(config):
     """What a config says otherwise than base.py, as dotted keys."""
     ours, default = config.to_dict(), base.get_config().to_dict()
@@ -69,7 +57,7 @@ def changes(config):
 @pytest.mark.parametrize(("page", "options"), PAGES)
 def test_a_page_has_the_keys_of_base_and_can_be_trained(page, options):
     config = importlib.import_module(f"experiments.{page}").get_config(*options)
-    assert types_of(config) == types_of(base.get_config())
+    assert tiny_runs.types_of(config) == tiny_runs.types_of(base.get_config())
     assert config.recipe.startswith(("published: ", "not published: "))
     train.check(config)
 
@@ -79,7 +67,7 @@ def test_types_of_sees_a_difference():
     with config.unlocked(), config.ignore_type():
         config.network.depth = 50
         config.network.heads = 2
-    assert types_of(config).items() ^ types_of(base.get_config()).items() == {
+    assert tiny_runs.types_of(config).items() ^ tiny_runs.types_of(base.get_config()).items() == {
         ("network.depth", str),
         ("network.depth", int),
         ("network.heads", int),
@@ -364,10 +352,10 @@ def labelled_base(page):
 @pytest.mark.parametrize(("page", "options"), LABELLED)
 def test_a_page_that_learns_from_labels_has_the_keys_of_its_base(page, options):
     config = page.get_config(options)
-    expected = types_of(labelled_base(page))
+    expected = tiny_runs.types_of(labelled_base(page))
     expected["job"] = expected["protocol"] = str
-    assert types_of(config) == {key: expected[key] for key in types_of(config)}
-    assert {*expected} - {*types_of(config)} <= {"protocol"}
+    assert tiny_runs.types_of(config) == {key: expected[key] for key in tiny_runs.types_of(config)}
+    assert {*expected} - {*tiny_runs.types_of(config)} <= {"protocol"}
     assert config.job == ("linear" if page is linear else "finetune")
     config.checkpoint = "runs/byol"
     (recipes if page is linear else finetune_job).check(config)

@@ -130,6 +130,18 @@ def tiny_config(dataset: str, **changes: Any) -> ml_collections.ConfigDict:
     return config
 
 
+def types_of(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, type]:
+    """Dotted keys of a config and their types, which placeholders have too."""
+    types: dict[str, type] = {}
+    for name in config:
+        kind = config.get_type(name)
+        if issubclass(kind, ml_collections.ConfigDict):
+            types |= types_of(config[name], f"{prefix}{name}.")
+        else:
+            types[prefix + name] = kind
+    return types
+
+
 def metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
