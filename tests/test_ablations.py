@@ -256,6 +256,8 @@ def check_two_steps(config, states, logs):
     assert ("tau" in logs[0]) == (config.target == "ema")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("row", PROGRAMS, ids=name_of)
 def test_every_program_can_be_traced(row):
     config = shrunk(row)

@@ -178,7 +178,7 @@ def test_a_run_leaves_out_what_has_no_probability():
     assert theirs == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
 
 
-@pytest.mark.parametrize("size", [1, 9])
+@pytest.mark.parametrize("size", [1, pytest.param(9, marks=pytest.mark.slow)])
 def test_batches_of_any_size_stay_in_range(size):
     levels = np.random.default_rng(size).integers(0, 256, (6, size, size, 3), np.uint8)
     levels[0], levels[1] = 0, 255

@@ -97,15 +97,15 @@ MUTATIONS = (
     Mutation(
         "tau of step k + 1",
         "byol_jax/optim/schedules.py",
-        "return 1 - (1 - base) * _half_cosine(step, total_steps)",
-        "return 1 - (1 - base) * _half_cosine(step + 1, total_steps)",
+        "return end - (end - base) * _half_cosine(step, total_steps)",
+        "return end - (end - base) * _half_cosine(step + 1, total_steps)",
         SCHEDULES,
     ),
     Mutation(
         "tau of step k + 1 in the update",
         "byol_jax/update.py",
-        "state.step, base=hparams.tau_base",
-        "state.step + 1, base=hparams.tau_base",
+        "state.step,\n            base=hparams.tau_base",
+        "state.step + 1,\n            base=hparams.tau_base",
         TRACE,
     ),
     Mutation(
@@ -125,8 +125,8 @@ MUTATIONS = (
     Mutation(
         "target averages the old online parameters",
         "byol_jax/update.py",
-        "exponential_moving_average(state.target_params, online_params, tau)",
-        "exponential_moving_average(state.target_params, state.online_params, tau)",
+        "exponential_moving_average(target_params, online_params, tau)",
+        "exponential_moving_average(target_params, state.online_params, tau)",
         TRACE,
     ),
     Mutation(

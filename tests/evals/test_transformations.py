@@ -148,6 +148,7 @@ def trained(dataset, tmp_path_factory):
     return weights.load(tiny_checkpoints.save(tmp_path_factory.mktemp("run"), dataset))
 
 
+@pytest.mark.slow
 def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
     """Beside the crops and views of each example by itself, in batches of ten that span epochs."""
     image_set = images.select(sources.load(dataset, "train"), np.arange(11))
@@ -352,6 +353,7 @@ def test_the_job(digits, tmp_path, capsys):
     assert (again.top1, again.fit_top1) == (records[-1].value, records[-1].settings["fit_top1"])
 
 
+@pytest.mark.slow
 def test_a_run_is_followed_and_nothing_is_evaluated_twice(dataset, tmp_path, monkeypatch, capsys):
     """Two networks, tasks and checkpoints; features and accuracies are made up."""
     workdir = tiny_checkpoints.save(tmp_path / "run", dataset, (2, 4), total_steps=4)

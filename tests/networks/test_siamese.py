@@ -98,7 +98,9 @@ def test_heads_of_table_14_against_numpy(depth, head_bias):
     [
         ("mlp", "optimal_linear", (6, 6), {"projector"}),
         ("none", "mlp", (8, 8), {"predictor"}),
-        ("linear", "linear", (6, 6), {"projector", "predictor"}),
+        pytest.param(
+            *("linear", "linear", (6, 6), {"projector", "predictor"}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_kinds_of_heads(projector, predictor, sizes, modules):
