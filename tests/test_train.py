@@ -364,8 +364,10 @@ def test_one_compilation_for_a_whole_run(dataset, tmp_path):
         lambda event, duration, **kwargs: compiled.append(event)
     )
     try:
+        jax.clear_caches()  # of other runs
         train.pretrain(tiny_runs.tiny_config(dataset, num_steps=2), tmp_path / "two")
         two = sum("backend_compile" in event for event in compiled)
+        jax.clear_caches()
         compiled.clear()
         train.pretrain(tiny_runs.tiny_config(dataset, num_steps=12), tmp_path / "twelve")
         twelve = sum("backend_compile" in event for event in compiled)
