@@ -26,9 +26,9 @@ What 20 minutes on two CPU cores give, 1,500 updates of 64 (seed 1337, docs/prot
 | random  | 22.8 | 26.3   | 13.5 +- 0.2        | 0.8           |
 | online  | 35.6 | 41.3   | 20.1 +- 0.3        | 0.7           |
 
-And 8,000 updates (10 epochs, warm-up 0.5) in 1:20 of them, fine-tuned on 450 labels, 1 %, and on
-4,500, 10 % (semi.py, batch 64, rate and, for 1 %, 30 epochs chosen on valid, 8 epochs at rate 0.05
-for 10 %), top-1 on test:
+And 8,000 updates of 64 (10 epochs, warm-up 0.5; 1:40 beside other work), fine-tuned on 450
+labels, 1 %, for 30 epochs at the rate that is best on valid, and on 4,500, 10 %, for 8 epochs at
+rate 0.05 (semi.py, batch 64), top-1 on test:
 
 | start  | 1 %  | 10 % |
 | random | 36.9 | 50.8 |
