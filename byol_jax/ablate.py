@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from byol_jax import distributed, metrics, train
+from byol_jax import checkpoints, distributed, metrics, train
 from byol_jax.errors import Diverged, UserError, require
 from byol_jax.evals import overrides, results
 
@@ -89,7 +89,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         if not (workdir / "config.json").exists():
             metrics.write_json(workdir / "config.json", config.to_dict())
     for number, one in enumerate(runs, start=1):
-        if one.row in reasons or _is_done(one.folder):
+        if one.row in reasons or _state(one.folder) != "not run":
             continue
         _logger.info("run %d of %d: %s", number, len(runs), one.config.recipe)
         try:
@@ -110,7 +110,7 @@ def _records(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[res
     """Those of the online networks, each with the row it is of and the paper's numbers."""
     found = []
     for one in runs:
-        if not _has_results(one.folder):
+        if _state(one.folder) != "evaluated":
             continue
         row = config.rows[one.row]
         paper = {
@@ -128,8 +128,16 @@ def _records(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[res
     return found
 
 
-def _is_done(folder: pathlib.Path) -> bool:
-    return any((folder / name).exists() for name in ("results.json", "diverged.txt"))
+def _state(folder: pathlib.Path) -> str:
+    """`evaluated`, `diverged`, `not evaluated` (a run too large for it has ended) or `not run`."""
+    for name, state in (("results.json", "evaluated"), ("diverged.txt", "diverged")):
+        if (folder / name).exists():
+            return state
+    directory = folder / "checkpoints"
+    found = checkpoints.steps(directory)
+    if found and found[-1] >= checkpoints.read_record(directory, found[-1])["total_steps"]:
+        return "not evaluated"
+    return "not run"
 
 
 def _write(
@@ -179,30 +187,33 @@ def _cells(folders: Sequence[pathlib.Path], reason: str | None) -> list[str]:
     """What the seeds of one row gave."""
     if reason:
         return ["refused", *["-"] * (len(COLUMNS) - 1)]
-    found = [results.read_results(f / "results.json") for f in folders if _has_results(f)]
-    diverged = sum((folder / "diverged.txt").exists() for folder in folders)
+    states = [_state(folder) for folder in folders]
+    found = [
+        results.read_results(folder / "results.json")
+        for folder, state in zip(folders, states, strict=True)
+        if state == "evaluated"
+    ]
     cells = []
     for heading, protocol, metric in COLUMNS:
-        values = [
-            record.value
-            for records in found
-            for record in records
-            if (record.network, record.protocol, record.metric) == ("online", protocol, metric)
-        ]
+        values = [v for records in found for v in _value(records, protocol, metric)]
         text = _mean(values, 2 if heading == "std" else 1)
         if heading == "std" and values and max(values) < COLLAPSED:
             text += " collapsed"
         cells.append(text)
-    if diverged:
-        cells[0] += f" ({diverged} of {len(folders)} diverged)"
-    missing = len(folders) - len(found) - diverged
-    if missing:
-        cells[0] += f" ({missing} of {len(folders)} not run)"
+    for state in ("diverged", "not evaluated", "not run"):
+        if state in states:
+            cells[0] += f" ({states.count(state)} of {len(folders)} {state})"
     return cells
 
 
-def _has_results(folder: pathlib.Path) -> bool:
-    return (folder / "results.json").exists()
+def _value(records: Sequence[results.Record], protocol: str, metric: str) -> list[float]:
+    """One run's number, by the papers' SGD where linear evaluation was also run that way."""
+    found = {
+        record.settings.get("solver"): record.value
+        for record in records
+        if (record.network, record.protocol, record.metric) == ("online", protocol, metric)
+    }
+    return [found["sgd"]] if "sgd" in found else list(found.values())[:1]
 
 
 def _mean(values: Sequence[float], digits: int) -> str:

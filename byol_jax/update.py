@@ -84,7 +84,7 @@ class Hyperparameters(NamedTuple):
     """Numbers of a run; all traced, so that none of them costs a compilation.
 
     Attributes:
-      peak_learning_rate: base rate x batch size / 256.
+      peak_learning_rate: already scaled with the batch size.
       warmup_steps: steps of linear warm-up.
       total_steps: K.
       weight_decay, trust_coefficient, momentum: of `groups.optimizer`.

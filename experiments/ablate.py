@@ -10,7 +10,9 @@ Each row is the config of `ablations.py`, pre-trained with the seeds 1337, 1338,
 its own, and evaluated as its base says. The table has the paper's numbers, the mean over seeds of
 ours with half the difference of the highest and the lowest (as BYOL App. G has it), and the spread
 of the projection: below 0.05 a network has collapsed. A row that diverges says so. The same
-command goes on where it was stopped, and runs nothing twice.
+command goes on where it was stopped, and runs nothing twice. Runs on more than 200,000 images do
+not evaluate themselves: linear.py with the run's folder (`tableT/ROW/SEED`) as `--config.checkpoint`
+and `--workdir` does, and the same command then prints its numbers.
 
 Options: table, base and method as in ablations.py; rows, as in 1+3, all of them by default; seeds.
 `--config.override` changes a key of every row.

@@ -121,6 +121,23 @@ def test_a_collapse_is_marked(tmp_path):
     assert "0.01 collapsed" in ablate._write(config, tmp_path, runs, {})
 
 
+def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_path, monkeypatch):
+    """As on ImageNet; once linear evaluation by SGD has run there, that is the number."""
+    one = row(1, dataset, {}, evaluation__at_end=False, num_steps=1)
+    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    assert cells(tmp_path)[2][2:] == ["- (1 of 1 not evaluated)", "-", "-", "-"]
+    (folder,) = (tmp_path / "table5b").glob("*/*")
+    shared = ("percent", "linear", "online", dataset, "test", 12, 1, 1337)
+    records = [
+        results.Record("top1", value, *shared, {"solver": solver})
+        for solver, value in (("lbfgs", 60.0), ("sgd", 70.0))
+    ]
+    results.write_results(folder / "results.json", records)
+    monkeypatch.setattr(train, "pretrain", lambda *given: pytest.fail("trained again"))
+    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    assert cells(tmp_path)[2][2:] == ["70.0", "-", "-", "-"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -41,7 +41,8 @@ class Objective(NamedTuple):
       init: `init(key) -> (params, state)`; the optimiser trains `params`, not `state`.
       loss: `loss(params, online, target, batch, state, key) -> Loss`. `online` and
         `target` hold one dict of named outputs a view; `batch` carries `ids` and
-        `labels` (-1 for none). The target's outputs are behind a stop-gradient.
+        `labels` (-1 for none). Where the target is a network of its own its outputs are
+        behind a stop-gradient; the update step decides, an objective stops nothing.
       refresh: `refresh(state, features) -> state`, run between epochs, or None.
       needs: names of outputs beyond `projection` and `prediction`.
     """
