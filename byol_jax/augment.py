@@ -8,14 +8,13 @@ SimCLR's operations that BYOL leaves out (`EXTRAS`) are part of a program only w
 gives them a probability.
 """
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from byol_jax import autoaugment, operations, randaugment
+from byol_jax import autoaugment, keys, operations, randaugment
 
 # Channel statistics of ImageNet, as the authors' code has them (App. C).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -191,11 +190,6 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
-def _named(key: jax.Array, name: str) -> jax.Array:
-    """A key for each purpose: adding an operation changes no draw of the others."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-
 def example_key(
     seed_key: jax.Array, example_id: jax.Array, epoch: jax.Array, view: int
 ) -> jax.Array:
@@ -207,25 +201,27 @@ def example_key(
 
 def random_flip(image: jax.Array, key: jax.Array, probability: Scalar = 0.5) -> jax.Array:
     """Exchanges left and right with the given probability; `[H, W, 3]`."""
-    is_flipped = jax.random.uniform(_named(key, "flip")) < probability
+    is_flipped = jax.random.uniform(keys.named(key, "flip")) < probability
     return jnp.where(is_flipped, image[:, ::-1], image)
 
 
 def _crop(image: jax.Array, key: jax.Array) -> jax.Array:
-    return operations.random_resized_crop(image, jax.random.uniform(_named(key, "crop_box"), (4,)))
+    return operations.random_resized_crop(
+        image, jax.random.uniform(keys.named(key, "crop_box"), (4,))
+    )
 
 
 def _rotate(image: jax.Array, key: jax.Array) -> jax.Array:
-    turns = jax.random.randint(_named(key, "rotate_turns"), (), 0, 4)
+    turns = jax.random.randint(keys.named(key, "rotate_turns"), (), 0, 4)
     return operations.rotate_quarters(image, turns)
 
 
 def _randaugment(image: jax.Array, key: jax.Array) -> jax.Array:
-    return randaugment.randaugment(image, _named(key, "randaugment_layers"))
+    return randaugment.randaugment(image, keys.named(key, "randaugment_layers"))
 
 
 def _autoaugment(image: jax.Array, key: jax.Array) -> jax.Array:
-    return autoaugment.autoaugment(image, _named(key, "autoaugment_pair"))
+    return autoaugment.autoaugment(image, keys.named(key, "autoaugment_pair"))
 
 
 def _equalize(image: jax.Array, key: jax.Array) -> jax.Array:
@@ -234,7 +230,7 @@ def _equalize(image: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def _motion_blur(image: jax.Array, key: jax.Array) -> jax.Array:
-    angle = jax.random.uniform(_named(key, "motion_blur_angle"), maxval=jnp.pi)
+    angle = jax.random.uniform(keys.named(key, "motion_blur_angle"), maxval=jnp.pi)
     return operations.motion_blur(image, angle, blur_radius(image))
 
 
@@ -244,12 +240,12 @@ def _sobel(image: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def _noise(image: jax.Array, key: jax.Array) -> jax.Array:
-    noise = jax.random.normal(_named(key, "noise_values"), image.shape)
+    noise = jax.random.normal(keys.named(key, "noise_values"), image.shape)
     return operations.gaussian_noise(image, noise)
 
 
 def _cutout(image: jax.Array, key: jax.Array) -> jax.Array:
-    place = jax.random.uniform(_named(key, "cutout_place"), (2,))
+    place = jax.random.uniform(keys.named(key, "cutout_place"), (2,))
     return operations.cutout(image, place, jnp.asarray(IMAGENET_MEAN))
 
 
@@ -293,10 +289,10 @@ def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Ar
     """
 
     def applies(name: str, probability: Scalar) -> jax.Array:
-        return jax.random.uniform(_named(key, name)) < probability
+        return jax.random.uniform(keys.named(key, name)) < probability
 
     def uniform(name: str, low: Scalar, high: Scalar) -> jax.Array:
-        return jax.random.uniform(_named(key, name), dtype=image.dtype, minval=low, maxval=high)
+        return jax.random.uniform(keys.named(key, name), dtype=image.dtype, minval=low, maxval=high)
 
     def with_extra(image: jax.Array, name: str) -> jax.Array:
         probability = getattr(params, name)
@@ -317,7 +313,7 @@ def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Ar
             uniform("hue", -params.hue_max, params.hue_max),
         ]
     )
-    order = jax.random.permutation(_named(key, "order"), len(COLOR_OPS))
+    order = jax.random.permutation(keys.named(key, "order"), len(COLOR_OPS))
     jittered = color_jitter(image, amounts, order)
     image = jnp.where(applies("color_jitter", params.color_jitter), jittered, image)
 

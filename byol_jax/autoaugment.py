@@ -7,14 +7,13 @@ of the paper, from an operation that does nothing to its strongest; enhancements
 too. (The paper's own code for RandAugment lets posterize and solarize grow weaker instead.)
 """
 
-import zlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import randaugment
+from byol_jax import keys, randaugment
 
 Scalar = jax.Array | float
 
@@ -98,14 +97,10 @@ def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
       For each of the two: the index in `randaugment.OPERATIONS` ("identity" where the operation
       is not applied), the magnitude on that module's scale, and the sign; `[2]` each.
     """
-
-    def named(name: str) -> jax.Array:
-        return jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-    pair = jax.random.randint(named("pair"), (), 0, len(POLICY))
+    pair = jax.random.randint(keys.named(key, "pair"), (), 0, len(POLICY))
     which, magnitude, swing, probability = (jnp.asarray(x)[pair] for x in _columns())
-    sign = jax.random.rademacher(named("sign"), (2,), jnp.float32)
-    is_applied = jax.random.uniform(named("applied"), (2,)) < probability
+    sign = jax.random.rademacher(keys.named(key, "sign"), (2,), jnp.float32)
+    is_applied = jax.random.uniform(keys.named(key, "applied"), (2,)) < probability
     identity = randaugment.OPERATIONS.index("identity")
     return jnp.where(is_applied, which, identity), magnitude + sign * swing, sign
 

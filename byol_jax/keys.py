@@ -12,9 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
+def named(key: jax.Array, name: str) -> jax.Array:
+    """A key for each purpose: a new purpose changes no draw of the others."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
 def named_key(seed: int | jax.Array, name: str) -> jax.Array:
     """The run's JAX key for one purpose."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return named(jax.random.key(seed), name)
 
 
 def philox(seed: int, name: str, counter: ArrayLike = (0, 0, 0, 0)) -> np.random.Philox:

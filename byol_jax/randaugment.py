@@ -12,12 +12,12 @@ batch would evaluate, a layer is one warp, one blend and one look-up, whose argu
 image as it is unless the drawn operation is one of theirs.
 """
 
-import zlib
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 
+from byol_jax import keys
 from byol_jax.errors import require
 
 # In the order of the RandAugment paper's list.
@@ -291,12 +291,9 @@ def apply_operation(
 
 def draw_operation(key: jax.Array, layer: Scalar) -> tuple[jax.Array, jax.Array]:
     """The index in `OPERATIONS` and the sign of one layer, from the key of an image."""
-
-    def named(name: str) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, layer), zlib.crc32(name.encode()))
-
-    which = jax.random.randint(named("operation"), (), 0, len(OPERATIONS))
-    return which, jax.random.rademacher(named("sign"), dtype=jnp.float32)
+    key = jax.random.fold_in(key, layer)
+    which = jax.random.randint(keys.named(key, "operation"), (), 0, len(OPERATIONS))
+    return which, jax.random.rademacher(keys.named(key, "sign"), dtype=jnp.float32)
 
 
 def randaugment(

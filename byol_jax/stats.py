@@ -8,14 +8,15 @@ import jax.numpy as jnp
 _SQUARED_NORM_FLOOR = 1e-12
 
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Widens half precision: losses and statistics are sums over many numbers."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def l2_norm(x: jax.Array) -> jax.Array:
     """Euclidean norm of each row: `[B, D]` -> `[B]`."""
     chex.assert_rank(x, 2)
-    return jnp.sqrt(jnp.sum(jnp.square(_at_least_float32(x)), axis=-1))
+    return jnp.sqrt(jnp.sum(jnp.square(at_least_float32(x)), axis=-1))
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
@@ -24,7 +25,7 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     The floor of |x| is 1e-6, as in the authors' code (docs/deviations.md, 5).
     """
     chex.assert_rank(x, 2)
-    x = _at_least_float32(x)
+    x = at_least_float32(x)
     squared_norm = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared_norm, _SQUARED_NORM_FLOOR))
 

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from matplotlib import figure
 
-from byol_jax import augment, keys, train
+from byol_jax import augment, dials, keys, train
 from byol_jax.data import crops, images, pipeline, reader
 from byol_jax.errors import UserError, require
 
@@ -72,7 +72,7 @@ def draw(
         views = [
             augmented(batch[name], batch["ids"], batch["epochs"], key, view=view, params=params)
             for view, (name, params) in enumerate(
-                zip(("view1", "view2"), train.view_parameters(config), strict=True), start=1
+                zip(("view1", "view2"), dials.view_parameters(config), strict=True), start=1
             )
         ]
         epochs.append(np.stack([augment.denormalize(v) for v in views], axis=1))

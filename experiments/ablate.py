@@ -11,8 +11,8 @@ its own, and evaluated as its base says. The table has the paper's numbers, the 
 ours with half the difference of the highest and the lowest (as BYOL App. G has it), and the spread
 of the projection: below 0.05 a network has collapsed. A row that diverges says so. The same
 command goes on where it was stopped, and runs nothing twice. Runs on more than 200,000 images do
-not evaluate themselves: linear.py with the run's folder (`tableT/ROW/SEED`) as `--config.checkpoint`
-and `--workdir` does, and the same command then prints its numbers.
+not evaluate themselves: linear.py with the run's folder, `tableT/ROW/SEED`, as
+`--config.checkpoint` and `--workdir` does, and the same command then prints its numbers.
 
 Options: table, base and method as in ablations.py; rows, as in 1+3, all of them by default; seeds.
 `--config.override` changes a key of every row.

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import distributed, train, update
+from byol_jax import dials, distributed, train, update
 from byol_jax.errors import UserError
 from byol_jax.networks import siamese
 from experiments import ablation_tables, ablations
@@ -48,13 +48,13 @@ def network_of(config):
 
 
 def hparams_of(config):
-    return train.hyperparameters(config, num_examples=64, total_steps=10)
+    return dials.hyperparameters(config, num_examples=64, total_steps=10)
 
 
 def program(config):
     """All that makes JAX compile another step: two configs that agree in it share one."""
     spec = siamese.make_spec(config.network.to_dict(), 2, distributed.AXIS)
-    method = train.method_of(config)
+    method = dials.method_of(config)
     objective = method.objective
     hparams = hparams_of(config)
     return (
@@ -168,7 +168,7 @@ def step_of(config, traced=None):
     step = functools.partial(
         update.train_step,
         network=network_of(config),
-        method=train.method_of(config),
+        method=dials.method_of(config),
         axis=distributed.AXIS,
     )
 
@@ -186,7 +186,7 @@ def initial_shapes(config):
             config.seed,
             network_of(config),
             config.image_size,
-            train.method_of(config),
+            dials.method_of(config),
             config.target_init,
         )
 

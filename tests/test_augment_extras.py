@@ -1,5 +1,6 @@
 """SimCLR's operations among those of App. C: their order, their keys, and what they cost."""
 
+import types
 import zlib
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import augment, train
+from byol_jax import augment, dials, keys, train
 from byol_jax.augment import AugmentParams
 from byol_jax.errors import UserError
 from experiments import base
@@ -65,8 +66,14 @@ def test_each_in_turn_with_draws_of_its_own(make_view, image, names):
 
 
 def test_no_two_draws_share_a_key(monkeypatch, image):
-    names, named = [], augment._named
-    monkeypatch.setattr(augment, "_named", lambda key, name: named(key, names.append(name) or name))
+    names: list[str] = []
+
+    def named(key, name):
+        names.append(name)
+        return keys.named(key, name)
+
+    # Of this module alone: what it calls draws from keys of its own.
+    monkeypatch.setattr(augment, "keys", types.SimpleNamespace(named=named))
     # Not the function itself, whose trace another test may have left behind.
     jax.make_jaxpr(lambda *given: augment.make_view(*given))(image, KEY, NONE)
     assert set(augment.PROBABILITIES) < set(names)
@@ -173,7 +180,7 @@ def test_a_probability_out_of_range_is_a_mistake(name):
 def test_a_run_leaves_out_what_has_no_probability():
     config = base.get_config()
     config.augment.view2.sobel = 0.25
-    ours, theirs = train.view_parameters(config)
+    ours, theirs = dials.view_parameters(config)
     assert ours == AugmentParams()
     assert theirs == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
 

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 import tiny_runs
-from byol_jax import train
+from byol_jax import dials, train
 from byol_jax.evals import finetune as finetune_job
 from byol_jax.evals import recipes
 from experiments import (
@@ -497,7 +497,7 @@ def test_wrong_options_of_a_page_are_refused(page, options, message):
 def test_simclr_is_the_other_end_of_the_dials():
     """SimCLR sections 2.3 and 3, App. A: 4.8 = 0.3 x 4096 / 256, 128 outputs, one network."""
     config = simclr.get_config()
-    assert train.peak_learning_rate(config) == pytest.approx(4.8)
+    assert dials.peak_learning_rate(config) == pytest.approx(4.8)
     assert (config.num_epochs, config.batch_size) == (100, 4096)
     assert config.recipe == "published: SimCLR section 2.3"
     assert (config.optimizer.warmup_epochs, config.optimizer.weight_decay) == (10, 1e-6)

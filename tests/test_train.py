@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import checkpoints, metrics, train, weights
+from byol_jax import checkpoints, dials, metrics, train, weights
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import frozen
 
@@ -283,7 +283,7 @@ def test_mistakes_are_refused_before_anything_is_written(dataset, tmp_path, chan
 def test_negatives_need_other_images(dataset):
     config = tiny_runs.tiny_config(dataset, objective__name="nt_xent", accumulate=8)
     with pytest.raises(UserError, match=r"1 is its size: .*SimCLR Figure 9, BYOL Table 16"):
-        train.check_dials(config)  # on one device; more divide no batch of 1
+        dials.check(config)  # on one device; more divide no batch of 1
 
 
 @pytest.mark.parametrize(

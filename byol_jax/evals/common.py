@@ -13,7 +13,7 @@ import haiku as hk
 import ml_collections
 import numpy as np
 
-from byol_jax import checkpoints, features, keys, metrics, update, weights
+from byol_jax import augment, checkpoints, features, keys, metrics, update, weights
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import UserError, require
 from byol_jax.evals import results
@@ -122,6 +122,40 @@ def check_disjoint(splits: Mapping[str, str]) -> None:
             f"{key}={mine} and {other}={theirs} share {', '.join(sorted(shared))}: "
             "what is scored must not be fitted",
         )
+
+
+class Cropping(NamedTuple):
+    """How a run made views of images.
+
+    Attributes:
+      view: T.
+      area_range, aspect_range: of the random crops (`boxes`).
+      eval_crop: one of `crops.EVALUATION_MODES`.
+      exif: whether images are turned as EXIF says.
+    """
+
+    view: augment.AugmentParams
+    area_range: tuple[float, float]
+    aspect_range: tuple[float, float]
+    eval_crop: str
+    exif: bool
+
+
+def cropping_of(config: Mapping[str, Any], **view: Any) -> Cropping:
+    """The cropping of a run, from its config; what that lacks is App. C's.
+
+    Args:
+      config: of a checkpoint: early ones lack keys, released ones all of them.
+      **view: entries of T that stand in place of the run's own.
+    """
+    data = config.get("data", {})
+    return Cropping(
+        augment.from_config({**config.get("augment", {}).get("view1", {}), **view}),
+        (data.get("area_min", 0.08), data.get("area_max", 1.0)),
+        (data.get("aspect_min", 3 / 4), data.get("aspect_max", 4 / 3)),
+        data.get("eval_crop", "paper"),
+        data.get("exif", False),
+    )
 
 
 def load_weights(config: ml_collections.ConfigDict) -> weights.Weights:

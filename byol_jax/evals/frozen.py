@@ -261,14 +261,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
 
     def one(trained: weights.Weights) -> list[results.Record]:
-        # Checkpoints of the first version know neither `data_dir` nor `exif`.
+        cropping = common.cropping_of(trained.config)
+        # Checkpoints of the first version do not know `data_dir`.
         data_dir = None if config.dataset else trained.config.get("data_dir")
         found = data(
             config.dataset or trained.config["dataset"],
             image_size=config.image_size or trained.config["image_size"],
-            eval_crop=config.eval_crop or trained.config["data"]["eval_crop"],
+            eval_crop=config.eval_crop or cropping.eval_crop,
             data_dir=config.data_dir or data_dir,
-            exif=trained.config["data"].get("exif", False),
+            exif=cropping.exif,
         )
         return evaluate(trained, found, evaluation)
 

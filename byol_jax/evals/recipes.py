@@ -12,6 +12,7 @@ from byol_jax import augment, checkpoints, classification, distributed, randaugm
 from byol_jax.data import benchmarks, crops, images, pipeline, reader, sources
 from byol_jax.errors import UserError, require
 from byol_jax.evals import common, training
+from byol_jax.optim import schedules
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -51,13 +52,16 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-    """The sweep's rates: as they are given, or times batch size / 256 (docs/deviations.md)."""
+    """The sweep's rates: as they are given, or scaled with the batch (docs/deviations.md)."""
     require(
-        config.rate_scaling in ("none", "linear"),
-        f"config.rate_scaling={config.rate_scaling!r} must be none or linear",
+        config.rate_scaling in schedules.RATE_SCALINGS,
+        f"config.rate_scaling={config.rate_scaling!r} must be one of: "
+        f"{', '.join(schedules.RATE_SCALINGS)}",
     )
-    scale = config.batch_size / 256 if config.rate_scaling == "linear" else 1.0
-    return tuple(float(rate) * scale for rate in config.learning_rates)
+    return tuple(
+        float(schedules.scaled_learning_rate(rate, config.batch_size, config.rate_scaling))
+        for rate in config.learning_rates
+    )
 
 
 class Data(NamedTuple):
@@ -107,13 +111,12 @@ def data_of(config: ml_collections.ConfigDict, trained: Mapping[str, Any]) -> Da
     dataset: str = config.dataset or trained.get("dataset") or ""
     require(dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
     row = benchmarks.find(dataset, config.benchmark)
-    theirs = trained.get("data", {})
     given = {name: value for name, value in config.view.items() if value is not None}
-    view = augment.from_config({**trained.get("augment", {}).get("view1", {}), **given})
-    flip = view.flip if config.flip is None else config.flip
+    theirs = common.cropping_of(trained, **given)
+    flip = theirs.view.flip if config.flip is None else config.flip
     require(0 <= flip <= 1, f"config.flip={flip} is a probability: from 0 to 1")
-    area_min = theirs.get("area_min", 0.08) if config.area_min is None else config.area_min
-    eval_crop = config.eval_crop or theirs.get("eval_crop", "paper")
+    area_min, area_max = theirs.area_range
+    eval_crop = config.eval_crop or theirs.eval_crop
     require(
         eval_crop in crops.EVALUATION_MODES,
         f"config.eval_crop={eval_crop!r} must be one of: {', '.join(crops.EVALUATION_MODES)}",
@@ -129,11 +132,11 @@ def data_of(config: ml_collections.ConfigDict, trained: Mapping[str, Any]) -> Da
         metric=config.metric or (row.metric if row else "top1"),
         image_size=config.image_size or trained["image_size"],
         eval_crop=eval_crop,
-        exif=theirs.get("exif", False),
+        exif=theirs.exif,
         batch_size=config.eval_batch_size,
-        view=view._replace(flip=flip),
-        area_range=(area_min, theirs.get("area_max", 1.0)),
-        aspect_range=(theirs.get("aspect_min", 3 / 4), theirs.get("aspect_max", 4 / 3)),
+        view=theirs.view._replace(flip=flip),
+        area_range=(area_min if config.area_min is None else config.area_min, area_max),
+        aspect_range=theirs.aspect_range,
     )
 
 

@@ -17,13 +17,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 from byol_jax import augment, distributed, features, keys, operations, weights
 from byol_jax.data import images, pipeline, reader, sources
 from byol_jax.errors import require
-from byol_jax.evals import common, logistic, results, scores
-from byol_jax.optim import schedules
+from byol_jax.evals import common, logistic, mlp, results
 
 _logger = logging.getLogger(__name__)
 
@@ -52,8 +50,6 @@ TASKS: Mapping[str, Task] = {
 REPRESENTATIONS: Mapping[str, str] = {"embedding": "h", "projection": "g(h)"}
 # Views are scored in this epoch and fitted in those after it: no two draw alike.
 _SCORED = range(1)
-# Rows that a trained MLP classifies at once.
-_ROWS = 1024
 
 
 def draw_labels(
@@ -161,17 +157,12 @@ class Source(NamedTuple):
     Attributes:
       image_set: of a split.
       image_size: side of the crops in pixels.
-      view: T.
-      area_range, aspect_range: of the random crops (`boxes`).
-      exif: whether images are turned as EXIF says.
+      cropping: T, and the boxes before it.
     """
 
     image_set: images.ImageSet
     image_size: int
-    view: augment.AugmentParams
-    area_range: tuple[float, float]
-    aspect_range: tuple[float, float]
-    exif: bool
+    cropping: common.Cropping
 
 
 def extract(
@@ -215,12 +206,12 @@ def extract(
         num_views=1,
         start_step=first,
         num_steps=-(-epochs.stop * size // batch_size),
-        area_range=source.area_range,
-        aspect_range=source.aspect_range,
-        exif=source.exif,
+        area_range=source.cropping.area_range,
+        aspect_range=source.cropping.aspect_range,
+        exif=source.cropping.exif,
     )
     forward = _forward(network, task, tuple(outputs))
-    numbers = jax.tree.map(np.float32, (np.asarray(shares), source.view))
+    numbers = jax.tree.map(np.float32, (np.asarray(shares), source.cropping.view))
     shared = distributed.replicate((np.int32(seed), *numbers, params, state))
     found = []
     with contextlib.closing(batches):
@@ -234,118 +225,6 @@ def extract(
     }
     labels = values.pop("label")
     return Views(values, labels)
-
-
-class _State(NamedTuple):
-    """What the training of an MLP carries from one step to the next."""
-
-    step: jax.Array
-    params: hk.Params
-    opt_state: optax.OptState
-
-
-@functools.lru_cache(maxsize=16)
-def _mlp(hidden_size: int, classes: int) -> hk.Transformed:
-    """One hidden layer with a ReLU."""
-    return hk.without_apply_rng(
-        hk.transform(lambda values: hk.nets.MLP((hidden_size, classes))(values))
-    )
-
-
-@functools.partial(jax.jit, static_argnames="mlp")
-def _epoch(
-    state: _State,
-    values: jax.Array,
-    labels: jax.Array,
-    order: jax.Array,
-    learning_rate: jax.Array,
-    total_steps: jax.Array,
-    *,
-    mlp: hk.Transformed,
-) -> _State:
-    """One step of Adam for each row of `order`, int `[steps, B]`."""
-
-    def loss(params: hk.Params, rows: jax.Array) -> jax.Array:
-        logits = mlp.apply(params, values[rows])
-        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
-        return jnp.mean(losses)
-
-    def step(state: _State, rows: jax.Array) -> tuple[_State, None]:
-        updates, opt_state = optax.scale_by_adam().update(
-            jax.grad(loss)(state.params, rows), state.opt_state
-        )
-        rate = schedules.learning_rate(
-            state.step, peak=learning_rate, warmup_steps=0, total_steps=total_steps
-        )
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        return _State(state.step + 1, params, opt_state), None
-
-    return jax.lax.scan(step, state, order)[0]
-
-
-@functools.lru_cache(maxsize=16)
-def _classify(mlp: hk.Transformed) -> Callable[..., jax.Array]:
-    """One function for all uses of an MLP, so that it is compiled once."""
-    return lambda values, params: jnp.argmax(mlp.apply(params, values), axis=-1)
-
-
-class Prediction(NamedTuple):
-    """Accuracies in percent: on the views that were scored, and on those that were fitted."""
-
-    top1: float
-    fit_top1: float
-
-
-def predict(
-    fit: tuple[np.ndarray, np.ndarray],
-    score: tuple[np.ndarray, np.ndarray],
-    *,
-    classes: int,
-    hidden_size: int,
-    num_epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-) -> Prediction:
-    """Trains an MLP with one hidden layer, by Adam on a cosine, and scores it.
-
-    Args:
-      fit, score: features `[N, D]` and labels int `[N]`; both are standardised with the mean and
-        deviation of those that are fitted.
-      classes: K.
-      hidden_size: of the layer.
-      num_epochs: passes over what is fitted; of each, what fills no batch is left out.
-      batch_size: less if fewer are fitted.
-      learning_rate: the peak.
-      seed: of the weights and of the order.
-    """
-    fitted, scored = logistic.standardize(fit[0], score[0])
-    count = len(fitted)
-    batch_size = min(batch_size, count)
-    steps = count // batch_size
-    mlp = _mlp(hidden_size, classes)
-    params = jax.jit(mlp.init)(keys.named_key(seed, "transformation_mlp"), fitted[:1])
-    state = _State(jnp.zeros((), jnp.int32), params, optax.scale_by_adam().init(params))
-    values, labels = jnp.asarray(fitted), jnp.asarray(fit[1])
-    for epoch in range(num_epochs):
-        order = keys.permutation(count, "transformation_mlp", seed, epoch)
-        order = order[: steps * batch_size].reshape(steps, batch_size)
-        state = _epoch(
-            state,
-            values,
-            labels,
-            order.astype(np.int32),
-            jnp.float32(learning_rate),
-            jnp.int32(num_epochs * steps),
-            mlp=mlp,
-        )
-
-    def top1(rows: np.ndarray, known: np.ndarray) -> float:
-        parts = [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
-        found = distributed.map_batches(_classify(mlp), parts, _ROWS, (state.params,))
-        return scores.top1(found, known)
-
-    return Prediction(top1(scored, score[1]), top1(fitted, fit[1]))
 
 
 def shares_of(task: str, probabilities: Mapping[str, float]) -> tuple[float, ...]:
@@ -443,20 +322,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             "config.representations: this checkpoint was trained on labels and has no g: "
             "--config.representations=embedding",
         )
-        # Checkpoints of the first version know neither `data_dir` nor `exif`.
-        theirs = trained.config.get("data", {})
+        cropping = common.cropping_of(trained.config)
+        # Checkpoints of the first version do not know `data_dir`.
         dataset: str = config.dataset or trained.config["dataset"]
         data_dir = config.data_dir or (None if config.dataset else trained.config.get("data_dir"))
         image_size = config.image_size or trained.config["image_size"]
         fit, score = (
-            Source(
-                load(dataset, split, data_dir),
-                image_size,
-                augment.from_config(trained.config.get("augment", {}).get("view1", {})),
-                (theirs.get("area_min", 0.08), theirs.get("area_max", 1.0)),
-                (theirs.get("aspect_min", 3 / 4), theirs.get("aspect_max", 4 / 3)),
-                theirs.get("exif", False),
-            )
+            Source(load(dataset, split, data_dir), image_size, cropping)
             for split in (config.fit_split, config.score_split)
         )
 
@@ -465,9 +337,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 dataset,
                 config.fit_split,
                 image_size=image_size,
-                eval_crop=theirs.get("eval_crop", "paper"),
+                eval_crop=cropping.eval_crop,
                 data_dir=data_dir,
-                exif=fit.exif,
+                exif=cropping.exif,
                 batch_size=config.eval_batch_size,
             ).shuffled()
 
@@ -527,7 +399,7 @@ def _evaluate(
     operation = TASKS[task].operation
     view = {
         key: float(value)
-        for key, value in fit.view._asdict().items()
+        for key, value in fit.cropping.view._asdict().items()
         if key != operation and value is not None
     }
     records = []
@@ -541,7 +413,7 @@ def _evaluate(
             "learning_rate": config.learning_rate,
             "seed": config.seed,
         }
-        found = predict(
+        found = mlp.predict(
             (values, fitted.labels),
             (scored.values[output], scored.labels),
             classes=TASKS[task].classes,
@@ -561,8 +433,8 @@ def _evaluate(
             "fit_top1": found.fit_top1,
             "pretrained_with": _pretrained_with(trained, task) or None,
             "view": view,
-            "area_range": list(fit.area_range),
-            "aspect_range": list(fit.aspect_range),
+            "area_range": list(fit.cropping.area_range),
+            "aspect_range": list(fit.cropping.aspect_range),
             "image_size": fit.image_size,
             "fit_split": config.fit_split,
             "fit_views": len(fitted.labels),

@@ -81,10 +81,6 @@ def stateless(
     return Objective(init, loss)
 
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     """a b in full float32: where accelerators round factors, a temperature of 0.01 shows it."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
@@ -97,7 +93,7 @@ def layer_normalize(x: jax.Array) -> jax.Array:
     floor 1e-6 of that norm: a constant row becomes zeros.
     """
     chex.assert_rank(x, 2)
-    x = _at_least_float32(x)
+    x = stats.at_least_float32(x)
     return stats.l2_normalize(x - jnp.mean(x, axis=1, keepdims=True))
 
 
@@ -108,7 +104,7 @@ def batch_normalize(x: jax.Array, axis: str | None = None) -> jax.Array:
     them. The floor of sigma_BN is 1e-6: a constant column becomes zeros.
     """
     chex.assert_rank(x, 2)
-    x = _at_least_float32(x)
+    x = stats.at_least_float32(x)
     # Of the centred column, as E[x^2] - mu^2 cancels for the large outputs of Figure 7.
     centred = x - distributed.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
     variance = distributed.pmean(jnp.mean(jnp.square(centred), axis=0, keepdims=True), axis)
@@ -133,7 +129,7 @@ def normalize(x: jax.Array, normalization: str, axis: str | None = None) -> jax.
         "l2": stats.l2_normalize,
         "layer": layer_normalize,
         "batch": lambda x: batch_normalize(x, axis),
-        "none": _at_least_float32,
+        "none": stats.at_least_float32,
     }
     return functions[normalization](x)
 
@@ -162,7 +158,8 @@ def optimal_linear_predictor(
     chex.assert_rank([online_projection, target_projection], 2)
     chex.assert_equal_shape_prefix([online_projection, target_projection], 1)
     z, target = (
-        jax.lax.stop_gradient(_at_least_float32(x)) for x in (online_projection, target_projection)
+        jax.lax.stop_gradient(stats.at_least_float32(x))
+        for x in (online_projection, target_projection)
     )
     # Means over the devices in place of sums: the factor cancels.
     gram, cross = distributed.pmean((_product(z.T, z), _product(z.T, target)), axis)

@@ -463,7 +463,7 @@ def test_the_transfer_page_on_a_small_grid(checkpoint, tmp_path):
         ({"bn_decay": "never"}, r"config.bn_decay='never' must be a number in \[0, 1\), transfer"),
         ({"bn_decay": "1.5"}, "config.bn_decay='1.5'"),
         ({"sweep_weight_decays": (0.1, -0.1)}, "must all be 0 or more"),
-        ({"rate_scaling": "sqrt"}, "config.rate_scaling='sqrt' must be none or linear"),
+        ({"rate_scaling": "root"}, "config.rate_scaling='root' must be one of: linear, sqrt, none"),
         ({"fraction": 0.0}, "fraction=0.0 must be above 0 and at most 1"),
         ({"fraction": 1.5}, "fraction=1.5 must be above 0 and at most 1"),
         ({"fraction": 0.01}, r"fraction=0.01 of .* class 0 no example .* fraction=0.042 or more"),

@@ -292,7 +292,7 @@ def test_numbers_that_are_not_finite_end_the_evaluation(checkpoint, tmp_path):
         ({"batch_size": 40}, "fewer images than one batch: 36 images, batch_size 40"),
         ({"batch_size": 7}, "batch_size=7 .* batch_size=8 would"),
         ({"batch_size": 80}, "2 epochs of 36 images are less than one batch of 80"),
-        ({"rate_scaling": "root"}, "config.rate_scaling='root' must be none or linear"),
+        ({"rate_scaling": "root"}, "config.rate_scaling='root' must be one of: linear, sqrt, none"),
         ({"learning_rates": ()}, "config.learning_rates is empty"),
         ({"learning_rates": (0.1, 0.0)}, "must all be numbers above 0"),
         ({"learning_rates": ("fast",)}, "must all be numbers above 0"),

@@ -1,4 +1,4 @@
-"""SimCLR Table 3: labels and views beside plain loops, the MLP on made features, and the job."""
+"""SimCLR Table 3: labels and views beside plain loops, and the job."""
 
 import json
 import zlib
@@ -13,7 +13,7 @@ from byol_jax import augment, operations, weights
 from byol_jax.augment import AugmentParams
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import UserError
-from byol_jax.evals import common, results, transformations
+from byol_jax.evals import common, mlp, results, transformations
 from experiments import transformations as page
 
 SHARES = {
@@ -153,7 +153,8 @@ def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
     """Beside the crops and views of each example by itself, in batches of ten that span epochs."""
     image_set = images.select(sources.load(dataset, "train"), np.arange(11))
     view = AugmentParams(blur=0.5)
-    source = transformations.Source(image_set, 8, view, (0.3, 1.0), (3 / 4, 4 / 3), False)
+    cropping = common.cropping_of({"data": {"area_min": 0.3}})._replace(view=view)
+    source = transformations.Source(image_set, 8, cropping)
     network = common.siamese_of(trained)
     given = (network, trained.online_params, trained.online_state, source)
 
@@ -202,54 +203,6 @@ def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
     np.testing.assert_allclose(
         again.values["embedding"], found.values["embedding"][11:], rtol=1e-4, atol=1e-5
     )
-
-
-# The MLP.
-
-
-def made_features(kind, seed):
-    """1,000 examples of 6 numbers on an offset, a thousandth in size, and labels of two classes."""
-    rng = np.random.default_rng(seed)
-    values = rng.normal(size=(1000, 6))
-    labels = {
-        "given away": values[:, 2] > 0.3,
-        "product": values[:, 0] * values[:, 1] > 0,
-        "independent": rng.random(1000) < 0.5,
-    }[kind]
-    return (0.001 * values + 5).astype(np.float32), labels.astype(np.int32)
-
-
-@pytest.mark.parametrize(
-    ("kind", "low", "high"),
-    # A linear classifier is at chance on the product.
-    [("given away", 98, 100), ("product", 93, 100), ("independent", 43, 57)],
-)
-def test_the_mlp_learns_what_there_is_to_learn(kind, low, high):
-    found = transformations.predict(
-        made_features(kind, 0),
-        made_features(kind, 1),
-        classes=2,
-        hidden_size=32,
-        num_epochs=40,
-        batch_size=64,
-        learning_rate=1e-2,
-        seed=1,
-    )
-    assert low <= found.top1 <= high
-    assert found.fit_top1 >= low
-
-
-def test_accuracies_are_those_of_what_they_name():
-    """Scored labels turned round: what was right is wrong, and the fit has not changed."""
-    recipe = {
-        **{"classes": 2, "hidden_size": 8, "num_epochs": 5, "batch_size": 4096},
-        **{"learning_rate": 3e-2, "seed": 1},
-    }
-    fit, (values, labels) = made_features("given away", 0), made_features("given away", 1)
-    right = transformations.predict(fit, (values[:30], labels[:30]), **recipe)
-    wrong = transformations.predict(fit, (values[:30], 1 - labels[:30]), **recipe)
-    assert right.top1 + wrong.top1 == pytest.approx(100)
-    assert right.fit_top1 == wrong.fit_top1
 
 
 # The job.
@@ -324,15 +277,14 @@ def test_the_job(digits, tmp_path, capsys):
 
     # The same from the parts: g(h) of the online network.
     trained = weights.load(digits)
-    view = augment.from_config(trained.config["augment"]["view1"])
+    cropping = common.cropping_of(trained.config)
+    assert cropping.area_range == (0.5, 1.0)
     fit, score = (
         transformations.extract(
             common.siamese_of(trained),
             trained.online_params,
             trained.online_state,
-            transformations.Source(
-                sources.load("digits", split), 8, view, (0.5, 1.0), (3 / 4, 4 / 3), False
-            ),
+            transformations.Source(sources.load("digits", split), 8, cropping),
             task="sobel",
             epochs=epochs,
             seed=1337,
@@ -342,7 +294,7 @@ def test_the_job(digits, tmp_path, capsys):
         )
         for split, epochs in (("train", range(1, 2)), ("test", range(1)))
     )
-    again = transformations.predict(
+    again = mlp.predict(
         (fit.values["projection"], fit.labels),
         (score.values["projection"], score.labels),
         classes=2,
@@ -366,10 +318,10 @@ def test_a_run_is_followed_and_nothing_is_evaluated_twice(dataset, tmp_path, mon
 
     def predict(fit, score, **recipe):
         recipes.append((recipe["classes"], recipe["hidden_size"]))
-        return transformations.Prediction(50 + len(recipes), 100.0)
+        return mlp.Prediction(50 + len(recipes), 100.0)
 
     monkeypatch.setattr(transformations, "extract", extract)
-    monkeypatch.setattr(transformations, "predict", predict)
+    monkeypatch.setattr(mlp, "predict", predict)
     changes = {"network": "online+target", "tasks": "rotation+grayscale", "epochs_of_views": 2}
     for hidden_size in (None, 5):
         config = small_page(workdir, follow=True, hidden_size=hidden_size, **changes)
