@@ -56,6 +56,7 @@ setuptools.setup(
         "importlib_resources>=6",
         "jax>=0.10.2",
         "jaxlib>=0.10.2",
+        "jmp>=0.0.4",
         "matplotlib>=3.11",
         "ml_collections>=1.0",
         "numpy>=2.0",

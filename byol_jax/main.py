@@ -10,7 +10,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from byol_jax import distributed, metrics
+from byol_jax import cache, distributed, metrics
 from byol_jax.errors import GuardError, Stopped, UserError, require
 
 USER_ERROR, GUARD = 2, 3
@@ -150,6 +150,7 @@ def main(argv: Sequence[str]) -> None:
     metrics.show_messages()
     if not any(argument.startswith("--verbosity") for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
+    cache.keep_compilations()
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     JOBS[config.job](config, pathlib.Path(workdir))
 

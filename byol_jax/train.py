@@ -13,7 +13,17 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax import augment, checkpoints, dials, distributed, interrupts, metrics, update, weights
+from byol_jax import (
+    augment,
+    checkpoints,
+    dials,
+    distributed,
+    interrupts,
+    metrics,
+    profiler,
+    update,
+    weights,
+)
 from byol_jax.data import crops, images, pipeline, reader, sources
 from byol_jax.errors import Diverged, Stopped, require
 from byol_jax.evals import common, frozen
@@ -21,7 +31,6 @@ from byol_jax.networks import siamese
 
 _logger = logging.getLogger(__name__)
 
-PRECISIONS = ("float32",)
 PLACEMENTS = ("device", "host")
 
 
@@ -33,14 +42,19 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     for name in ("image_size", "batch_size", "log_every", "checkpoint_every"):
         require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
+    require(config.profile.steps >= 0, f"config.profile.steps={config.profile.steps} is below 0")
+    require(
+        config.profile.first >= 2,
+        f"config.profile.first={config.profile.first} must be at least 2: the first step compiles",
+    )
     for name in ("num_steps", "stop_at"):
         value = config[name]
         require(value is None or value >= 1, f"config.{name}={value} must be at least 1")
     require(config.num_epochs > 0, f"config.num_epochs={config.num_epochs} must be above 0")
     require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
     require(
-        config.precision in PRECISIONS,
-        f"config.precision={config.precision!r} must be one of: {', '.join(PRECISIONS)}",
+        config.precision in siamese.PRECISIONS,
+        f"config.precision={config.precision!r} must be one of: {', '.join(siamese.PRECISIONS)}",
     )
     require(
         config.target_init in ("paper", "released"),
@@ -185,7 +199,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     end = min(config.stop_at or total_steps, total_steps)
 
     network = siamese.siamese(
-        siamese.make_spec(config.network.to_dict(), train_set.num_classes, distributed.AXIS)
+        siamese.make_spec(
+            config.network.to_dict(), train_set.num_classes, distributed.AXIS, config.precision
+        )
     )
     method = dials.method_of(config)
     initial = update.init(config.seed, network, config.image_size, method, config.target_init)
@@ -248,12 +264,17 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             display = _Display(writer, stack.enter_context(contextlib.closing(progress)))
             _logger.info("compiling the update step")
 
+        profile = stack.enter_context(
+            profiler.traced(workdir / "profile", start + config.profile.first, config.profile.steps)
+        )
         done, finite, stopping, late = start, True, False, None
         limit = distributed.limit_ahead()
         for batch in distributed.prefetch(batches, config.accumulate, config.data.prefetch):
-            state, logs = train_step(state, batch, seed, hparams)
+            with jax.profiler.StepTraceAnnotation("step", step_num=done + 1):
+                state, logs = train_step(state, batch, seed, hparams)
             limit(logs)
             done += 1
+            profile(done, logs)
             # Logs are fetched one step late, while the next step is already running.
             if display and late:
                 finite = display.show(*late, config.batch_size)

@@ -110,8 +110,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = config_dict.placeholder(int)  # overrides num_epochs
     # End at this step as a pre-empted run would: saved, schedules untouched.
     config.stop_at = config_dict.placeholder(int)
+    # float32, or bfloat16: f, g and q compute in half precision on what stays float32, the
+    # parameters, BatchNorm statistics, losses, optimiser and moving average.
     config.precision = "float32"
 
+    # A trace of so many steps in WORKDIR/profile, for TensorBoard (tensorboard-plugin-profile) or
+    # ui.perfetto.dev; the first of them is counted from where the run starts or goes on.
+    config.profile = ml_collections.ConfigDict({"steps": 0, "first": 10})
     config.log_every = 50  # steps
     config.checkpoint_every = 1000  # steps
     # How many checkpoints stay in the workdir, the newest first; 0 keeps all.
@@ -158,6 +163,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.bn_decay = 0.9  # pseudo-code J.1
     config.network.bn_eps = 1e-5  # pseudo-code J.1
     config.network.init_scale = 1.0  # times the initial weights (App. G)
+    # Computes each residual block twice and keeps less of it in memory: for the largest networks.
+    config.network.remat = False
 
     # LARS with linear warm-up and cosine decay: App. A, pseudo-code J.1.
     config.optimizer = ml_collections.ConfigDict()

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the ground up. A module may import from lower rows alone.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("errors", ("errors",)),
-    ("keys", ("keys",)),
+    ("keys", ("cache", "keys")),
     ("ground", ("boxes", "data.host", "data.images", "randaugment")),
     ("readers", ("data.benchmarks", "data.folder", "data.tfds_sets")),
     ("operations", ("autoaugment", "operations")),
@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "networks.resnet",
             "optim.lars",
             "optim.schedules",
+            "profiler",
             "stats",
         ),
     ),

@@ -75,6 +75,30 @@ def test_threads_change_no_bit(dataset, finished, tmp_path):
     assert tiny_runs.metrics(tmp_path) == tiny_runs.metrics(finished)
 
 
+def test_a_trace_changes_no_bit(dataset, finished, tmp_path):
+    config = tiny_runs.tiny_config(dataset, profile__steps=2, profile__first=3)
+    train.pretrain(config, tmp_path)
+    assert tiny_runs.metrics(tmp_path) == tiny_runs.metrics(finished)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_half_precision_is_what_the_step_computes_in(dataset, finished, tmp_path):
+    """Until the first update that has a rate, losses are those of float32 but for rounding."""
+    train.pretrain(tiny_runs.tiny_config(dataset, precision="bfloat16"), tmp_path)
+    half, full = (
+        np.array([line["loss"] for line in tiny_runs.metrics(folder)])
+        for folder in (tmp_path, finished)
+    )
+    assert np.all(np.abs(half - full) > 1e-6)
+    np.testing.assert_allclose(half[:2], full[:2], rtol=0.03)
+    flat, _ = checkpoints.read(tmp_path / "checkpoints", 6)
+    assert {value.dtype.kind + str(value.dtype.itemsize) for value in flat.values()} == {
+        *("f4", "i4", "b1"),
+    }
+
+
 def test_a_finished_run_is_not_trained_again(dataset, finished):
     before = (finished / "metrics.jsonl").read_text()
     train.pretrain(tiny_runs.tiny_config(dataset), finished)
@@ -218,6 +242,8 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
         ({"network__depth": "19"}, "network.depth"),
         ({"network__width": 0.3}, "multiple of 1/8"),
         ({"precision": "float16"}, "precision"),
+        ({"profile__steps": -1}, "profile.steps=-1 is below 0"),
+        ({"profile__first": 1}, "profile.first=1 must be at least 2: the first step compiles"),
         ({"log_every": 0}, "log_every"),
         ({"num_steps": 0}, "num_steps"),
         ({"num_epochs": 0}, "num_epochs"),

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from byol_jax import cache
 from byol_jax.data.host import import_tensorflow
 from byol_jax.data.images import Encoded, ImageSet, Label, Records
 from byol_jax.errors import UserError, require
@@ -249,9 +250,8 @@ def _index(files: list[str], count: int, what: str) -> Index:
     """
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         signature = list(pool.map(_signature, files))
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     digest = hashlib.sha256(repr(signature).encode()).hexdigest()
-    cached = cache / "byol_jax" / "tfrecords" / f"{digest}.npz"
+    cached = cache.folder("tfrecords") / f"{digest}.npz"
     try:
         with np.load(cached) as arrays:
             return arrays["shard"], arrays["offset"], arrays["length"]

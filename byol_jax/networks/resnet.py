@@ -6,6 +6,7 @@ opens with a projection shortcut, and all paddings are SAME in TensorFlow's
 sense, which is asymmetric for stride 2 (docs/deviations.md, 27 and 28).
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -134,9 +135,11 @@ class BlockGroup(hk.Module):
         bottleneck: bool,
         bn_config: Mapping[str, Any],
         last_bn_scale: float,
+        remat: bool,
         name: str,
     ):
         super().__init__(name=name)
+        self.remat = remat
         self.blocks = [
             Block(
                 channels=channels,
@@ -154,7 +157,8 @@ class BlockGroup(hk.Module):
         """Maps `[B, H, W, C]` to `[B, H/stride, W/stride, channels]`."""
         out = inputs
         for block in self.blocks:
-            out = block(out, is_training)
+            run = functools.partial(block, is_training=is_training)
+            out = (hk.remat(run) if self.remat else run)(out)
         return out
 
 
@@ -169,6 +173,7 @@ class ResNet(hk.Module):
       bn_config: keyword arguments of every `hk.BatchNorm`.
       last_bn_scale: initial scale of the last BatchNorm of a bottleneck: 1 in the
         paper's runs, 0 in the released code (docs/deviations.md, 4).
+      remat: keeps what goes into each block for the gradient, and computes the rest again.
     """
 
     def __init__(
@@ -178,6 +183,7 @@ class ResNet(hk.Module):
         stem: str = "imagenet",
         bn_config: Mapping[str, Any] | None = None,
         last_bn_scale: float = 1.0,
+        remat: bool = False,
     ):
         arch = architecture(depth)
         super().__init__(name=arch.name)
@@ -204,6 +210,7 @@ class ResNet(hk.Module):
                 bottleneck=arch.bottleneck,
                 bn_config=bn_config,
                 last_bn_scale=last_bn_scale,
+                remat=remat,
                 name=f"block_group_{i}",
             )
             for i in range(4)
@@ -230,4 +237,6 @@ class ResNet(hk.Module):
         for i, group in enumerate(self.groups):
             out = group(out, is_training)
             feature_maps[f"group_{i}"] = out
-        return jnp.mean(out, axis=(1, 2)), feature_maps
+        # Of half precision too, a mean over positions is wider.
+        wide = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        return jnp.mean(wide, axis=(1, 2)), feature_maps

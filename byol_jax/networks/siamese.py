@@ -1,17 +1,22 @@
 """The network of pseudo-code J.2: encoder f, projector g, predictor q, and the probe."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
+import jmp
 
 from byol_jax.errors import require
 from byol_jax.networks import heads, resnet
 
 Outputs = dict[str, jax.Array]
 
+# What f, g and q compute in.
+PRECISIONS = ("float32", "bfloat16")
 PROJECTORS = ("mlp", "linear", "none")
 # The optimal one is no module: `update` computes it from each batch (BYOL App. J.2).
 PREDICTORS = ("mlp", "linear", "optimal_linear", "none")
@@ -49,6 +54,11 @@ class NetworkSpec(NamedTuple):
       bn_eps: added to the variance.
       bn_axis: mapped axis that shares batch statistics; None keeps them local.
       init_scale: times the initial weights (BYOL App. G).
+      remat: computes each residual block once more on the way back, so that only what goes
+        into the blocks is kept for it: less memory for about a third more time.
+      precision: `float32`, or `bfloat16` for convolutions, matrix products and what is
+        between them; parameters, BatchNorm with its statistics, the probe and all outputs
+        stay float32.
     """
 
     depth: str = "50"
@@ -63,10 +73,15 @@ class NetworkSpec(NamedTuple):
     bn_eps: float = 1e-5
     bn_axis: str | None = None
     init_scale: float = 1.0
+    remat: bool = False
+    precision: str = "float32"
 
 
 def make_spec(
-    network: Mapping[str, Any], num_classes: int, bn_axis: str | None = None
+    network: Mapping[str, Any],
+    num_classes: int,
+    bn_axis: str | None = None,
+    precision: str = "float32",
 ) -> NetworkSpec:
     """The spec of a config's `network` section, as the config or a checkpoint has it.
 
@@ -106,6 +121,7 @@ def make_spec(
         predictor=predictor,
         num_classes=num_classes,
         bn_axis=bn_axis,
+        precision=precision,
         **values,
     )
 
@@ -142,7 +158,7 @@ def _with_init(
     transform: Callable[[NetworkSpec], hk.TransformedWithState], spec: NetworkSpec
 ) -> hk.TransformedWithState:
     # Shapes do not depend on the axis, which only exists inside a mapped function.
-    drawn = transform(spec._replace(bn_axis=None)).init
+    drawn = transform(spec._replace(bn_axis=None, remat=False, precision="float32")).init
 
     def init(
         key: jax.Array, images: jax.Array, is_training: bool
@@ -157,7 +173,24 @@ def _with_init(
     return hk.TransformedWithState(init, transform(spec).apply)
 
 
+@contextlib.contextmanager
+def _computing_in(precision: str) -> Iterator[None]:
+    """The policy of the modules that are made and called inside."""
+    if precision == "float32":
+        yield
+        return
+    half, full = jnp.bfloat16, jnp.float32
+    narrow = jmp.Policy(param_dtype=full, compute_dtype=half, output_dtype=full)
+    # A policy holds for the modules inside one, too, unless their class has its own.
+    norm = jmp.Policy(param_dtype=full, compute_dtype=full, output_dtype=half)
+    with contextlib.ExitStack() as stack:
+        for module, policy in ((resnet.ResNet, narrow), (heads.MLP, narrow), (hk.BatchNorm, norm)):
+            stack.enter_context(hk.mixed_precision.push_policy(module, policy))
+        yield
+
+
 def _transform_encoder(spec: NetworkSpec) -> hk.TransformedWithState:
+    @_computing_in(spec.precision)
     def network(images: jax.Array, is_training: bool) -> Outputs:
         return _named(*_encoder(spec)(images, is_training))
 
@@ -182,7 +215,12 @@ def _bn_config(spec: NetworkSpec) -> Mapping[str, Any]:
 def _encoder(spec: NetworkSpec) -> resnet.ResNet:
     last_bn_scale = {"paper": 1.0, "released": 0.0}[spec.last_bn_scale]
     return resnet.ResNet(
-        spec.depth, spec.width, spec.stem, _bn_config(spec), last_bn_scale=last_bn_scale
+        spec.depth,
+        spec.width,
+        spec.stem,
+        _bn_config(spec),
+        last_bn_scale=last_bn_scale,
+        remat=spec.remat,
     )
 
 
@@ -190,6 +228,7 @@ def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
     final_bias = {"paper": True, "released": False}[spec.head_bias]
     bn_config = _bn_config(spec)
 
+    @_computing_in(spec.precision)
     def network(images: jax.Array, is_training: bool) -> Outputs:
         encoder = _encoder(spec)
 

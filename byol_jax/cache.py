@@ -1,0 +1,28 @@
+"""Where the package keeps what it would otherwise make anew in every run."""
+
+import os
+import pathlib
+
+import jax
+
+
+def folder(name: str) -> pathlib.Path:
+    """`$XDG_CACHE_HOME/byol_jax/NAME`, by default in `~/.cache`; it need not exist."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "byol_jax" / name
+
+
+def keep_compilations() -> None:
+    """Compiled programs outlive the run: the same step starts at once the next time.
+
+    Does nothing where JAX's own JAX_COMPILATION_CACHE_DIR is set (to nothing: no cache), or where
+    the folder cannot be made.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    path = folder("xla")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))

@@ -1,0 +1,164 @@
+"""Half precision: what computes in it, what does not, and how far that moves the numbers."""
+
+import collections
+import functools
+import re
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import print_saved_residuals
+
+from byol_jax import augment, update
+from byol_jax.networks import resnet, siamese
+from byol_jax.networks.siamese import HeadSpec, NetworkSpec
+
+HEAD = HeadSpec(2, 12, 6)
+FULL = NetworkSpec("tiny", 1, "small", 3, HEAD, HEAD)
+HALF = FULL._replace(precision="bfloat16")
+SIZE, BATCH = 8, 4
+HPARAMS = update.Hyperparameters(
+    0.2, 10, 100, 1e-6, 1e-3, 0.9, 0.99, augment.AugmentParams(), augment.AugmentParams(blur=0.1)
+)
+
+
+def step_of(spec):
+    """The whole update step, and what it is called with."""
+    network = siamese.siamese(spec)
+    ids = np.arange(BATCH, dtype=np.int32)
+    crops = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    batch = {"view1": crops, "view2": crops, "labels": ids % 3, "ids": ids, "epochs": 0 * ids}
+    step = functools.partial(update.train_step, network=network)
+    return jax.jit(step), (update.init(0, network, SIZE), batch, 0, HPARAMS)
+
+
+def operands(program, operation):
+    """How often an operation of StableHLO takes which types of numbers."""
+    found = re.findall(rf"stablehlo\.{operation}\b.*?: \((.*?)\) ->", program)
+    types = (tuple(re.findall(r"(\w+?)>", re.sub(r"\d+x", "", line))) for line in found)
+    return collections.Counter(types)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_every_convolution_of_the_step_is_bfloat16(remat):
+    step, arguments = step_of(HALF._replace(remat=remat))
+    program = step.lower(*arguments).as_text()
+    convolutions = operands(program, "convolution")
+    # Online 13 convolutions a view with both gradients, but the images need none; target 13.
+    forward, backward = 2 * 2 * 13, 2 * (2 * 13 - 1)
+    again = 2 * 12 if remat else 0  # of each view, all but the stem's
+    assert convolutions == {("bf16", "bf16"): forward + backward + again}
+    # g and q of both networks; the probe reads the first view forward and backward (weights).
+    assert set(operands(program, "dot_general")) == {("bf16", "bf16"), ("f32", "f32")}
+    assert operands(program, "dot_general")["f32", "f32"] == 2
+
+
+def test_a_float32_step_has_no_half_precision():
+    step, arguments = step_of(FULL)
+    program = step.lower(*arguments).as_text()
+    assert "bf16" not in program and "f16" not in program
+    assert set(operands(program, "convolution")) == {("f32", "f32")}
+
+
+def test_state_and_logs_stay_float32():
+    step, arguments = step_of(HALF)
+    state, logs = jax.eval_shape(step, *arguments)
+    assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, arguments[0])
+    floats = {x.dtype for x in jax.tree.leaves((state, logs)) if x.dtype.kind == "f"}
+    assert floats == {jnp.dtype("float32")}
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """Outputs and BatchNorm averages of both precisions, from the same parameters and images."""
+    params, state = siamese.siamese(FULL).init(
+        jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), True
+    )
+    images = np.random.default_rng(1).normal(size=(32, SIZE, SIZE, 3)).astype(np.float32)
+    return (
+        images,
+        params,
+        {
+            spec.precision: jax.jit(siamese.siamese(spec).apply, static_argnums=4)(
+                params, state, None, images, True
+            )
+            for spec in (FULL, HALF)
+        },
+    )
+
+
+@pytest.mark.parametrize("name", ["embedding", "projection", "prediction", "logits"])
+def test_outputs_are_those_of_float32_but_for_rounding(outputs, name):
+    """Each of fourteen layers rounds weights, inputs, products and what follows to 8 bits."""
+    _, _, found = outputs
+    full, half = found["float32"][0][name], found["bfloat16"][0][name]
+    assert half.dtype == jnp.float32
+    error = np.linalg.norm(half - full) / np.linalg.norm(full)
+    assert 2**-12 < error < (4 * 14) ** 0.5 * 2**-8
+
+
+def test_batch_statistics_are_summed_in_float32(outputs):
+    """Of the first BatchNorm, beside a mean in double precision of what it is given."""
+    images, params, found = outputs
+    weights = params["tiny_res_net/~/initial_conv"]["w"]
+    convolved = jax.lax.conv_general_dilated(
+        images.astype(jnp.bfloat16),
+        weights.astype(jnp.bfloat16),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    values = np.asarray(convolved, np.float64)
+    state = found["bfloat16"][1]
+    for name, expected in (
+        ("mean_ema", values.mean((0, 1, 2))),
+        ("var_ema", values.var((0, 1, 2))),
+    ):
+        got = state[f"tiny_res_net/~/initial_batchnorm/~/{name}"]["average"]
+        assert got.dtype == jnp.float32
+        # XLA may leave out the rounding of what it fuses: 2**-9 of 2,048 numbers of about 1, so
+        # 4e-5 of their mean. A sum in bfloat16 would be wrong by a hundred times as much.
+        np.testing.assert_allclose(np.ravel(got), expected, rtol=5e-4, atol=2e-4)
+
+
+def test_the_policy_ends_with_the_network(outputs):
+    del outputs
+    for module in (resnet.ResNet, hk.BatchNorm):
+        assert hk.mixed_precision.get_policy(module) is None
+
+
+def loss_of(spec):
+    """A loss of a network's parameters, and these."""
+    network = siamese.siamese(spec)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(4, SIZE, SIZE, 3)), jnp.float32)
+    params, state = network.init(jax.random.key(0), images[:1], True)
+
+    def loss(params):
+        outputs, _ = network.apply(params, state, None, images, True)
+        return jnp.sum(jnp.square(outputs["projection"]))
+
+    return loss, params
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_remat_changes_no_gradient():
+    (loss, params), (again, _) = loss_of(FULL), loss_of(FULL._replace(remat=True))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        jax.jit(jax.grad(loss))(params),
+        jax.jit(jax.grad(again))(params),
+    )
+
+
+def test_remat_keeps_little_more_than_what_goes_into_the_blocks(capsys):
+    """Numbers kept for the gradient of ResNet-18, but for its parameters."""
+    kept = {}
+    for remat in (False, True):
+        print_saved_residuals(*loss_of(FULL._replace(depth="18", width=1 / 8, remat=remat)))
+        printed = capsys.readouterr().out
+        shapes = re.findall(r"^f32\[(4[\d,]+)\] (?!from the argument)", printed, re.M)
+        kept[remat] = sum(int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes)
+    assert kept[True] < kept[False] / 2
