@@ -145,6 +145,12 @@ def check_batch(batch_size: int, micro_batches: int) -> None:
         )
 
 
+def device_memory() -> int | None:
+    """Bytes that the first local device has for arrays, None where it does not say (CPUs)."""
+    statistics = jax.local_devices()[0].memory_stats()
+    return statistics.get("bytes_limit") if statistics else None
+
+
 def shard(
     batch: PyTree, micro_batches: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> PyTree:

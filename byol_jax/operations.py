@@ -39,22 +39,54 @@ def random_resized_crop(
       aspect_range: of width over height.
     """
     height, width, _ = image.shape
-    y, x, h, w = boxes.box_rule(jnp, uniforms, height, width, area_range, aspect_range)
-    rows, columns = _bicubic(y, h, height, image.dtype), _bicubic(x, w, width, image.dtype)
-    # In full float32: the products of some accelerators keep three digits by default.
-    resized = jnp.einsum("ij,jkc,lk->ilc", rows, image, columns, precision="highest")
+    box = boxes.box_rule(jnp, uniforms, height, width, area_range, aspect_range)
     # Bicubic interpolation overshoots at edges.
-    return jnp.clip(resized, 0, 1)
+    return jnp.clip(crop_and_resize(image, box, (height, width)), 0, 1)
 
 
-def _bicubic(start: jax.Array, length: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
-    """Weights `[size, size]` that stretch the pixels from `start` on, `length` of them, to `size`.
+def crop_and_resize(image: jax.Array, box: jax.Array, to: tuple[int, int]) -> jax.Array:
+    """Cuts out a box (y, x, h, w) and resizes it, bicubic: `[H, W, 3]` -> `[*to, 3]`, not clipped.
+
+    Two small matrix products: a box of any size is one program, which a slice would not be.
+    """
+    y, x, h, w = box
+    rows = _bicubic(y, h, image.shape[0], to[0], image.dtype)
+    columns = _bicubic(x, w, image.shape[1], to[1], image.dtype)
+    # In full float32: the products of some accelerators keep three digits by default.
+    return jnp.einsum("ij,jkc,lk->ilc", rows, image, columns, precision="highest")
+
+
+def crop_levels(images: jax.Array, ids: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
+    """Random crops of images that are on the device, as `data.crops` makes them on the host.
+
+    Args:
+      images: uint8 `[N, H, W, 3]`.
+      ids: which of them, int32 `[B]`.
+      boxes: (y, x, h, w), int32 `[B, 4]`.
+      size: S.
+
+    Returns:
+      uint8 `[B, S, S, 3]`.
+    """
+    whole = jnp.asarray(images)
+
+    def one(i: jax.Array, box: jax.Array) -> jax.Array:
+        resized = crop_and_resize(whole[i].astype(jnp.float32), box, (size, size))
+        return jnp.rint(jnp.clip(resized, 0, 255)).astype(jnp.uint8)
+
+    return jax.vmap(one)(ids, boxes)
+
+
+def _bicubic(
+    start: jax.Array, length: jax.Array, size: int, to: int, dtype: jnp.dtype
+) -> jax.Array:
+    """Weights `[to, size]` that stretch the pixels from `start` on, `length` of them, to `to`.
 
     As in `data.crops.resize`: half-pixel centres, no antialiasing, Keys' kernel of a = -1/2, whose
     weights outside of the box are left out and the others scaled to a sum of 1.
     """
     pixel = jnp.arange(size, dtype=dtype)
-    centre = (pixel + 0.5) * (length / size) - 0.5 + start
+    centre = (jnp.arange(to, dtype=dtype) + 0.5) * (length / to) - 0.5 + start
     distance = jnp.abs(centre[:, None] - pixel)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2

@@ -71,6 +71,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"config.augment.placement={config.augment.placement!r} must be one of: "
         f"{', '.join(PLACEMENTS)}",
     )
+    require(
+        not (config.data.resident and config.augment.placement == "host"),
+        "config.data.resident keeps the images on the device, where config.augment.placement=host "
+        "cannot reach them: leave out one of the two",
+    )
     for view in ("view1", "view2"):
         column = config.augment[view]
         for name in augment.PROBABILITIES:
@@ -88,10 +93,16 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def _mapped_step(network: hk.TransformedWithState, method: update.Method) -> Any:
+def _mapped_step(
+    network: hk.TransformedWithState, method: update.Method, image_size: int | None = None
+) -> Any:
     """One compiled step for all runs of a method: their numbers are traced."""
     step = functools.partial(
-        update.train_step, network=network, method=method, axis=distributed.AXIS
+        update.train_step,
+        network=network,
+        method=method,
+        axis=distributed.AXIS,
+        image_size=image_size,
     )
     return distributed.pmap(step, donate_argnums=(0,))
 
@@ -106,6 +117,54 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
     image_set = sources.load(config.dataset, config.data.split, config.data_dir)
     reader.check_readable(image_set)
     return images.unlabelled(image_set) if image_set.multi_label else image_set
+
+
+def _in_memory(train_set: images.ImageSet, config: ml_collections.ConfigDict) -> images.ImageSet:
+    """The set that is kept on the devices.
+
+    Raises:
+      UserError: its images differ in size, cannot be read, or do not fit.
+    """
+    train_set = reader.decoded(train_set, config.data.exif)
+    assert isinstance(train_set.images, np.ndarray)
+    size, memory = train_set.images.nbytes, distributed.device_memory()
+    # Half of it is for the network, at least.
+    require(
+        memory is None or size <= memory / 2,
+        f"config.data.resident: {train_set.size} images take {size / 2**30:.1f} GiB, more than "
+        f"half of the {(memory or 0) / 2**30:.1f} GiB of a device: leave it out",
+    )
+    return train_set
+
+
+def _batches(
+    config: ml_collections.ConfigDict, train_set: images.ImageSet, start: int, end: int
+) -> reader.Batches:
+    """This process's batches of steps start .. end - 1: crops, or boxes of resident images."""
+    stream: dict[str, Any] = {
+        "seed": config.seed,
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "micro_batches": config.accumulate,
+        "start_step": start,
+        "num_steps": end,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "area_range": (config.data.area_min, config.data.area_max),
+        "aspect_range": (config.data.aspect_min, config.data.aspect_max),
+        "same_crop": config.data.same_crop,
+        "prefetch": config.data.prefetch,
+    }
+    if config.data.resident:
+        return pipeline.train_boxes(train_set, **stream)
+    on_host = config.augment.placement == "host"
+    return pipeline.train_batches(
+        train_set,
+        **stream,
+        exif=config.data.exif,
+        host_views=dials.view_parameters(config) if on_host else None,
+        num_threads=config.data.threads,
+    )
 
 
 def _restore(directory: pathlib.Path, state: update.TrainState) -> tuple[update.TrainState, int]:
@@ -174,6 +233,10 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     check(config)
     train_set = load_images(config)
+    resident = None
+    if config.data.resident:
+        train_set = _in_memory(train_set, config)
+        resident = train_set.images
     num_examples = train_set.size
     evaluation = config.evaluation.to_dict()
     data = None
@@ -207,24 +270,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     initial = update.init(config.seed, network, config.image_size, method, config.target_init)
     directory = workdir / "checkpoints"
     host, start = _restore(directory, jax.device_get(initial))
-    batches = pipeline.train_batches(
-        train_set,
-        seed=config.seed,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        micro_batches=config.accumulate,
-        start_step=start,
-        num_steps=max(start, end),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        area_range=(config.data.area_min, config.data.area_max),
-        aspect_range=(config.data.aspect_min, config.data.aspect_max),
-        same_crop=config.data.same_crop,
-        exif=config.data.exif,
-        host_views=dials.view_parameters(config) if config.augment.placement == "host" else None,
-        num_threads=config.data.threads,
-        prefetch=config.data.prefetch,
-    )
+    batches = _batches(config, train_set, start, max(start, end))
 
     # Whatever the user has in the workdir is as it was up to this line.
     is_first = distributed.is_first_process()
@@ -247,8 +293,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         jax.device_count(),
     )
 
-    train_step = _mapped_step(network, method)
+    train_step = _mapped_step(network, method, None if resident is None else config.image_size)
     state = distributed.replicate(host)
+    kept = () if resident is None else (distributed.replicate(resident),)
     seed = distributed.replicate(np.int32(config.seed))
     hparams = distributed.replicate(dials.hyperparameters(config, num_examples, total_steps))
 
@@ -271,7 +318,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         limit = distributed.limit_ahead()
         for batch in distributed.prefetch(batches, config.accumulate, config.data.prefetch):
             with jax.profiler.StepTraceAnnotation("step", step_num=done + 1):
-                state, logs = train_step(state, batch, seed, hparams)
+                state, logs = train_step(state, batch, seed, hparams, *kept)
             limit(logs)
             done += 1
             profile(done, logs)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import augment, classification, distributed, keys, stats
+from byol_jax import augment, classification, distributed, keys, operations, stats
 from byol_jax.networks.siamese import Outputs
 from byol_jax.objectives import byol
 from byol_jax.objectives.base import Objective, optimal_linear_predictor
@@ -427,20 +427,25 @@ def train_step(
     batch: Batch,
     seed: jax.Array | int,
     hparams: Hyperparameters,
+    images: jax.Array | None = None,
     *,
     network: hk.TransformedWithState,
     method: Method = BYOL,
     axis: str | None = None,
+    image_size: int | None = None,
 ) -> tuple[TrainState, Logs]:
     """One pass of Algorithm 1's loop on a batch of crops.
 
     Args:
       state: before the step.
-      batch: `view1`, `view2`, uint8 crops `[B, H, W, 3]` or float32 views that the host
+      batch: `view1`, `view2`, uint8 crops `[B, S, S, 3]` or float32 views that the host
         has augmented and normalised, `labels`, `ids`, `epochs` int32 `[B]`; with a
         leading micro-batch axis when gradients are accumulated.
       seed: the run's seed, int32 scalar.
       hparams, network, method, axis: as for `step`.
+      images: all images, uint8 `[N, H, W, 3]`, where they are kept on the device: the
+        batch then has their boxes, `box1`, `box2` int32 `[B, 4]`, in place of crops.
+      image_size: S, which `images` need.
 
     Returns:
       As `step`.
@@ -449,6 +454,13 @@ def train_step(
 
     def make_views(batch: Batch) -> tuple[jax.Array, jax.Array]:
         ids, epochs = batch["ids"], batch["epochs"]
+        if images is not None:
+            assert image_size is not None
+            cropped = {
+                f"view{view}": operations.crop_levels(images, ids, batch[f"box{view}"], image_size)
+                for view in (1, 2)
+            }
+            batch = {**batch, **cropped}
         if batch["view1"].dtype != jnp.uint8:
             return batch["view1"], batch["view2"]
         return (

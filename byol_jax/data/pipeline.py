@@ -93,6 +93,95 @@ def train_batches(
         the iterator, when more than 1 % of the images cannot be read.
     """
     check_ranges(area_range, aspect_range)
+    require(
+        num_threads >= 0 and prefetch >= 0,
+        f"num_threads is {num_threads} and prefetch {prefetch}; neither can be negative",
+    )
+    requests = _requests(
+        image_set,
+        seed,
+        batch_size,
+        micro_batches,
+        range(start_step, num_steps),
+        (process_index, process_count),
+    )
+    plan = _training_plan(
+        image_set, seed, image_size, num_views, area_range, aspect_range, same_crop, exif
+    )
+    augmentation = None if host_views is None else reader.augmentation(seed, host_views)
+    return reader.crop(plan, requests, augmentation, num_threads=num_threads, ahead=prefetch)
+
+
+def train_boxes(
+    image_set: ImageSet,
+    *,
+    seed: int,
+    image_size: int,
+    batch_size: int,
+    micro_batches: int = 1,
+    start_step: int = 0,
+    num_steps: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    area_range: tuple[float, float] = AREA_RANGE,
+    aspect_range: tuple[float, float] = ASPECT_RANGE,
+    same_crop: bool = False,
+    prefetch: int = 2,
+) -> Batches:
+    """`train_batches` without pixels, for images that are kept on the devices.
+
+    In place of `view1` and `view2` a batch has the boxes (y, x, h, w) that they would be cut from,
+    `box1` and `box2` int32 `[b, 4]`; all else is as there. TensorFlow is not needed.
+
+    Args:
+      image_set: in memory, not as records.
+
+    Raises:
+      UserError: as `train_batches`.
+    """
+    check_ranges(area_range, aspect_range)
+    require(prefetch >= 0, f"prefetch is {prefetch}; it cannot be negative")
+    pixels, labels = image_set.images, image_set.labels
+    assert not isinstance(pixels, Records) and labels is not None
+    requests = _requests(
+        image_set,
+        seed,
+        batch_size,
+        micro_batches,
+        range(start_step, num_steps),
+        (process_index, process_count),
+    )
+
+    def batches() -> Batches:
+        for request in requests:
+            heights, widths = (np.full(len(request.ids), side) for side in pixels.shape[1:3])
+            placements = random_placements(
+                request,
+                heights,
+                widths,
+                seed=seed,
+                size=image_size,
+                area_range=area_range,
+                aspect_range=aspect_range,
+                same_crop=same_crop,
+            )
+            ids, epochs = (x.astype(np.int32) for x in request)
+            found = {f"box{view + 1}": placements[:, view, :4] for view in range(2)}
+            yield {**found, "labels": labels[request.ids], "ids": ids, "epochs": epochs}
+
+    return reader.in_background(batches(), prefetch) if prefetch else batches()
+
+
+def _requests(
+    image_set: ImageSet,
+    seed: int,
+    batch_size: int,
+    micro_batches: int,
+    steps: range,
+    process: tuple[int, int],
+) -> Iterator[Request]:
+    """What process (index, count) contributes to each batch of these steps."""
+    process_index, process_count = process
     num_examples = image_set.size
     require(
         num_examples >= batch_size > 0,
@@ -104,24 +193,16 @@ def train_batches(
         f"batch_size {batch_size} cannot be divided into {micro_batches} micro-batches for "
         f"{process_count} processes; it must be a multiple of {micro_batches * process_count}",
     )
-    require(
-        num_threads >= 0 and prefetch >= 0,
-        f"num_threads is {num_threads} and prefetch {prefetch}; neither can be negative",
-    )
     share = (
         np.arange(batch_size).reshape(micro_batches, process_count, -1)[:, process_index].ravel()
     )
 
     def requests() -> Iterator[Request]:
-        for step in range(start_step, num_steps):
+        for step in steps:
             ids, epochs = stream(seed, num_examples, step * batch_size, (step + 1) * batch_size)
             yield Request(ids[share], epochs[share])
 
-    plan = _training_plan(
-        image_set, seed, image_size, num_views, area_range, aspect_range, same_crop, exif
-    )
-    augmentation = None if host_views is None else reader.augmentation(seed, host_views)
-    return reader.crop(plan, requests(), augmentation, num_threads=num_threads, ahead=prefetch)
+    return requests()
 
 
 def example_views(

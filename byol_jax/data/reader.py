@@ -27,10 +27,11 @@ from byol_jax.data.images import (
     Prepared,
     Records,
     Unreadable,
+    all_labels,
     no_label,
     prepare,
 )
-from byol_jax.errors import UserError
+from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def crop(
       UserError: when more than 1 % of the images cannot be read.
     """
     batches = _crop(plan, requests, augmentation, num_threads, max(ahead, 1))
-    return _in_background(batches, ahead) if ahead else batches
+    return in_background(batches, ahead) if ahead else batches
 
 
 def augmentation(
@@ -166,6 +167,35 @@ def check_readable(image_set: ImageSet) -> None:
     bad = {i: why for i, why in reasons.items() if why}
     if len(bad) > limit:
         raise _too_many(image_set, bad, count)
+
+
+def decoded(image_set: ImageSet, exif: bool = False) -> ImageSet:
+    """The same set with its images in memory, uint8 `[N, H, W, 3]`, and their labels.
+
+    Raises:
+      UserError: an image cannot be read, or they differ in size.
+    """
+    records = image_set.images
+    if not isinstance(records, Records):
+        return image_set
+    shape: tuple[int, ...] | None = None
+    pixels = np.empty((0, 0, 0, 3), np.uint8)
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(functools.partial(picture, image_set, exif=exif), range(records.size))
+        for i, image in enumerate(found):
+            if image is None:
+                raise UserError(f"{records.describe(i)} cannot be read: mend it, or take it away")
+            if shape is None:
+                shape = image.shape
+                pixels = np.empty((records.size, *shape), np.uint8)
+            require(
+                image.shape == shape,
+                f"{records.describe(i)} has {image.shape[0]} x {image.shape[1]} pixels, "
+                f"{records.describe(0)} {shape[0]} x {shape[1]}: kept in memory, all images of a "
+                "set must have one size",
+            )
+            pixels[i] = image
+    return image_set._replace(images=pixels, labels=all_labels(image_set))
 
 
 def picture(image_set: ImageSet, i: int, exif: bool = False) -> np.ndarray | None:
@@ -459,7 +489,7 @@ def _too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError
     )
 
 
-def _in_background(batches: Batches, depth: int) -> Batches:
+def in_background(batches: Batches, depth: int) -> Batches:
     """Runs a generator in a thread that is at most `depth` items ahead."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
