@@ -71,8 +71,8 @@ def check_hosts(hosts: Hosts) -> None:
         None not in three,
         "several processes need all of --coordinator=HOST:PORT, --num_processes and --process_id",
     )
-    assert hosts.coordinator and hosts.num_processes is not None and hosts.process_id is not None
-    port = re.fullmatch(r"\S+:([0-9]{1,5})", hosts.coordinator)
+    assert hosts.num_processes is not None and hosts.process_id is not None
+    port = re.fullmatch(r"\S+:([0-9]{1,5})", hosts.coordinator or "")
     require(
         port and 0 < int(port[1]) < 2**16,
         f"--coordinator={hosts.coordinator} must be HOST:PORT, a port of process 0 that is free",
@@ -162,8 +162,8 @@ def _meet() -> None:
 
 
 def is_joined() -> bool:
-    """Whether this process is one of several."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    """Whether this process has been joined to others, which may wait for it or die with it."""
+    return jax.distributed.is_initialized()
 
 
 # What gloo, NCCL and JAX's own coordination say when the other end is gone.

@@ -128,6 +128,7 @@ def test_batch_that_divides():
         (("localhost:1", 2, 2), "from 0 to --num_processes - 1 = 1"),
         (("localhost:1", 2, -1), "from 0 to --num_processes - 1 = 1"),
         (("localhost:1", 0, 0), "from 0 to --num_processes - 1 = -1"),
+        (("", 2, 0), "--coordinator= must be HOST:PORT"),
         (("localhost", 2, 0), "--coordinator=localhost must be HOST:PORT"),
         (("localhost:port", 2, 0), "must be HOST:PORT"),
         (("localhost:99999", 2, 0), "must be HOST:PORT"),
