@@ -4,6 +4,9 @@ A step is one folder, renamed into place when complete. It holds the arrays as a
 mapping from path to array, and beside them a JSON record with each array's shape,
 type and checksum and whatever the caller adds (config, number of classes). Arrays are
 host copies of one replica: orbax refuses the outputs of a pmap over several processes.
+
+Of several processes the first saves; each reads for itself. Orbax is told that it works in one
+process alone: its own barriers would hang where only some of the processes come to them.
 """
 
 import contextlib
@@ -17,6 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from byol_jax import distributed
 from byol_jax.errors import GuardError, UserError
 
 PyTree = Any
@@ -39,10 +43,26 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
     return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
 
 
-def manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
-    """A manager of `directory/STEP/`; `keep` bounds how many steps stay (None: all)."""
+def _alone() -> ocp.options.MultiprocessingOptions:
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+
+
+def manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager | None:
+    """A manager of `directory/STEP/` on the first process, None on the others.
+
+    Args:
+      directory: made if it is not there.
+      keep: how many steps stay; None: all.
+    """
+    if not distributed.is_first_process():
+        return None
+    directory.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, enable_async_checkpointing=True
+        max_to_keep=keep,
+        create=False,
+        enable_async_checkpointing=True,
+        multiprocessing_options=_alone(),
     )
     return ocp.CheckpointManager(directory.absolute(), options=options)
 
@@ -61,15 +81,20 @@ def _disk_errors(directory: pathlib.Path | str) -> Iterator[None]:
         raise
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, tree: PyTree, record: Record) -> None:
+def save(
+    checkpoints: ocp.CheckpointManager | None, step: int, tree: PyTree, record: Record
+) -> None:
     """Starts saving and returns; the arrays are written behind the caller's back.
 
     Args:
-      checkpoints: of `manager`.
-      step: number of finished updates, so that no step runs twice after a resume.
+      checkpoints: of `manager`; None saves nothing.
+      step: number of finished updates, so that no step runs twice after a resume. A step that is
+        there already stays as it is.
       tree: host arrays of one replica.
       record: JSON-able; `arrays` is added.
     """
+    if checkpoints is None or step in checkpoints.all_steps():
+        return
     flat = flatten(tree)
     record = {**record, "step": step, "arrays": {k: _describe(v) for k, v in flat.items()}}
     with _disk_errors(checkpoints.directory):
@@ -82,20 +107,23 @@ def save(checkpoints: ocp.CheckpointManager, step: int, tree: PyTree, record: Re
         )
 
 
-def finish(checkpoints: ocp.CheckpointManager) -> None:
-    """Waits until everything that was saved is on disk.
+def finish(checkpoints: ocp.CheckpointManager | None) -> None:
+    """Waits until everything that was saved is on disk; all processes must call it together.
 
     Raises:
       GuardError: if the disk is full.
     """
-    with _disk_errors(checkpoints.directory):
-        checkpoints.wait_until_finished()
+    if checkpoints is not None:
+        with _disk_errors(checkpoints.directory):
+            checkpoints.wait_until_finished()
+    distributed.wait_for_all()
 
 
-def close(checkpoints: ocp.CheckpointManager) -> None:
+def close(checkpoints: ocp.CheckpointManager | None) -> None:
     """Waits, then releases the manager's threads."""
-    with _disk_errors(checkpoints.directory):
-        checkpoints.close()
+    if checkpoints is not None:
+        with _disk_errors(checkpoints.directory):
+            checkpoints.close()
 
 
 def steps(directory: pathlib.Path) -> list[int]:
@@ -112,7 +140,10 @@ def read_record(directory: pathlib.Path, step: int) -> Record:
       UserError: if the folder is not one of this project's checkpoints.
     """
     try:
-        handler = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+        handler = ocp.Checkpointer(
+            ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
+            multiprocessing_options=_alone(),
+        )
         return handler.restore((directory / str(step) / "record").absolute())
     except (OSError, ValueError) as error:
         raise UserError(
@@ -130,7 +161,10 @@ def read(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], Rec
     target = {
         name: np.empty(array["shape"], array["dtype"]) for name, array in record["arrays"].items()
     }
-    handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    handler = ocp.Checkpointer(
+        ocp.StandardCheckpointHandler(multiprocessing_options=_alone()),
+        multiprocessing_options=_alone(),
+    )
     try:
         flat = handler.restore(
             (directory / str(step) / "state").absolute(), args=ocp.args.StandardRestore(target)

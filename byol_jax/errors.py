@@ -1,5 +1,7 @@
 """The ways a job ends early on purpose; `main` turns them into exit codes."""
 
+USER_ERROR, GUARD = 2, 3
+
 
 class UserError(Exception):
     """A user's mistake, found before anything was computed or overwritten.

@@ -4,24 +4,36 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from byol_jax import cache, distributed, metrics
-from byol_jax.errors import GuardError, Stopped, UserError, require
-
-USER_ERROR, GUARD = 2, 3
+from byol_jax.errors import GUARD, USER_ERROR, GuardError, Stopped, UserError, require
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, experiments/NAME.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's outputs.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, when several processes train together."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes there are; 1 alone: look for no others."
+)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout",
+    distributed.Hosts().join_timeout,
+    "Seconds to wait at start until all processes are there.",
+)
+_PEER_TIMEOUT = flags.DEFINE_integer(
+    "peer_timeout",
+    distributed.Hosts().peer_timeout,
+    "Seconds without a sign of life after which another process counts as lost.",
+)
 
 
 def _pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -135,6 +147,13 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise UserError(_explain(error)) from error
 
 
+def _flatten(name: str, value: object) -> dict[str, Any]:
+    """Dotted names of the leaves of nested dicts."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key in value for k, v in _flatten(f"{name}.{key}", value[key]).items()}
+
+
 def main(argv: Sequence[str]) -> None:
     """Dispatches on `config.job`."""
     require(len(argv) == 1, f"unexpected argument {argv[-1]!r}: settings are --config.KEY=VALUE")
@@ -142,6 +161,10 @@ def main(argv: Sequence[str]) -> None:
     workdir = _WORKDIR.value
     if not workdir:
         raise UserError("--workdir=DIR is needed: the folder of the run's outputs")
+    require(
+        "://" not in workdir,
+        f"--workdir={workdir} must be a folder: a bucket can be mounted as one (docs/pods.md)",
+    )
     config = _CONFIG.value
     require(
         config.get("job") in JOBS,
@@ -151,7 +174,16 @@ def main(argv: Sequence[str]) -> None:
     if not any(argument.startswith("--verbosity") for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
     cache.keep_compilations()
-    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    distributed.initialize(
+        distributed.Hosts(
+            coordinator=_COORDINATOR.value,
+            num_processes=_NUM_PROCESSES.value,
+            process_id=_PROCESS_ID.value,
+            join_timeout=_JOIN_TIMEOUT.value,
+            peer_timeout=_PEER_TIMEOUT.value,
+        )
+    )
+    distributed.require_same({"--workdir": workdir} | _flatten("config", config.to_dict()))
     JOBS[config.job](config, pathlib.Path(workdir))
 
 
@@ -171,6 +203,23 @@ def run() -> None:
         code = 128 + error.number
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    except Exception as error:
+        if distributed.is_lost_peer(error):
+            reason = str(error).splitlines()[0]
+            print(
+                f"stopped: lost another process ({reason}): started again, all of them go on from "
+                "the newest checkpoint",
+                file=sys.stderr,
+            )
+            code = GUARD
+        elif distributed.is_joined():
+            # Python itself would wait for the others before it ended.
+            traceback.print_exc()
+            code = 1
+        else:
+            raise
+    if code:
+        distributed.leave_soon(code)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)

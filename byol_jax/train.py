@@ -178,7 +178,7 @@ def _restore(directory: pathlib.Path, state: update.TrainState) -> tuple[update.
 
 
 def _save(
-    manager: ocp.CheckpointManager, state: update.TrainState, record: dict[str, Any]
+    manager: ocp.CheckpointManager | None, state: update.TrainState, record: dict[str, Any]
 ) -> update.TrainState:
     """Starts saving the device state; returns its host copy.
 
@@ -186,9 +186,8 @@ def _save(
     saved is the last good state, which a resumed run may continue.
     """
     host = distributed.to_host(state)
-    if int(host.step) not in manager.all_steps():
-        good = host._replace(finite=np.ones((), bool))
-        checkpoints.save(manager, int(host.step), good, record)
+    good = host._replace(finite=np.ones((), bool))
+    checkpoints.save(manager, int(host.step), good, record)
     return host
 
 
@@ -270,6 +269,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     initial = update.init(config.seed, network, config.image_size, method, config.target_init)
     directory = workdir / "checkpoints"
     host, start = _restore(directory, jax.device_get(initial))
+    distributed.require_same(
+        {"the newest checkpoint in --workdir": start, "images in config.dataset": num_examples}
+    )
     batches = _batches(config, train_set, start, max(start, end))
 
     # Whatever the user has in the workdir is as it was up to this line.
@@ -279,8 +281,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "num_classes": train_set.num_classes,
         "total_steps": total_steps,
     }
-    workdir.mkdir(parents=True, exist_ok=True)
     if is_first:
+        workdir.mkdir(parents=True, exist_ok=True)
         metrics.write_json(workdir / "config.json", record["config"])
     _logger.info(
         "recipe: %s; steps %d to %d of %d; %d images, batch %d on %d device(s)",

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from matplotlib import figure
 
-from byol_jax import augment, dials, keys, train
+from byol_jax import augment, dials, distributed, keys, train
 from byol_jax.data import crops, images, pipeline, reader
 from byol_jax.errors import UserError, require
 
@@ -122,9 +122,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     ids, _ = pipeline.stream(config.seed, image_set.size, 0, count)
     pictures = [reader.picture(image_set, i, exif=config.data.exif) for i in ids.tolist()]
     sheet = grid(pictures, draw(image_set, ids, config.views.draws, config))
-    workdir.mkdir(parents=True, exist_ok=True)
-    sheet.savefig(workdir / "views.png")
-    print(f"written: {workdir / 'views.png'}", flush=True)
+    _write(sheet, workdir / "views.png")
+
+
+def _write(sheet: figure.Figure, path: pathlib.Path) -> None:
+    if distributed.is_first_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.savefig(path)
+        print(f"written: {path}", flush=True)
 
 
 def draw_operations(
@@ -205,6 +210,4 @@ def run_operations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
     pixels = center_crop(config.image, config.image_size)
     sheet = titled(draw_operations(pixels, config.jitter.to_dict(), config.seed))
-    workdir.mkdir(parents=True, exist_ok=True)
-    sheet.savefig(workdir / "operations.png")
-    print(f"written: {workdir / 'operations.png'}", flush=True)
+    _write(sheet, workdir / "operations.png")

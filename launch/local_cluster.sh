@@ -7,18 +7,13 @@ if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: $0 N --config=experiments/NAME.py --workdir=DIR [flags]" >&2
   exit 2
 fi
+source "$(dirname "${BASH_SOURCE[0]}")/processes.sh"
 count=$1
 shift
-port=${PORT:-$((20000 + RANDOM % 20000))}
-pids=()
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
+port=${PORT:-$((20000 + RANDOM % 12000))}
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 for ((i = 0; i < count; i++)); do
-  JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} "${PYTHON:-python3}" -m byol_jax.main "$@" \
-    --coordinator="localhost:$port" --num_processes="$count" --process_id="$i" &
-  pids+=($!)
+  start "${PYTHON:-python3}" -m byol_jax.main "$@" \
+    --coordinator="localhost:$port" --num_processes="$count" --process_id="$i"
 done
-status=0
-for pid in "${pids[@]}"; do
-  wait "$pid" || status=$?
-done
-exit "$status"
+finish

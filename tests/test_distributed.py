@@ -1,5 +1,7 @@
 """Splitting, replicating and mapping over devices."""
 
+import socket
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,12 +122,79 @@ def test_batch_that_divides():
     ("arguments", "message"),
     [
         (("localhost:1", 2, None), "all of --coordinator"),
+        (("localhost:1", None, None), "all of --coordinator"),
+        ((None, 2, 0), "all of --coordinator"),
+        ((None, None, 0), "all of --coordinator"),
         (("localhost:1", 2, 2), "from 0 to --num_processes - 1 = 1"),
+        (("localhost:1", 2, -1), "from 0 to --num_processes - 1 = 1"),
+        (("localhost:1", 0, 0), "from 0 to --num_processes - 1 = -1"),
+        (("", 2, 0), "--coordinator= must be HOST:PORT"),
+        (("localhost", 2, 0), "--coordinator=localhost must be HOST:PORT"),
+        (("localhost:port", 2, 0), "must be HOST:PORT"),
+        (("localhost:99999", 2, 0), "must be HOST:PORT"),
+        ((None, None, None, 0), "--join_timeout=0 must be at least 1 second"),
+        ((None, None, None, 9, -1), "--peer_timeout=-1 must be at least 1 second"),
     ],
 )
-def test_incomplete_multi_process_flags(arguments, message):
+def test_flags_that_no_processes_could_use(arguments, message):
     with pytest.raises(UserError, match=message):
-        distributed.initialize(*arguments)
+        distributed.initialize(distributed.Hosts(*arguments))
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match="name another port, the same on all processes"):
+            distributed.initialize(distributed.Hosts(f"localhost:{port}", 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("variables", "started"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4"}, False),  # in the batch script itself, outside of a step
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a[1-4]"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "a1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+    ],
+)
+def test_who_asks_the_environment_for_others(monkeypatch, variables, started):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: joined.append((a, k)))
+    monkeypatch.setattr(jax.config, "update", lambda *a: None)
+    for name in ("SLURM_NTASKS", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    distributed.initialize(distributed.Hosts(peer_timeout=7))
+    assert len(joined) == started
+    for arguments, settings in joined:
+        assert arguments == (None, None, None)
+        assert settings["heartbeat_timeout_seconds"] == 7
+    distributed.initialize(distributed.Hosts(num_processes=1))  # alone, wherever it is
+    assert len(joined) == started
+
+
+def test_one_process_has_nothing_to_compare_and_nobody_to_lose():
+    distributed.require_same({"config.seed": object()})
+    assert not distributed.is_joined()
+    assert not distributed.is_lost_peer(jax.errors.JaxRuntimeError("UNAVAILABLE: gone"))
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection reset by peer", True),
+        ("UNAVAILABLE: Failed to send RPC to coordination service", True),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes", False),
+        ("INTERNAL: a program that does not compile", False),
+    ],
+)
+def test_errors_that_mean_a_lost_peer(monkeypatch, message, lost):
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    assert distributed.is_lost_peer(jax.errors.JaxRuntimeError(message)) is lost
+    assert not distributed.is_lost_peer(ValueError(message))
 
 
 def test_the_host_waits_for_the_step_before_the_last_two(monkeypatch):

@@ -29,6 +29,7 @@ TINY = (
         ((), "--config=experiments/NAME.py is needed"),
         (("--config=experiments/absent.py", "--workdir=x"), "there is no file"),
         ((DIGITS,), "--workdir=DIR is needed"),
+        ((DIGITS, "--workdir=gs://bucket/x"), "must be a folder: a bucket can be mounted"),
         ((DIGITS, "--workdir=x", "--config.batch_sise=3"), "did you mean 'batch_size'"),
         ((DIGITS, "--workdir=x", "--config.optimizer.momentun=3"), "did you mean 'momentum'"),
         ((DIGITS, "--workdir=x", "--config.batch_size=many"), "a whole number is needed"),

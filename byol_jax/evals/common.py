@@ -13,7 +13,7 @@ import haiku as hk
 import ml_collections
 import numpy as np
 
-from byol_jax import augment, checkpoints, features, keys, metrics, update, weights
+from byol_jax import augment, checkpoints, distributed, features, keys, metrics, update, weights
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import UserError, require
 from byol_jax.evals import results
@@ -274,7 +274,9 @@ def record(
 
 
 def report(records: list[results.Record], workdir: pathlib.Path) -> None:
-    """Writes results.json and prints the table."""
+    """Writes results.json and prints the table, on the first process."""
+    if not distributed.is_first_process():
+        return
     results.write_results(workdir / "results.json", records)
     print(results.format_table(records), flush=True)
     print(f"written: {workdir / 'results.json'}", flush=True)
@@ -379,7 +381,8 @@ def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights
 def _write(
     records: list[results.Record], config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
-        metrics.write_json(workdir / "config.json", config.to_dict())
+    if distributed.is_first_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
+            metrics.write_json(workdir / "config.json", config.to_dict())
     report(records, workdir)

@@ -124,7 +124,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         common.for_each_checkpoint(config, one, workdir, **done)
     else:
         records = one(None)
-        if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
+        # In the workdir of a run, it is that run's.
+        if distributed.is_first_process() and not (workdir / "config.json").exists():
             metrics.write_json(workdir / "config.json", config.to_dict())
         common.report(records, workdir)
 
@@ -428,7 +429,8 @@ def _save(
         "total_steps": int(state.step),
         "fingerprint": mark,
     }
-    manager = checkpoints.manager(workdir / "checkpoints", None)
-    if not manager.all_steps():
+    folder = workdir / "checkpoints"
+    if not checkpoints.steps(folder):
+        manager = checkpoints.manager(folder, None)
         checkpoints.save(manager, int(state.step), tree, record)
-    checkpoints.close(manager)
+        checkpoints.close(manager)

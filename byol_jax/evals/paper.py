@@ -113,12 +113,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, jobs: Mapping[
     for number, one in enumerate(plans, start=1):
         name = one.cell["name"]
         try:
-            if not _is_done(one):
+            is_done = _is_done(one)
+            distributed.wait_for_all()  # before the first process changes the answer
+            if not is_done:
                 _logger.info("cell %d of %d: %s", number, len(plans), name)
                 if first:
                     one.folder.mkdir(parents=True, exist_ok=True)
                     metrics.write_json(one.folder / "cell.json", one.made_by())
                 jobs[one.config.job](one.config, one.folder)
+                distributed.wait_for_all()  # the first process writes what all read
             records = _records(one)
         except (UserError, GuardError) as error:
             _logger.warning("%s: %s", name, error)
@@ -143,6 +146,8 @@ def _table_10(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Table 10's counts beside those of the sets in hand."""
     lines = sources.table_10(config.data_dir)
     print("\n".join(lines), flush=True)
+    if not distributed.is_first_process():
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     text = "\n".join(["# Table 10", "", "```", *lines, "```", ""])
     (workdir / "table.md").write_text(text, encoding="utf-8")

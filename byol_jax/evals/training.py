@@ -233,6 +233,9 @@ def fit(
     record = training_record(record, recipe, train_set.size)
     host = _restore(directory / "checkpoints", jax.device_get(state), record)
     start, end = int(host.step), recipe.total_steps
+    distributed.require_same(
+        {f"the newest checkpoint in {directory}": start, "training images": train_set.size}
+    )
     if start == end:
         return host
     batches = pipeline.train_batches(
