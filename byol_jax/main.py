@@ -22,6 +22,12 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
+_PREFLIGHT = flags.DEFINE_string(
+    "preflight", None, "A pod, as v3:16x16: compile the config's update step for it, and stop."
+)
+_LARGEST_BATCH = flags.DEFINE_bool(
+    "largest_batch", False, "With --preflight: predict it from a second compilation."
+)
 
 
 def _pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -139,15 +145,20 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on `config.job`."""
     require(len(argv) == 1, f"unexpected argument {argv[-1]!r}: settings are --config.KEY=VALUE")
     require(_CONFIG.value is not None, "--config=experiments/NAME.py is needed")
-    workdir = _WORKDIR.value
-    if not workdir:
-        raise UserError("--workdir=DIR is needed: the folder of the run's outputs")
+    workdir = _WORKDIR.value or ""
+    require(workdir or _PREFLIGHT.value, "--workdir=DIR is needed: the folder of the run's outputs")
+    require(_PREFLIGHT.value or not _LARGEST_BATCH.value, "--largest_batch needs --preflight=POD")
     config = _CONFIG.value
     require(
         config.get("job") in JOBS,
         f"config.job={config.get('job')!r} must be one of: {', '.join(JOBS)}",
     )
     metrics.show_messages()
+    if _PREFLIGHT.value:
+        from byol_jax import preflight
+
+        preflight.run(config, _PREFLIGHT.value, _LARGEST_BATCH.value)
+        return
     if not any(argument.startswith("--verbosity") for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

@@ -25,8 +25,12 @@ PRECISIONS = ("float32",)
 PLACEMENTS = ("device", "host")
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses, before anything is computed, what no run could use.
+
+    Args:
+      config: of a pre-training run.
+      devices: how many it will have; by default those that there are.
 
     Raises:
       UserError: naming the key, its value and what would be right.
@@ -69,17 +73,32 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.augment.{view}: blur_sigma_min={column.blur_sigma_min} must be above 0 "
             f"and at most blur_sigma_max={column.blur_sigma_max}",
         )
-    distributed.check_batch(config.batch_size, config.accumulate)
+    distributed.check_batch(config.batch_size, config.accumulate, devices)
     dials.check(config)
 
 
+def network_of(config: ml_collections.ConfigDict, num_classes: int) -> hk.TransformedWithState:
+    """The network of a config, with a probe for so many classes."""
+    return siamese.siamese(
+        siamese.make_spec(config.network.to_dict(), num_classes, distributed.AXIS)
+    )
+
+
 @functools.lru_cache(maxsize=2)
-def _mapped_step(network: hk.TransformedWithState, method: update.Method) -> Any:
-    """One compiled step for all runs of a method: their numbers are traced."""
+def mapped_step(
+    network: hk.TransformedWithState,
+    method: update.Method,
+    devices: tuple[jax.Device, ...] | None = None,
+) -> Any:
+    """One compiled step for all runs of a method: their numbers are traced.
+
+    It takes a state, which it uses up, a batch, the seed and the hyperparameters, each with a
+    leading device axis, and is for the devices that there are if no others are named.
+    """
     step = functools.partial(
         update.train_step, network=network, method=method, axis=distributed.AXIS
     )
-    return distributed.pmap(step, donate_argnums=(0,))
+    return distributed.pmap(step, donate_argnums=(0,), devices=devices)
 
 
 def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
@@ -184,9 +203,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
     end = min(config.stop_at or total_steps, total_steps)
 
-    network = siamese.siamese(
-        siamese.make_spec(config.network.to_dict(), train_set.num_classes, distributed.AXIS)
-    )
+    network = network_of(config, train_set.num_classes)
     method = dials.method_of(config)
     initial = update.init(config.seed, network, config.image_size, method, config.target_init)
     directory = workdir / "checkpoints"
@@ -231,7 +248,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         jax.device_count(),
     )
 
-    train_step = _mapped_step(network, method)
+    train_step = mapped_step(network, method)
     state = distributed.replicate(host)
     seed = distributed.replicate(np.int32(config.seed))
     hparams = distributed.replicate(dials.hyperparameters(config, num_examples, total_steps))
