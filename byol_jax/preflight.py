@@ -2,7 +2,7 @@
 
 The TPU compiler is a library, `libtpu`, that needs no TPU. What it says of the compiled step, its
 memory, work and collectives, is printed beside what the chips have. No time here is measured: each
-is a lower bound.
+is what a step takes at least.
 """
 
 import importlib.util
@@ -472,17 +472,21 @@ def cost(
     count, exchanged = config.accumulate, analysis.collectives
     limit = bounds(analysis, pod, count)
     rate = config.batch_size / limit.step
-    times = "" if count == 1 else f" (the compiler's for one micro-batch, times {count})"
-    hours = f"; {steps:,} steps in at least {limit.step * steps / 3600:.2f} h" if steps else ""
+    # The compiler counts a loop once, and with it the update, which is outside of the loop.
+    title, most, least, times = "lower bounds", "at most", "at least", ""
+    if count > 1:
+        title, most, least = "estimates", "about", "about"
+        times = f" ({count} times what is counted for one micro-batch and its update)"
+    hours = f"; {steps:,} steps in {least} {limit.step * steps / 3600:.2f} h" if steps else ""
     return [
         f"{'step, a device':<16}{_scaled(count * analysis.flops, 'FLOP')}, "
         f"{_scaled(count * analysis.traffic, 'B')} read and written{times}",
         f"{'collectives':<16}{_scaled(exchanged.payload, 'B')} in {exchanged.calls} calls",
-        f"{'lower bounds':<16}{1e3 * limit.compiler:.1f} ms: the compiler's estimate",
+        f"{title:<16}{1e3 * limit.compiler:.1f} ms: the compiler's estimate",
         f"{'':<16}{1e3 * limit.roofline:.1f} ms: the chips' peaks (arithmetic "
         f"{1e3 * limit.arithmetic:.1f}, memory {1e3 * limit.memory:.1f}, links "
         f"{1e3 * limit.links:.1f})",
-        f"{'':<16}so at most {rate:,.0f} images/s{hours}",
+        f"{'':<16}so {most} {rate:,.0f} images/s{hours}",
         f"{'input':<16}each of {hosts} hosts must deliver, at that rate, {rate / hosts:,.0f} "
         f"images/s (decoded once, two views each), {rate * image_bytes(config) / hosts / 1e6:,.0f} "
         "MB/s to its devices",

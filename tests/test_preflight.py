@@ -308,10 +308,11 @@ def test_the_report_of_micro_batches_and_of_a_schedule_without_end():
     assert lines[3] == "schedule        length unknown: give config.num_steps"
     lines = preflight.cost(ANALYSIS, config, POD, 2, steps)
     assert lines[0] == (
-        "step, a device  600 FLOP, 90 B read and written (the compiler's for one micro-batch, "
-        "times 3)"
+        "step, a device  600 FLOP, 90 B read and written (3 times what is counted for one "
+        "micro-batch and its update)"
     )
-    assert lines[4].endswith("images/s")
+    assert lines[2].startswith("estimates ")
+    assert lines[4] == "                so about 5 images/s"  # 96 in 18 s
 
 
 def test_memory_in_words():
