@@ -71,6 +71,7 @@ setuptools.setup(
     ],
     extras_require={
         # One wheel set per platform: what `jax[tpu]` and `jax[cuda12]` mean is jax's decision.
+        # With libtpu, which --preflight needs without a TPU, too.
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],

@@ -298,14 +298,20 @@ def wait_for_all() -> None:
     any_process(False)
 
 
-def check_batch(batch_size: int, micro_batches: int) -> None:
-    """Raises `UserError` unless the batch divides over micro-batches and devices."""
+def check_batch(batch_size: int, micro_batches: int, devices: int | None = None) -> None:
+    """Raises `UserError` unless the batch divides over micro-batches and devices.
+
+    Args:
+      batch_size: global and effective.
+      micro_batches: how many of them make a batch.
+      devices: how many there will be; by default those that there are.
+    """
     require(micro_batches >= 1, f"accumulate={micro_batches} must be at least 1")
     require(
         batch_size > 0 and batch_size % micro_batches == 0,
         f"batch_size={batch_size} does not divide into accumulate={micro_batches} micro-batches",
     )
-    micro, devices = batch_size // micro_batches, jax.device_count()
+    micro, devices = batch_size // micro_batches, devices or jax.device_count()
     if micro % devices:
         larger = micro_batches * devices * -(-micro // devices)
         raise UserError(

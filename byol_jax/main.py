@@ -34,6 +34,12 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
     distributed.Hosts().peer_timeout,
     "Seconds without a sign of life after which another process counts as lost.",
 )
+_PREFLIGHT = flags.DEFINE_string(
+    "preflight", None, "A pod, as v3:16x16: compile the config's update step for it, and stop."
+)
+_LARGEST_BATCH = flags.DEFINE_bool(
+    "largest_batch", False, "With --preflight: predict it from a second compilation."
+)
 
 
 def _pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -158,9 +164,9 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on `config.job`."""
     require(len(argv) == 1, f"unexpected argument {argv[-1]!r}: settings are --config.KEY=VALUE")
     require(_CONFIG.value is not None, "--config=experiments/NAME.py is needed")
-    workdir = _WORKDIR.value
-    if not workdir:
-        raise UserError("--workdir=DIR is needed: the folder of the run's outputs")
+    workdir = _WORKDIR.value or ""
+    require(workdir or _PREFLIGHT.value, "--workdir=DIR is needed: the folder of the run's outputs")
+    require(_PREFLIGHT.value or not _LARGEST_BATCH.value, "--largest_batch needs --preflight=POD")
     require(
         "://" not in workdir,
         f"--workdir={workdir} must be a folder: a bucket can be mounted as one (docs/pods.md)",
@@ -171,6 +177,11 @@ def main(argv: Sequence[str]) -> None:
         f"config.job={config.get('job')!r} must be one of: {', '.join(JOBS)}",
     )
     metrics.show_messages()
+    if _PREFLIGHT.value:
+        from byol_jax import preflight
+
+        preflight.run(config, _PREFLIGHT.value, _LARGEST_BATCH.value)
+        return
     if not any(argument.startswith("--verbosity") for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
     cache.keep_compilations()

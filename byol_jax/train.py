@@ -34,8 +34,12 @@ _logger = logging.getLogger(__name__)
 PLACEMENTS = ("device", "host")
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses, before anything is computed, what no run could use.
+
+    Args:
+      config: of a pre-training run.
+      devices: how many it will have; by default those that there are.
 
     Raises:
       UserError: naming the key, its value and what would be right.
@@ -88,15 +92,30 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.augment.{view}: blur_sigma_min={column.blur_sigma_min} must be above 0 "
             f"and at most blur_sigma_max={column.blur_sigma_max}",
         )
-    distributed.check_batch(config.batch_size, config.accumulate)
+    distributed.check_batch(config.batch_size, config.accumulate, devices)
     dials.check(config)
 
 
+def network_of(config: ml_collections.ConfigDict, num_classes: int) -> hk.TransformedWithState:
+    """The network of a config, with a probe for so many classes."""
+    return siamese.siamese(
+        siamese.make_spec(config.network.to_dict(), num_classes, distributed.AXIS, config.precision)
+    )
+
+
 @functools.lru_cache(maxsize=2)
-def _mapped_step(
-    network: hk.TransformedWithState, method: update.Method, image_size: int | None = None
+def mapped_step(
+    network: hk.TransformedWithState,
+    method: update.Method,
+    image_size: int | None = None,
+    devices: tuple[jax.Device, ...] | None = None,
 ) -> Any:
-    """One compiled step for all runs of a method: their numbers are traced."""
+    """One compiled step for all runs of a method: their numbers are traced.
+
+    It takes a state, which it uses up, a batch, the seed and the hyperparameters, each with a
+    leading device axis, and is for the devices that there are if no others are named. With an
+    `image_size` it takes resident images, too.
+    """
     step = functools.partial(
         update.train_step,
         network=network,
@@ -104,7 +123,7 @@ def _mapped_step(
         axis=distributed.AXIS,
         image_size=image_size,
     )
-    return distributed.pmap(step, donate_argnums=(0,))
+    return distributed.pmap(step, donate_argnums=(0,), devices=devices)
 
 
 def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
@@ -260,11 +279,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
     end = min(config.stop_at or total_steps, total_steps)
 
-    network = siamese.siamese(
-        siamese.make_spec(
-            config.network.to_dict(), train_set.num_classes, distributed.AXIS, config.precision
-        )
-    )
+    network = network_of(config, train_set.num_classes)
     method = dials.method_of(config)
     initial = update.init(config.seed, network, config.image_size, method, config.target_init)
     directory = workdir / "checkpoints"
@@ -295,7 +310,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         jax.device_count(),
     )
 
-    train_step = _mapped_step(network, method, None if resident is None else config.image_size)
+    train_step = mapped_step(network, method, None if resident is None else config.image_size)
     state = distributed.replicate(host)
     kept = () if resident is None else (distributed.replicate(resident),)
     seed = distributed.replicate(np.int32(config.seed))

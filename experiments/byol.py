@@ -17,7 +17,7 @@ Table 16 are the same run with `--config.accumulate=N`. Table 9's encoders use t
 first recipe with depth 50, 101, 152, 200 and width 1 to 4.
 
 Cost: 8 hours on 512 TPU v3 cores for 1000 epochs at batch 4096, 4 days on 64 cores at
-batch 512 (App. A and H).
+batch 512 (App. A and H). `--preflight=v3:16x16` compiles the step for them (docs/scale.md).
 """
 
 import ml_collections

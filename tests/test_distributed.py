@@ -118,6 +118,12 @@ def test_batch_that_divides():
     distributed.check_batch(8, 2)
 
 
+def test_batches_for_devices_that_are_not_here():
+    distributed.check_batch(16, 2, devices=8)
+    with pytest.raises(UserError, match="does not divide over 8 devices: batch_size=16 would"):
+        distributed.check_batch(8, 2, devices=8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

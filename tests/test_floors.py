@@ -47,6 +47,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("L4 evals", ("evals.*",)),
     ("L4", ("train",)),
     ("L4 tables", ("ablate",)),
+    ("L4 pods", ("preflight",)),
     ("L4 pictures", ("views",)),
     ("top", ("main",)),
 )
@@ -64,7 +65,7 @@ COLLECTIVES = frozenset(
 CONFINED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("absl.flags", ("main",)),
     ("ml_collections.config_flags", ("main",)),
-    ("ml_collections", ("main", "train", "dials", "views", "ablate", "evals.*")),
+    ("ml_collections", ("main", "train", "dials", "views", "ablate", "preflight", "evals.*")),
 )
 # What imports TensorFlow, to be imported late and in byol_jax/data alone.
 TENSORFLOW = ("tensorflow", "tensorflow_*", "jax.experimental.jax2tf")
@@ -317,7 +318,7 @@ def test_every_module_has_one_row() -> None:
         (
             "byol_jax/update.py",
             "import ml_collections",
-            "for main and train and dials and views and ablate and evals.* alone",
+            "for main and train and dials and views and ablate and preflight and evals.* alone",
         ),
         ("byol_jax/data/pipeline.py", "def f(c): import ml_collections.config_dict", "alone"),
         # Configs.

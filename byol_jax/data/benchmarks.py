@@ -194,6 +194,16 @@ def of_dataset(dataset: str) -> Benchmark | None:
     )
 
 
+def table_size(benchmark: Benchmark, split: str) -> int | None:
+    """The table's number of images of a split, or of several joined; None where it has a dash."""
+    has = {"train": benchmark.train, "valid": benchmark.valid, "test": benchmark.test}
+    if benchmark.rule.kind == "none":
+        has["valid"] = 0
+    counts = [has.get(name) for name in set(split.split("+"))]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
 def find(dataset: str, key: str | None) -> Benchmark | None:
     """The row that a user names as `key`, or else that of the data set's name, if it is one.
 
