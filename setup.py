@@ -58,6 +58,7 @@ setuptools.setup(
         "jaxlib>=0.10.2",
         "matplotlib>=3.11",
         "ml_collections>=1.0",
+        "numba>=0.68",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.33",
