@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 # Off by default, and what turns the three channels of a pixel into one instruction.
-numba.config.SLP_VECTORIZE = 1
+numba.config.SLP_VECTORIZE = 1  # type: ignore[attr-defined]
 
 # TensorFlow takes its weights from a table with this many entries to a pixel.
 _ENTRIES = 1024
