@@ -59,6 +59,7 @@ setuptools.setup(
         "jmp>=0.0.4",
         "matplotlib>=3.11",
         "ml_collections>=1.0",
+        "numba>=0.68",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.33",

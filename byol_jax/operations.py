@@ -82,7 +82,7 @@ def _bicubic(
 ) -> jax.Array:
     """Weights `[to, size]` that stretch the pixels from `start` on, `length` of them, to `to`.
 
-    As in `data.crops.resize`: half-pixel centres, no antialiasing, Keys' kernel of a = -1/2, whose
+    As in `data.bicubic`: half-pixel centres, no antialiasing, Keys' kernel of a = -1/2, whose
     weights outside of the box are left out and the others scaled to a sum of 1.
     """
     pixel = jnp.arange(size, dtype=dtype)

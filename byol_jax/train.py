@@ -134,6 +134,8 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
     """
     require(config.dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
     image_set = sources.load(config.dataset, config.data.split, config.data_dir)
+    if config.data.cache:
+        image_set = images.cached(image_set)
     reader.check_readable(image_set)
     return images.unlabelled(image_set) if image_set.multi_label else image_set
 

@@ -196,7 +196,7 @@ def center_crop(path: str, size: int) -> np.ndarray:
         raise UserError(f"config.image={path} cannot be read: the image is damaged")
     height, width, _ = picture.shape
     placement = crops.center_placement(height, width, size, "full")
-    return np.asarray(crops.to_uint8(crops.place(picture, placement, size)))
+    return crops.place(picture, placement, size)
 
 
 def run_operations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -203,9 +203,12 @@ def get_config() -> ml_collections.ConfigDict:
     # SimCLR Figure 5, which applies the studied operations to one branch alone.
     config.data.same_crop = False
     # Keeps all images on every device, as uint8, and crops there: for sets of one image size that
-    # fit into its memory, such as CIFAR-10 (150 MB). Needs no TensorFlow where they are arrays.
+    # fit into its memory, such as CIFAR-10 (150 MB).
     config.data.resident = False
     config.data.threads = 0  # of the input pipeline; 0 tunes itself
+    # Keep the files of the images in the memory of each process once they are read, still encoded:
+    # for a slow disk or network (ImageNet: about 140 GB).
+    config.data.cache = False
     config.data.prefetch = 2  # batches kept ready on the host and on the devices
     # paper: short side to 256/224 of the size, then the centre (App. C); released: central
     # 87.5 % of the short side, resized (docs/deviations.md, 18); full: short side to the

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("errors", ("errors",)),
     ("keys", ("cache", "keys")),
-    ("ground", ("boxes", "data.host", "data.images", "randaugment")),
+    ("ground", ("boxes", "data.bicubic", "data.host", "data.images", "randaugment")),
     ("readers", ("data.benchmarks", "data.folder", "data.tfds_sets")),
     ("operations", ("autoaugment", "operations")),
     (

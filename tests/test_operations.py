@@ -62,9 +62,9 @@ def test_crop_is_that_of_the_input_pipeline(crop):
     levels = np.random.default_rng(2).integers(0, 256, (32, 32, 3), np.uint8)
     for uniforms in np.random.default_rng(3).random((4, 4)).astype(np.float32):
         box = boxes.random_resized_boxes(uniforms, 32, 32)
-        theirs = crops.place(levels, crops.box_placement(box, 32), 32)
+        theirs = crops.place(levels, crops.box_placement(box, 32), 32, dtype=np.float32)
         ours = crop(levels / np.float32(255), uniforms)
-        # TensorFlow looks its weights up in a table of 1024.
+        # Its weights come from a table of 1024.
         np.testing.assert_allclose(ours, np.clip(theirs, 0, 255) / 255, atol=4e-3)
 
 

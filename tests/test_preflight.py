@@ -414,6 +414,12 @@ def test_a_config_of_which_not_one_image_fits(made_up, dataset, monkeypatch):
         preflight.run(tiny_runs.tiny_config(dataset, batch_size=8), "v3:2x2")
 
 
+def test_resident_images_are_refused(dataset):
+    config = tiny_runs.tiny_config(dataset, data__resident=True)
+    with pytest.raises(UserError, match="knows no config.data.resident: leave it out"):
+        preflight.run(config, "v3:2x2")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"

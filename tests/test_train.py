@@ -99,6 +99,29 @@ def test_half_precision_is_what_the_step_computes_in(dataset, finished, tmp_path
     }
 
 
+def test_a_run_with_a_cache_reads_each_image_once(tmp_path, monkeypatch):
+    """24 training images, 6 batches of 8: two epochs."""
+    config = tiny_runs.tiny_config(tiny_runs.write_folder(tmp_path / "images"), data__split="train")
+    uncached = train.load_images(config)
+    seen = []
+
+    def read(i):
+        seen.append(i)
+        return uncached.images.read(i)
+
+    counted = uncached._replace(images=uncached.images._replace(read=read))
+    monkeypatch.setattr(train.sources, "load", lambda *_: counted)
+    config.data.cache = True
+    settings = {"seed": 0, "image_size": 8, "batch_size": 8, "num_steps": 6}
+    ours = list(train.pipeline.train_batches(train.load_images(config), **settings))
+    assert sorted(seen) == list(range(uncached.size))
+    for batch, expected in zip(
+        ours, train.pipeline.train_batches(uncached, **settings), strict=True
+    ):
+        for name, values in expected.items():
+            np.testing.assert_array_equal(batch[name], values, err_msg=name)
+
+
 def test_a_finished_run_is_not_trained_again(dataset, finished):
     before = (finished / "metrics.jsonl").read_text()
     train.pretrain(tiny_runs.tiny_config(dataset), finished)

@@ -1,4 +1,4 @@
-"""Where views are cut from an image, and the TensorFlow that decodes and resizes them (App. C).
+"""Where views are cut from an image, how it is decoded, and how they are made (App. C).
 
 A `Placement` says in numbers which part of the picture to read, to which size to resize it and
 which square of that to keep. Random crops and evaluation crops differ in nothing else.
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from byol_jax.data import bicubic
 from byol_jax.data.host import import_tensorflow
 from byol_jax.errors import require
 
@@ -116,39 +117,35 @@ def decode(data: Any, window: Any) -> Any:
     )
 
 
-def orient(patch: Any, orientation: Any) -> Any:
+def orient(patch: np.ndarray, orientation: int) -> np.ndarray:
     """Turns pixels as EXIF says: `[h, w, 3]`, orientation 1 to 8."""
-    tf = import_tensorflow()
     swaps, flips_y, flips_x = _orientation_flags(orientation)
-    patch = tf.cond(flips_y, lambda: patch[::-1], lambda: patch)
-    patch = tf.cond(flips_x, lambda: patch[:, ::-1], lambda: patch)
-    return tf.cond(swaps, lambda: tf.transpose(patch, [1, 0, 2]), lambda: patch)
+    patch = patch[:: -1 if flips_y else 1, :: -1 if flips_x else 1]
+    return patch.swapaxes(0, 1) if swaps else patch
 
 
-def resize(patch: Any, to: Any) -> Any:
-    """Bicubic with half-pixel centres and no antialiasing: float32 of 0..255, not clipped."""
-    # The kernel of tf.image.resize, without the many small operations around it.
-    tf = import_tensorflow()
-    return tf.raw_ops.ResizeBicubic(images=patch[None], size=to, half_pixel_centers=True)[0]
+def place(
+    patch: np.ndarray,
+    placement: np.ndarray,
+    size: int,
+    orientation: int = 1,
+    dtype: type[np.generic] = np.uint8,
+) -> np.ndarray:
+    """Carries out a placement whose window is relative to `patch`: `[size, size, 3]`.
 
+    Pixels outside the window play no part.
 
-def to_uint8(values: Any) -> Any:
-    """Clips and rounds: bicubic interpolation overshoots at edges, where a cast would wrap."""
-    tf = import_tensorflow()
-    return tf.cast(tf.round(tf.clip_by_value(values, 0, 255)), tf.uint8)
-
-
-def place(patch: Any, placement: Any, size: int, orientation: Any = None) -> Any:
-    """Carries out a placement whose window is relative to `patch`.
-
-    Pixels outside the window play no part. uint8 `[H, W, 3]`, int32 `[8]` -> float32
-    `[size, size, 3]` of 0..255, not clipped.
+    Args:
+      patch: uint8 `[H, W, 3]`.
+      placement: int32 `[8]`.
+      orientation: how EXIF says to turn the window, 1 (not at all) to 8.
+      dtype: uint8, clipped and rounded (bicubic interpolation overshoots at edges), or float32,
+        neither.
     """
-    tf = import_tensorflow()
-    y, x, h, w, to_h, to_w, from_y, from_x = tf.unstack(placement)
-    window = patch[y : y + h, x : x + w]
-    if orientation is not None:
-        window = orient(window, orientation)
-    resized = resize(window, tf.stack([to_h, to_w]))
-    kept = resized[from_y : from_y + size, from_x : from_x + size]
-    return tf.ensure_shape(kept, [size, size, 3])
+    y, x, h, w, to_h, to_w, from_y, from_x = placement.tolist()
+    if orientation != 1:
+        patch = orient(patch[y : y + h, x : x + w], orientation)
+        y, x, (h, w) = 0, 0, patch.shape[:2]
+    kept = np.empty((size, size, 3), dtype)
+    bicubic.resize(patch, kept, (y, x, h, w), (to_h, to_w), (from_y, from_x))
+    return kept

@@ -1,6 +1,8 @@
 """Sets of labelled images, in memory or stored one by one, and what their headers say."""
 
 import io
+import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,9 +11,13 @@ from PIL import Image, UnidentifiedImageError
 
 from byol_jax.errors import require
 
+_logger = logging.getLogger(__name__)
+
 # What TensorFlow's decoders read alike for every file; an MPO is a JPEG with more behind it.
 _TENSORFLOW_FORMATS = ("JPEG", "MPO", "PNG")
 _EXIF_ORIENTATION = 0x0112
+# Images whose mean size stands for that of all.
+_MEASURED = 200
 
 
 # A class, -1 for none; of a multi-label set int32 `[K]`: 1 shows the class, 0 does not, -1 ignored.
@@ -102,6 +108,49 @@ def unlabelled(image_set: ImageSet) -> ImageSet:
             read=lambda i: read(i)._replace(label=-1), scan_labels=lambda: labels
         )
     return image_set._replace(images=images, labels=labels, num_classes=0, multi_label=False)
+
+
+def cached(image_set: ImageSet) -> ImageSet:
+    """The same images; what has been read once, encoded, stays in memory.
+
+    Raises:
+      UserError: this machine's memory is too small for that.
+    """
+    images = image_set.images
+    if not isinstance(images, Records):
+        return image_set
+    kept: dict[int, Encoded] = {}
+
+    def read(i: int) -> Encoded:
+        if i not in kept:
+            kept[i] = images.read(i)
+        return kept[i]
+
+    sizes = []
+    for i in np.unique(np.linspace(0, images.size - 1, _MEASURED).astype(int)).tolist():
+        try:
+            sizes.append(len(read(i).data))
+        except OSError:  # The run itself says which images it cannot read.
+            continue
+    needed = images.size * sum(sizes) / max(len(sizes), 1) / 2**30
+    memory = _memory() / 2**30
+    require(
+        needed < memory,
+        f"config.data.cache=True would keep about {needed:.1f} GiB of {image_set.name} in memory, "
+        f"and this machine has {memory:.1f} GiB; leave it False, or copy the set to a local disk",
+    )
+    _logger.info(
+        "%s will take about %.1f GiB of the %.1f GiB of memory (config.data.cache)",
+        image_set.name,
+        needed,
+        memory,
+    )
+    return image_set._replace(images=images._replace(read=read))
+
+
+def _memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def concatenate(parts: Sequence[ImageSet]) -> ImageSet:

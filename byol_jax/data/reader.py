@@ -1,7 +1,7 @@
-"""From requests to crops: reads images, decodes and crops them in tf.data, ahead of their use.
+"""From requests to crops: reads, decodes and crops images ahead of their use.
 
-Python decides what is read and where it is cut; TensorFlow decodes and resizes, in as many threads
-as it finds useful; a thread of its own drives both, ahead of the training.
+Python decides what is read and where it is cut; TensorFlow decodes, in as many threads as it finds
+useful; a thread for each core resizes; one more drives them all, ahead of the training.
 """
 
 import collections
@@ -9,10 +9,11 @@ import concurrent.futures
 import functools
 import itertools
 import logging
+import os
 import queue
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,7 @@ _logger = logging.getLogger(__name__)
 # Arrays by name, `[b, ...]` each.
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]
-# A TensorFlow function of views by name, ids and epochs.
+# A TensorFlow function of views by name, ids and epochs; compiled anew for another number of them.
 Augmentation = Callable[[dict[str, Any], Any, Any], dict[str, Any]]
 
 # More unreadable images than this share of the set end the run.
@@ -47,8 +48,8 @@ TOLERATED_SHARE = 0.01
 _SAMPLE = 2000
 # Unreadable images are named up to this many, the rest counted.
 _NAMED = 20
-# Threads that read files, and images in one element of the tf.data set: few enough that a damaged
-# one costs little, many enough that the cost of an element does not show.
+# Threads that read files, and images that are decoded and cropped in one go: few enough that a
+# damaged one costs little, many enough that the cost of a call does not show.
 _READERS, _CHUNK = 16, 16
 # A complete JPEG or PNG has its end mark, and seldom more, in its last bytes.
 _ENDS, _END_BYTES = (b"\xff\xd9", b"IEND"), 64
@@ -96,7 +97,8 @@ def crop(
       plan: what to do.
       requests: all but the last of one size.
       augmentation: made by `augmentation`.
-      num_threads: that decode and crop; 0: as many as TensorFlow finds useful.
+      num_threads: that decode, and that crop; 0: as many as TensorFlow finds useful, and one for
+        each core.
       ahead: requests carried out before they are asked for; 0: none, and no thread.
 
     Yields:
@@ -208,7 +210,7 @@ def picture(image_set: ImageSet, i: int, exif: bool = False) -> np.ndarray | Non
     def decode() -> None:
         image = example.image
         pixels = crops.decode(image.data, [0, 0, image.height, image.width])
-        found.append(np.asarray(crops.orient(pixels, image.orientation) if exif else pixels))
+        found.append(crops.orient(pixels.numpy(), image.orientation))
 
     _error_of(decode)
     return found[0] if found else None
@@ -223,12 +225,27 @@ class _Example(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """A request with its labels and what TensorFlow needs of it, `[b, ...]` each."""
+    """A request and what came of it: arrays `[b, ...]`.
+
+    Attributes:
+      request: the request.
+      labels: of its images.
+      pixels: uint8 `[b, H, W, 3]` of a set in memory, or what `crops.decode` takes.
+      placements: int32 `[b, num_views, 8]`, relative to the pixels or to the decoded window.
+      orientation: how EXIF says to turn the pixels.
+      reasons: why an image cannot be read, else nothing.
+    """
 
     request: Request
     labels: np.ndarray
-    inputs: Batch
+    pixels: np.ndarray | Batch
+    placements: np.ndarray
+    orientation: np.ndarray
     reasons: list[str]
+
+
+# A request, and what its chunks are taken from: patches, uint8 `[H, W, 3]` each.
+_Patches = Generator[tuple[_Loaded, Iterator[Iterable[np.ndarray]]], None, None]
 
 
 def _read(image_set: ImageSet, i: int, exif: bool) -> _Example:
@@ -250,10 +267,16 @@ def _load(plan: Plan, request: Request, pool: concurrent.futures.Executor) -> _L
         read = functools.partial(_read, plan.image_set, exif=plan.exif)
         return _gather(plan, request, list(pool.map(read, request.ids.tolist())))
     assert labels is not None
-    heights, widths = (np.full(len(request.ids), side) for side in images.shape[1:3])
-    placements = plan.place(request, heights, widths)
-    inputs = {"image": images[request.ids], "placements": placements}
-    return _Loaded(request, labels[request.ids], inputs, [""] * len(request.ids))
+    count = len(request.ids)
+    heights, widths = (np.full(count, side) for side in images.shape[1:3])
+    return _Loaded(
+        request,
+        labels[request.ids],
+        images[request.ids],
+        plan.place(request, heights, widths),
+        np.ones(count, int),
+        [""] * count,
+    )
 
 
 def _gather(plan: Plan, request: Request, examples: list[_Example]) -> _Loaded:
@@ -272,32 +295,10 @@ def _gather(plan: Plan, request: Request, examples: list[_Example]) -> _Loaded:
     inputs = {
         "data": np.array([image.data for image in images], object),
         "window": np.concatenate([corner, end - corner], axis=-1),
-        "placements": placements,
-        "orientation": orientation,
     }
     labels = np.array([example.label for example in examples], np.int32)
-    return _Loaded(request, labels, inputs, [example.reason for example in examples])
-
-
-def _crop_chunk(plan: Plan, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Decodes and crops, in TensorFlow: inputs `[c, ...]` -> uint8 views `[c, S, S, 3]`."""
-    tf = host.import_tensorflow()
-
-    def crop_one(inputs: dict[str, Any]) -> list[Any]:
-        orientation = None
-        if "data" in inputs:
-            patch = crops.decode(inputs["data"], inputs["window"])
-            orientation = inputs["orientation"] if plan.exif else None
-        else:
-            patch = inputs["image"]
-        placements = tf.unstack(inputs["placements"], plan.num_views)
-        return [crops.place(patch, placement, plan.size, orientation) for placement in placements]
-
-    # Unrolled: tf.map_fn would take the images one after the other.
-    count = inputs["placements"].shape[0]
-    images = [crop_one({name: values[i] for name, values in inputs.items()}) for i in range(count)]
-    views = map(tf.stack, zip(*images, strict=True))
-    return {f"view{number}": crops.to_uint8(view) for number, view in enumerate(views, start=1)}
+    reasons = [example.reason for example in examples]
+    return _Loaded(request, labels, inputs, placements, orientation, reasons)
 
 
 def _crop(
@@ -310,96 +311,153 @@ def _crop(
     first = next(requests, None)
     if first is None:
         return
-    tf = host.import_tensorflow()
-    elements = -(-len(first.ids) // _CHUNK)
-    size = -(-len(first.ids) // elements)
+    size = -(-len(first.ids) // -(-len(first.ids) // _CHUNK))
+    in_memory = not isinstance(plan.image_set.images, Records)
+    cores = len(os.sched_getaffinity(0))
     bad: dict[int, str] = {}
-
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def element(inputs: dict[str, Any]) -> dict[str, Any]:
-        views = _crop_chunk(plan, inputs)
-        return augmentation(views, inputs["ids"], inputs["epochs"]) if augmentation else views
-
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        loaded = (_load(plan, request, pool) for request in itertools.chain([first], requests))
-        start = next(loaded)
-        inputs = _in_chunks(start, size)
-        # A queue, not Dataset.from_generator: TensorFlow's threads never call Python then. If they
-        # do when the interpreter exits, it waits for them and they for its lock, for ever.
-        feed = tf.queue.FIFOQueue(
-            (ahead + 1) * elements,
-            dtypes=[tf.string if x.dtype == object else x.dtype for x in inputs.values()],
-            shapes=[x.shape[1:] for x in inputs.values()],
-            names=list(inputs),
+    with (
+        concurrent.futures.ThreadPoolExecutor(_READERS) as readers,
+        concurrent.futures.ThreadPoolExecutor(num_threads or cores) as croppers,
+    ):
+        loaded = (_load(plan, request, readers) for request in itertools.chain([first], requests))
+        patches = (
+            _in_memory(loaded, size) if in_memory else _decoded(loaded, size, num_threads, ahead)
         )
-        chunks = _dataset(tf, feed, element, num_threads).as_numpy_iterator()
-        waiting: collections.deque[_Loaded] = collections.deque()
-        finish = functools.partial(_finish, plan, chunks, size, augmentation, bad)
         try:
-            for request in itertools.chain([start], loaded):
-                feed.enqueue_many(_in_chunks(request, size))
-                waiting.append(request)
-                if len(waiting) > ahead:
-                    yield finish(waiting.popleft())
-            while waiting:
-                yield finish(waiting.popleft())
+            for request, chunks in patches:
+                batch, kept = _finish(plan, request, chunks, size, croppers, bad)
+                if augmentation:
+                    batch |= _augment(augmentation, batch, size, croppers)
+                yield batch if kept.all() else {name: x[kept] for name, x in batch.items()}
         finally:
-            feed.close()  # else TensorFlow complains about a run that stops early
+            patches.close()
             if len(bad) > _NAMED:
                 count, name = plan.image_set.size, plan.image_set.name
                 _logger.warning("%d of %d images of %s cannot be read", len(bad), count, name)
 
 
+def _in_memory(loaded: Iterator[_Loaded], size: int) -> _Patches:
+    """Requests of images that need no decoding, with an iterator of their chunks."""
+    for request in loaded:
+        images = request.pixels
+        assert isinstance(images, np.ndarray)
+        yield request, iter([images[i : i + size] for i in range(0, len(images), size)])
+
+
+def _decoded(loaded: Iterator[_Loaded], size: int, num_threads: int, ahead: int) -> _Patches:
+    """Requests, in order, with an iterator that next gives their chunks, decoded ahead."""
+    tf = host.import_tensorflow()
+    start = next(loaded)
+    inputs = _in_chunks(start, size)
+    # A queue, not Dataset.from_generator: TensorFlow's threads never call Python then. If they do
+    # when the interpreter exits, it waits for them and they for its lock, for ever.
+    feed = tf.queue.FIFOQueue(
+        (ahead + 1) * len(inputs["data"]),
+        dtypes=[tf.string if x.dtype == object else x.dtype for x in inputs.values()],
+        shapes=[x.shape[1:] for x in inputs.values()],
+        names=list(inputs),
+    )
+    chunks = _dataset(tf, feed, num_threads).as_numpy_iterator()
+    waiting: collections.deque[_Loaded] = collections.deque()
+    try:
+        for request in itertools.chain([start], loaded):
+            feed.enqueue_many(_in_chunks(request, size))
+            waiting.append(request)
+            if len(waiting) > ahead:
+                yield waiting.popleft(), chunks
+        while waiting:
+            yield waiting.popleft(), chunks
+    finally:
+        feed.close()  # else TensorFlow complains about a run that stops early
+
+
 def _in_chunks(loaded: _Loaded, size: int) -> Batch:
-    """Inputs `[b, ...]` as `[b / size, size, ...]`, the last one filled up with its last row."""
-    ids, epochs = (x.astype(np.int32) for x in loaded.request)
-    rows = np.minimum(np.arange(-(-len(ids) // size) * size), len(ids) - 1)
-    inputs = {**loaded.inputs, "ids": ids, "epochs": epochs}
-    return {name: x[rows].reshape(-1, size, *x.shape[1:]) for name, x in inputs.items()}
+    """What is decoded, `[b, ...]`, as `[b / size, size, ...]`, filled up with the last image."""
+    assert isinstance(loaded.pixels, dict)
+    count = len(loaded.labels)
+    rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    return {name: x[rows].reshape(-1, size, *x.shape[1:]) for name, x in loaded.pixels.items()}
 
 
-def _dataset(tf: Any, feed: Any, element: Callable[..., Any], num_threads: int) -> Any:
-    """The chunks in the queue, each made into views, in parallel and in order; without an end."""
+def _dataset(tf: Any, feed: Any, num_threads: int) -> Any:
+    """The chunks in the queue, each decoded, in parallel and in order; without an end."""
     options = tf.data.Options()
     options.deterministic = True
     if num_threads:
         options.threading.private_threadpool_size = num_threads
         options.threading.max_intra_op_parallelism = 1
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def decode(inputs: dict[str, Any]) -> tuple[Any, ...]:
+        # Unrolled: tf.map_fn would take the images one after the other.
+        data, windows = (tf.unstack(inputs[name]) for name in ("data", "window"))
+        return tuple(map(crops.decode, data, windows))
+
     return (
         tf.data.Dataset.range(np.iinfo(np.int64).max)
         .map(lambda _: feed.dequeue())
-        .map(element, num_parallel_calls=num_threads or tf.data.AUTOTUNE)
+        .map(decode, num_parallel_calls=num_threads or tf.data.AUTOTUNE)
         .with_options(options)
     )
 
 
 def _finish(
     plan: Plan,
-    chunks: Iterator[Batch],
-    size: int,
-    augmentation: Augmentation | None,
-    bad: dict[int, str],
     loaded: _Loaded,
-) -> Batch:
-    """Collects the chunks of one request into a batch."""
-    tf = host.import_tensorflow()
+    chunks: Iterator[Iterable[np.ndarray]],
+    size: int,
+    pool: concurrent.futures.Executor,
+    bad: dict[int, str],
+) -> tuple[Batch, np.ndarray]:
+    """Makes the chunks of one request into a batch, and says which rows it has, bool `[b]`."""
     count = len(loaded.labels)
     kept, labels = np.ones(count, bool), loaded.labels.copy()
-    parts = []
+    views = np.zeros((plan.num_views, count, plan.size, plan.size, 3), np.uint8)
+    jobs = []
     for start in range(0, count, size):
         rows = range(start, min(start + size, count))
         try:
-            part = next(chunks)
-        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
-            part = _repair(plan, loaded, rows, bad, labels, kept)
-            if augmentation:
-                ids, epochs = (x[rows].astype(np.int32) for x in loaded.request)
-                part = tf.nest.map_structure(np.asarray, augmentation(part, ids, epochs))
-        parts.append({name: view[: len(rows)] for name, view in part.items()})
-    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            patches = next(chunks)
+        except _damage():
+            _repair(plan, loaded, rows, bad, views, labels, kept)
+        else:
+            jobs.append(pool.submit(_place, plan, loaded, rows, patches, views))
+    for job in jobs:
+        job.result()
     ids, epochs = (x.astype(np.int32) for x in loaded.request)
-    batch |= {"labels": labels, "ids": ids, "epochs": epochs}
-    return batch if kept.all() else {name: values[kept] for name, values in batch.items()}
+    batch = {f"view{number}": view for number, view in enumerate(views, start=1)}
+    return batch | {"labels": labels, "ids": ids, "epochs": epochs}, kept
+
+
+def _place(
+    plan: Plan,
+    loaded: _Loaded,
+    rows: range,
+    patches: Iterable[np.ndarray],
+    views: np.ndarray,
+) -> None:
+    """Writes the views of some rows, `[num_views, b, S, S, 3]`."""
+    # A chunk may be filled up.
+    for i, patch in zip(rows, patches, strict=False):
+        for placement, view in zip(loaded.placements[i], views, strict=True):
+            view[i] = crops.place(patch, placement, plan.size, int(loaded.orientation[i]))
+
+
+def _augment(
+    augmentation: Augmentation, batch: Batch, size: int, pool: concurrent.futures.Executor
+) -> Batch:
+    """The views of a batch, augmented in chunks of one size, filled up with the last image."""
+    names = [name for name in batch if name.startswith("view")]
+    count = len(batch["ids"])
+
+    def augment_chunk(start: int) -> Batch:
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        views = {name: batch[name][rows] for name in names}
+        augmented = augmentation(views, batch["ids"][rows], batch["epochs"][rows])
+        return {name: augmented[name].numpy()[: count - start] for name in names}
+
+    parts = list(pool.map(augment_chunk, range(0, count, size)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def _repair(
@@ -407,54 +465,61 @@ def _repair(
     loaded: _Loaded,
     rows: range,
     bad: dict[int, str],
+    views: np.ndarray,
     labels: np.ndarray,
     kept: np.ndarray,
-) -> Batch:
-    """Views of a chunk with a damaged image, one by one.
+) -> None:
+    """Makes the views of a chunk with a damaged image, one by one.
 
     Writes the labels of substitutes into `labels`, and False into `kept` where there are none.
     """
-    names = [f"view{view + 1}" for view in range(plan.num_views)]
-    parts = []
     for i in rows:
-        only = slice(i, i + 1)
-        request = Request(loaded.request.ids[only], loaded.request.epochs[only])
-        inputs = {name: values[only] for name, values in loaded.inputs.items()}
-        reasons = loaded.reasons[only]
-        views = _try(
-            plan, int(request.ids[0]), _Loaded(request, labels[only], inputs, reasons), bad
-        )
+        one = _only(loaded, i)
+        made = _try(plan, int(one.request.ids[0]), one, bad)
         for attempt in itertools.count():
-            if views or plan.seed is None:
+            if made is not None or plan.seed is None:
                 break
-            uniform = keys.example_uniforms(plan.seed, "substitute", *request, attempt, 1)
+            uniform = keys.example_uniforms(plan.seed, "substitute", *one.request, attempt, 1)
             other = int(uniform.item() * plan.image_set.size)
             example = _read(plan.image_set, other, plan.exif)
-            views = _try(plan, other, _gather(plan, request, [example]), bad)
+            made = _try(plan, other, _gather(plan, one.request, [example]), bad)
             labels[i] = example.label
-        kept[i] = bool(views)
-        parts.append(
-            views or dict.fromkeys(names, np.zeros((1, plan.size, plan.size, 3), np.uint8))
-        )
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        kept[i] = made is not None
+        if made is not None:
+            views[:, i] = made
 
 
-def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> Batch:
-    """Views of one image, number `i`; none, and an entry in `bad`, if it cannot be read.
+def _only(loaded: _Loaded, i: int) -> _Loaded:
+    """The request of one row."""
+    assert isinstance(loaded.pixels, dict)
+    row = slice(i, i + 1)
+    return _Loaded(
+        Request(loaded.request.ids[row], loaded.request.epochs[row]),
+        loaded.labels[row],
+        {name: x[row] for name, x in loaded.pixels.items()},
+        loaded.placements[row],
+        loaded.orientation[row],
+        loaded.reasons[row],
+    )
+
+
+def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> np.ndarray | None:
+    """Views of one image, number `i`, `[num_views, S, S, 3]`.
+
+    None, and an entry in `bad`, if it cannot be read.
 
     Raises:
       UserError: when that is so for more than 1 % of the set.
     """
     (reason,) = loaded.reasons
-    views: Batch = {}
-    if not reason:
+    views = np.empty((plan.num_views, 1, plan.size, plan.size, 3), np.uint8)
 
-        def crop_one() -> None:
-            tf = host.import_tensorflow()
-            inputs = tf.nest.map_structure(tf.convert_to_tensor, loaded.inputs)
-            views.update(tf.nest.map_structure(np.asarray, _crop_chunk(plan, inputs)))
+    def crop_one() -> None:
+        assert isinstance(loaded.pixels, dict)
+        patch = crops.decode(*(x[0] for x in loaded.pixels.values())).numpy()
+        _place(plan, loaded, range(1), [patch], views)
 
-        reason = _error_of(crop_one)
+    reason = reason or _error_of(crop_one)
     if reason and i not in bad:
         bad[i] = reason
         if len(bad) <= _NAMED:
@@ -464,15 +529,20 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> Batch:
             _logger.warning("%s cannot be read, %s: %s", records.describe(i), what, reason)
         if len(bad) > TOLERATED_SHARE * plan.image_set.size:
             raise _too_many(plan.image_set, bad, plan.image_set.size)
-    return views
+    return None if reason else views[:, 0]
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What TensorFlow's decoders raise."""
+    errors = host.import_tensorflow().errors
+    return errors.InvalidArgumentError, errors.DataLossError
 
 
 def _error_of(function: Callable[..., Any], *arguments: Any) -> str:
     """What TensorFlow's decoders say against this call; nothing if it works."""
-    tf = host.import_tensorflow()
     try:
         function(*arguments)
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+    except _damage() as error:
         words = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(error)).strip().splitlines()
         return words[0] if words else type(error).__name__
     return ""

@@ -1,6 +1,7 @@
 """Sets of images, chosen and joined; and every kind of file that becomes a JPEG or a PNG."""
 
 import io
+import logging
 import struct
 import zlib
 
@@ -147,6 +148,64 @@ def test_without_labels() -> None:
             assert bare.images.scan_labels().tolist() == [-1, -1, -1]
             assert bare.images.read(2) == images.Encoded(image_set.images.read(2).data, -1)
             assert bare.images.describe(2) == image_set.images.describe(2)
+
+
+def counted(count: int, missing: int = -1) -> tuple[images.ImageSet, list[int]]:
+    """Records of 16 bytes, and the list of what has been read; one may have no file."""
+    seen: list[int] = []
+
+    def read(i: int) -> images.Encoded:
+        seen.append(i)
+        if i == missing:
+            raise FileNotFoundError(f"no file {i}")
+        return images.Encoded(b"%16d" % i, i % 100)
+
+    labels = np.zeros(1, np.int32)
+    records = images.Records(count, read, str, lambda: labels)
+    return images.ImageSet("counted", records, labels, 100), seen
+
+
+def test_a_cached_image_is_read_once() -> None:
+    image_set, seen = counted(500, missing=499)
+    kept = images.cached(image_set)
+    measured = len(seen)
+    assert measured == 200 and len(set(seen)) == measured
+    for _ in range(3):
+        for i in range(499):
+            assert kept.images.read(i) == images.Encoded(b"%16d" % i, i % 100)
+    assert sorted(seen) == list(range(500))
+    # What could not be read is tried again.
+    with pytest.raises(FileNotFoundError, match="no file 499"):
+        kept.images.read(499)
+    assert seen.count(499) == 2
+    assert kept._replace(images=None) == image_set._replace(images=None)
+    assert kept.images[2:] == image_set.images[2:] and kept.size == 500
+
+
+def test_arrays_need_no_cache() -> None:
+    only = in_memory(2)
+    assert images.cached(only) is only
+
+
+def test_a_cache_larger_than_the_memory_is_refused(monkeypatch, caplog) -> None:
+    """2**26 images of 16 bytes are a GiB."""
+    image_set, _ = counted(2**26)
+    monkeypatch.setattr(images, "_memory", lambda: 2**30)
+    with pytest.raises(UserError) as error:
+        images.cached(image_set)
+    assert str(error.value) == (
+        "config.data.cache=True would keep about 1.0 GiB of counted in memory, and this machine "
+        "has 1.0 GiB; leave it False, or copy the set to a local disk"
+    )
+    monkeypatch.setattr(images, "_memory", lambda: 2**30 + 1)
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+    images.cached(image_set)
+    assert "counted will take about 1.0 GiB of the 1.0 GiB of memory" in caplog.text
+
+
+def test_the_memory_of_this_machine() -> None:
+    assert images._memory() > 2**28
 
 
 def test_concatenate_sizes_that_differ() -> None:

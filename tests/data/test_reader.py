@@ -14,7 +14,7 @@ from PIL import Image
 
 import tiny_runs
 from byol_jax import augment, keys
-from byol_jax.data import crops, images, pipeline, reader, sources
+from byol_jax.data import crops, host, images, pipeline, reader, sources
 from byol_jax.errors import UserError
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
@@ -139,8 +139,36 @@ def test_crops_are_those_of_the_whole_image(image_set) -> None:
             size=SIZE,
         )
         for view in (0, 1):
-            expected = crops.to_uint8(crops.place(whole, placements[0, view], SIZE)).numpy()
+            expected = crops.place(whole, placements[0, view], SIZE)
             assert np.array_equal(batch[f"view{view + 1}"][row], expected)
+
+
+def test_views_of_jpegs_are_those_of_the_authors_recipe() -> None:
+    """Each view decoded and cropped by itself, resized to float32; ours are rounded to uint8."""
+    tf = host.import_tensorflow()
+    data = []
+    for i in range(6):
+        coarse = Image.fromarray(tiny_runs.images(6, 9)[i])
+        buffer = io.BytesIO()
+        coarse.resize((120 + 20 * i, 160)).save(buffer, "JPEG", quality=90)
+        data.append(buffer.getvalue())
+    labels = np.zeros(6, np.int32)
+    records = images.Records(6, lambda i: images.Encoded(data[i], 0), str, lambda: labels)
+    image_set = images.ImageSet("jpegs", records, labels, 1)
+    (batch,) = batches(image_set, batch_size=6, num_steps=1, image_size=64)
+    placements = pipeline.random_placements(
+        reader.Request(batch["ids"], batch["epochs"]),
+        np.full(6, 160),
+        120 + 20 * batch["ids"],
+        seed=1,
+        size=64,
+    )
+    for row, i in enumerate(batch["ids"]):
+        for view in (0, 1):
+            patch = tf.image.decode_and_crop_jpeg(data[i], placements[row, view, :4], channels=3)
+            theirs = np.clip(tf.image.resize(patch, (64, 64), "bicubic"), 0, 255)
+            # A window's border is decoded without its neighbours.
+            assert np.abs(batch[f"view{view + 1}"][row] - theirs).mean() < 0.5
 
 
 def test_example_views_are_those_of_the_run(folder_set) -> None:
@@ -169,7 +197,7 @@ def test_evaluation_reads_every_image_once_in_order(folder_set, batch_size: int)
     crop = np.concatenate([b["images"] for b in found])[7]
     whole = reader.picture(folder_set, 7)
     placement = crops.center_placement(*whole.shape[:2], 8, "paper")
-    assert np.array_equal(crop, crops.to_uint8(crops.place(whole, placement, 8)))
+    assert np.array_equal(crop, crops.place(whole, placement, 8))
 
 
 @pytest.mark.parametrize("mode", crops.EVALUATION_MODES)
@@ -187,7 +215,7 @@ def test_evaluation_of_arrays(mode: str) -> None:
             assert np.shares_memory(found[0]["images"], pixels)
         placement = crops.center_placement(10, 10, size, mode)
         for image, crop in zip(pixels, ours, strict=True):
-            assert np.array_equal(crop, crops.to_uint8(crops.place(image, placement, size)))
+            assert np.array_equal(crop, crops.place(image, placement, size))
 
 
 DAMAGE = {
@@ -260,7 +288,7 @@ def test_the_crop_of_a_substitute_is_drawn_for_the_missing_image() -> None:
     )
     row = batch["ids"].tolist().index(42)
     for view in (0, 1):
-        expected = crops.to_uint8(crops.place(whole, placements[0, view], SIZE))
+        expected = crops.place(whole, placements[0, view], SIZE)
         assert np.array_equal(batch[f"view{view + 1}"][row], expected)
 
 
@@ -338,7 +366,7 @@ def test_exif_rotation_is_a_switch(exif: bool) -> None:
         size=SIZE,
     )[0, 0]
     seen = reader.picture(image_set, 0, exif)
-    assert np.array_equal(views["view1"][0], crops.to_uint8(crops.place(seen, placement, SIZE)))
+    assert np.array_equal(views["view1"][0], crops.place(seen, placement, SIZE))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2000, 3000)])

@@ -162,10 +162,11 @@ main.run()
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_arrays_are_trained_on_without_tensorflow(tmp_path):
+@pytest.mark.parametrize("resident", [True, False])
+def test_arrays_are_trained_on_without_tensorflow(tmp_path, resident):
     """The whole program on the digits, evaluation included."""
     tiny = ["network.projector.hidden_size=8", "network.predictor.hidden_size=8", "num_steps=1"]
-    settings = ["data.resident=True", "network.width=1.0", "evaluation.draws=1", *tiny]
+    settings = [f"data.resident={resident}", "network.width=1.0", "evaluation.draws=1", *tiny]
     done = subprocess.run(
         [
             *(sys.executable, "-c", _WITHOUT_TENSORFLOW, "--config=experiments/digits.py"),
