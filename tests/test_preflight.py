@@ -416,7 +416,7 @@ def test_a_config_of_which_not_one_image_fits(made_up, dataset, monkeypatch):
 
 def test_resident_images_are_refused(dataset):
     config = tiny_runs.tiny_config(dataset, data__resident=True)
-    with pytest.raises(UserError, match="knows no config.data.resident: leave it out"):
+    with pytest.raises(UserError, match=r"knows no config\.data\.resident: leave it out"):
         preflight.run(config, "v3:2x2")
 
 
