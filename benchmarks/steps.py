@@ -1,0 +1,283 @@
+"""Seconds of an update, of linear evaluation's step and of the whole loop, beside alternatives."""
+
+import contextlib
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byol_jax import augment, classification, distributed, update
+from byol_jax.data import images, pipeline
+from byol_jax.evals import training
+from byol_jax.networks import siamese as siamese_module
+from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
+
+TABLE_6 = (augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2))
+HPARAMS = update.Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
+HIDDEN, OUTPUT, CLASSES = 512, 64, 10
+
+# Waits for its own results.
+Run = Callable[[], object]
+
+
+def medians(runs: Mapping[str, Run], repeats: int) -> dict[str, float]:
+    """Median seconds of each, taken in turn, so that other work on the machine slows all alike.
+
+    One call of each warms up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def random_images(count: int, size: int) -> np.ndarray:
+    """uint8 `[count, size, size, 3]`."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+class Problem(NamedTuple):
+    """What every update of a run of `bench.py` works on."""
+
+    depth: str
+    size: int
+    source: int
+    batch_size: int
+
+    def spec(self, precision: str = "float32") -> NetworkSpec:
+        """The network, over all devices."""
+        head = HeadSpec(2, HIDDEN, OUTPUT)
+        stem = "imagenet" if self.size > 64 else "small"
+        return NetworkSpec(
+            *(self.depth, 1, stem, CLASSES, head, head),
+            bn_axis=distributed.AXIS,
+            precision=precision,
+        )
+
+
+class Compiled(NamedTuple):
+    """A step and what it cost to get it: seconds, and bytes that it holds on a device."""
+
+    step: Callable[..., Any]
+    seconds: float
+    memory: int
+
+
+def _compile(step: Any, *arguments: Any) -> Compiled:
+    start = time.perf_counter()
+    compiled = step.lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    sizes = compiled.memory_analysis()
+    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+    return Compiled(compiled, seconds, held - sizes.alias_size_in_bytes)
+
+
+class Ours(NamedTuple):
+    """The step of `train`, its state on the devices, and the arguments behind the batch."""
+
+    compiled: Compiled
+    carried: list[Any]
+    rest: tuple[Any, ...]
+
+    def update(self, batch: Any) -> Any:
+        """One update; the logs are not waited for."""
+        self.carried[0], logs = self.compiled.step(self.carried[0], batch, *self.rest)
+        return logs
+
+
+def _labels(problem: Problem) -> dict[str, np.ndarray]:
+    ids = np.arange(problem.batch_size, dtype=np.int32)
+    return {"labels": ids % CLASSES, "ids": ids, "epochs": np.zeros_like(ids)}
+
+
+def crops_batch(problem: Problem) -> dict[str, np.ndarray]:
+    """A host batch of crops."""
+    views = random_images(problem.batch_size, problem.size)
+    return _labels(problem) | {"view1": views, "view2": views}
+
+
+def boxes_batch(problem: Problem) -> dict[str, np.ndarray]:
+    """A host batch of boxes."""
+    half = problem.source // 2
+    box = np.tile(np.array([half // 2, 0, half, problem.source], np.int32), (problem.batch_size, 1))
+    return _labels(problem) | {"box1": box, "box2": box}
+
+
+def ours(problem: Problem, precision: str = "float32", resident: bool = False) -> Ours:
+    """The step that `train` runs: pmap, state donated, augmentation on the device."""
+    network = siamese(problem.spec(precision))
+    step = distributed.pmap(
+        functools.partial(
+            update.train_step,
+            network=network,
+            axis=distributed.AXIS,
+            image_size=problem.size if resident else None,
+        ),
+        donate_argnums=(0,),
+    )
+    rest: tuple[Any, ...] = distributed.replicate((np.int32(0), HPARAMS))
+    if resident:
+        rest += (distributed.replicate(random_images(problem.batch_size, problem.source)),)
+    state = distributed.replicate(jax.device_get(update.init(0, network, problem.size)))
+    batch = boxes_batch(problem) if resident else crops_batch(problem)
+    return Ours(_compile(step, state, distributed.shard(batch), *rest), [state], rest)
+
+
+def plain(problem: Problem) -> Ours:
+    """One jit on one device, nothing donated, float32 views from the host, no augmentation."""
+    network = siamese(problem.spec()._replace(bn_axis=None))
+
+    def step(
+        state: update.TrainState, batch: update.Batch
+    ) -> tuple[update.TrainState, update.Logs]:
+        return update.step(
+            state,
+            jax.tree.map(lambda x: x[None], batch),
+            0,
+            HPARAMS,
+            make_views=lambda b: (b["view1"], b["view2"]),
+            network=network,
+        )
+
+    state = update.init(0, network, problem.size)
+    return Ours(_compile(jax.jit(step), state, plain_batch(problem)), [state], ())
+
+
+def plain_batch(problem: Problem) -> dict[str, np.ndarray]:
+    """What `plain` takes."""
+    views = np.asarray(
+        augment.normalize(augment.to_float(random_images(problem.batch_size, problem.size)))
+    )
+    return _labels(problem) | {"view1": views, "view2": views}
+
+
+def step_runs(problem: Problem) -> tuple[dict[str, Run], dict[str, Compiled]]:
+    """The steps to be timed, host batch to finished logs, and what it took to compile them."""
+    steps = {
+        "float32": (ours(problem), crops_batch(problem), True),
+        "bfloat16": (ours(problem, "bfloat16"), crops_batch(problem), True),
+        "resident": (ours(problem, resident=True), boxes_batch(problem), True),
+        "plain": (plain(problem), plain_batch(problem), False),
+    }
+
+    def runner(step: Ours, batch: Any, is_mapped: bool) -> Run:
+        return lambda: jax.block_until_ready(
+            step.update(distributed.shard(batch) if is_mapped else batch)
+        )
+
+    runs: dict[str, Run] = {name: runner(*given) for name, given in steps.items()}
+    with contextlib.suppress(ImportError):
+        runs |= torch_runs(problem)
+    return runs, {name: step.compiled for name, (step, _, _) in steps.items()}
+
+
+def torch_runs(problem: Problem) -> dict[str, Run]:
+    """The same update in plain PyTorch, by what it is.
+
+    Raises:
+      ImportError: without torch.
+    """
+    import torch_step
+
+    runs = {}
+    for bfloat16 in (False, True):
+        run, words = torch_step.step_runner(
+            problem.depth,
+            random_images(problem.batch_size, problem.size),
+            small_stem=problem.size <= 64,
+            hidden_size=HIDDEN,
+            output_size=OUTPUT,
+            bfloat16=bfloat16,
+            compiled=True,
+        )
+        runs[f"{words}, {'bfloat16' if bfloat16 else 'float32'}"] = run
+    return runs
+
+
+def loop_seconds(
+    problem: Problem, recipe: Callable[[np.ndarray], Iterator[Any]], steps: int
+) -> dict[str, float]:
+    """Seconds a step of whole loops, the median of three turns.
+
+    Args:
+      problem: as ever.
+      recipe: endless batches of two float32 views of these arrays, as the authors made them.
+      steps: of a turn.
+    """
+    pixels = random_images(4 * problem.batch_size, problem.source)
+    labels = np.zeros(len(pixels), np.int32)
+    step, simple = ours(problem), plain(problem)
+    rest = _labels(problem)
+
+    def train() -> Iterator[Any]:
+        batches = pipeline.train_batches(
+            images.ImageSet("random", pixels, labels, CLASSES),
+            seed=0,
+            image_size=problem.size,
+            batch_size=problem.batch_size,
+            num_steps=10**9,
+        )
+        with contextlib.closing(batches):
+            for batch in distributed.prefetch(batches, 1):
+                yield step.update(batch)
+
+    def naive() -> Iterator[Any]:
+        for view1, view2 in recipe(pixels):
+            yield simple.update(rest | {"view1": view1, "view2": view2})
+
+    turns: dict[str, list[float]] = {"ours": [], "recipe and plain step": []}
+    for _ in range(3):
+        for name, loop in zip(turns, (train(), naive()), strict=True):
+            logs = [next(loop) for _ in range(4)][-1]
+            jax.block_until_ready(logs)
+            start = time.perf_counter()
+            for _ in range(steps):
+                logs = next(loop)
+            jax.block_until_ready(logs)
+            turns[name].append((time.perf_counter() - start) / steps)
+            loop.close()  # type: ignore[attr-defined]
+    return {name: statistics.median(times) for name, times in turns.items()}
+
+
+def sweep_seconds(
+    depth: str, size: int, batch_size: int, repeats: int, classes: int = 1000
+) -> dict[str, float]:
+    """Seconds of one step of linear evaluation (BYOL App. D.1): its five rates, and one of them."""
+    network = siamese_module.encoder(NetworkSpec(depth, 1, "small"))
+    params, state = update.init_network(0, "online", network, size)
+    frozen = distributed.replicate(jax.device_get((params, state)))
+    features = training.feature_size(network, (params, state), size)
+    zeros = np.zeros(batch_size, np.int32)
+    batch = {"view1": random_images(batch_size, size), "labels": zeros, "epochs": zeros}
+    batch["ids"] = np.arange(batch_size, dtype=np.int32)
+    step = distributed.pmap(
+        functools.partial(classification.train_step, network=network, axis=distributed.AXIS),
+        donate_argnums=(0,),
+    )
+
+    def runner(rates: tuple[float, ...]) -> Callable[[], None]:
+        heads = classification.init_heads(0, len(rates), features, classes)
+        carried = [distributed.replicate(classification.init(heads))]
+        hparams = classification.Hyperparameters(
+            np.asarray(rates, np.float32), 0, 1000, 0.9, 0.0, 0.0, 0.0, 0.0, TABLE_6[0], 0.0
+        )
+        shared = distributed.replicate((np.int32(0), hparams))
+
+        def run() -> None:
+            carried[0], logs = step(carried[0], distributed.shard(batch), *shared, frozen)
+            jax.block_until_ready(logs)
+
+        return run
+
+    return medians(
+        {"5 rates": runner((0.4, 0.3, 0.2, 0.1, 0.05)), "1 rate": runner((0.2,))}, repeats
+    )
