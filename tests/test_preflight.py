@@ -394,6 +394,11 @@ def test_a_config_that_fits(made_up, dataset, capsys):
     assert made_up == [4, 4, 8]
     # 15.48 GiB hold 3 and 12 images.
     assert "largest batch   12 images" in capsys.readouterr().out
+    # Twice 9 GiB would not fit: half the images are compiled instead.
+    config.batch_size = 48
+    preflight.run(config, "v3:2x2", find_largest=True)
+    assert made_up == [4, 4, 8, 6, 3]
+    assert "largest batch   12 images" in capsys.readouterr().out
 
 
 def test_a_config_that_does_not_fit(made_up, dataset, capsys):
