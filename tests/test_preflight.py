@@ -326,6 +326,8 @@ def test_memory_in_words():
     assert preflight.waiting_bytes(config, POD) == 2 * 12 * 396
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_step_that_compiles(dataset):
     """With the CPU's compiler: another chip's numbers, but of the same program."""
     config = tiny_runs.tiny_config(dataset)
