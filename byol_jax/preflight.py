@@ -553,7 +553,9 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
         return
     if not fits and first.images == 1:
         raise UserError(f"not even one image a device fits {pod.name}: take a narrower network")
-    second, _ = compiled(2 * first.images if fits else first.images // 2)
+    # Near the limit compilers take long, and need less than they otherwise would.
+    is_small = fits and (first.images == 1 or 2 * first.memory <= pod.chip.memory)
+    second, _ = compiled(2 * first.images if is_small else first.images // 2)
     most = largest(first, second, pod.chip.memory)
     print(
         f"{'largest batch':<16}{most} images on a device at a time, predicted from the memory of "

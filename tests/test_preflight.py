@@ -326,6 +326,8 @@ def test_memory_in_words():
     assert preflight.waiting_bytes(config, POD) == 2 * 12 * 396
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_step_that_compiles(dataset):
     """With the CPU's compiler: another chip's numbers, but of the same program."""
     config = tiny_runs.tiny_config(dataset)
@@ -393,6 +395,11 @@ def test_a_config_that_fits(made_up, dataset, capsys):
     preflight.run(config, "v3:2x2", find_largest=True)
     assert made_up == [4, 4, 8]
     # 15.48 GiB hold 3 and 12 images.
+    assert "largest batch   12 images" in capsys.readouterr().out
+    # Twice 9 GiB would not fit: half the images are compiled instead.
+    config.batch_size = 48
+    preflight.run(config, "v3:2x2", find_largest=True)
+    assert made_up == [4, 4, 8, 6, 3]
     assert "largest batch   12 images" in capsys.readouterr().out
 
 
