@@ -427,10 +427,41 @@ def test_resident_images_are_refused(dataset):
         preflight.run(config, "v3:2x2")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
 )
+
+
+def operand_types(hlo, operation):
+    """Types of the first two operands of each such operation, from where they are defined."""
+    found = []
+    for computation in hlo.split("\n\n"):
+        types = dict(re.findall(r"(%[\w.\-]+) = (\w+)\[", computation))
+        types |= dict(re.findall(r"(%?[\w.\-]+): (\w+)\[", computation))
+        for operands in re.findall(rf" {operation}\((.*?)\)", computation):
+            names = re.findall(r"%[\w.\-]+", operands)[:2]
+            found.append(tuple(types.get(name) or types[name[1:]] for name in names))
+    return found
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_half_precision_is_what_the_chip_convolves_in(dataset):
+    config = tiny_runs.tiny_config(dataset, precision="bfloat16", batch_size=8)
+    devices = preflight.topology_of(preflight.pod_of("v3:2x2"))
+    network, method = train.network_of(config, 2), dials.method_of(config)
+    hparams = dials.hyperparameters(config, 24, 1)
+    shapes = preflight.arguments(config, network, method, hparams, len(devices))
+    step = train.mapped_step(network, method, devices=devices)
+    types = operand_types(step.lower(*shapes).compile().as_text(), "convolution")
+    # Matrix products are convolutions there, too. The chip rounds a float32 operand itself, so that
+    # the compiler leaves out the conversion of some weights.
+    assert types.count(("bf16", "bf16")) >= 2 * 2 * 13
+    assert all("bf16" in pair for pair in types), types
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_a_tiny_run_compiles_for_v3(dataset):
     done = tiny_runs.program(
         "--config=experiments/digits.py",
