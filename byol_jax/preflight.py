@@ -70,8 +70,9 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 # FLOP/s, bandwidth and slices: cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e}; they have no peak of
 # float32 itself. Links: the same pages, half of what is called bidirectional; of v3 four links of
 # 656 Gbit/s (Jouppi et al., Communications of the ACM 63(7), 2020), which agrees with the page's
-# 340 TB/s of all-reduce for 1,024 chips. Memory is a little less than the chip's 32, 32, 16, 95 and
-# 32 GiB (v3: for two cores): what libtpu 0.0.51 says is available when a program needs more.
+# 340 TB/s of all-reduce for 1,024 chips; of v4 six links of 50 GB/s (Jouppi et al., ISCA 2023).
+# Memory is a little less than the chip's 32, 32, 16, 95 and 32 GiB (v3: for two cores): what libtpu
+# 0.0.51 says is available when a program needs more.
 CHIPS: Mapping[str, Chip] = {
     "v3": Chip(
         *(2, 15.48 * GIB, 123e12, 900e9, 328e9),
