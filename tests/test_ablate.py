@@ -100,6 +100,8 @@ def test_nothing_is_trained_twice_and_more_seeds_go_on(dataset, finished, monkey
             ablate.run(config_of(dataset, seeds=3), finished)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_row_that_diverges_says_so(dataset, tmp_path):
     numbers = {"top1": "72.5"}
     one = row(1, dataset, numbers, optimizer__base_learning_rate=1e38)

@@ -246,6 +246,8 @@ def test_two_devices(name: str) -> None:
     check_on(2, name, (FLOAT32, TWO_DEVICES))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("name", golden_data.TRACES)
 def test_float64(name: str) -> None:
     golden = golden_data.load(name)

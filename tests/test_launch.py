@@ -196,7 +196,12 @@ def test_launchers_hand_signals_on_and_wait_for_what_is_saved(tmp_path, number):
     names = [tmp_path / "0", tmp_path / "1"]
     starts = "".join(f"start {sys.executable} {program} {name}; " for name in names)
     with subprocess.Popen(
-        ["bash", "-c", f"set -euo pipefail; source launch/processes.sh; {starts} finish"], cwd=ROOT
+        # A shell cannot trap a SIGINT that was ignored when it started, as in background jobs.
+        [
+            *("env", "--default-signal=INT", "bash", "-c"),
+            f"set -euo pipefail; source launch/processes.sh; {starts} finish",
+        ],
+        cwd=ROOT,
     ) as process:
         deadline = time.monotonic() + 60
         while not all(name.exists() for name in names):

@@ -254,7 +254,10 @@ def test_every_number_is_traced():
     assert float(first["loss"]) != float(second["loss"])
 
 
-@pytest.mark.parametrize("poison", ["learning_rate", "online_params"])
+@pytest.mark.parametrize(
+    "poison",
+    [pytest.param("learning_rate", marks=[pytest.mark.slow, pytest.mark.ci]), "online_params"],
+)
 def test_a_step_that_is_not_finite_changes_nothing_and_no_later_one_does(poison):
     state, batch = make_state(), make_batch()
     hparams = HPARAMS

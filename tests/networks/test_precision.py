@@ -153,6 +153,8 @@ def test_remat_changes_no_gradient():
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_remat_keeps_little_more_than_what_goes_into_the_blocks(capsys):
     """Numbers kept for the gradient of ResNet-18, but for its parameters."""
     kept = {}
