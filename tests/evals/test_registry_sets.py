@@ -44,7 +44,8 @@ MEAN_PER_CLASS = ("pets", "caltech101", "flowers")
 SEVERAL = ("voc2007", "voc2012")
 # All of them take half an hour; these see each kind of set, of metric and of validation split.
 FAST_SETS = ("cifar10", "voc2007", "flowers")
-FAST = (("cifar10", "linear"), ("flowers", "finetune"), ("voc2007", "transfer"))
+FAST = (("cifar10", "linear"), ("voc2007", "transfer"))
+IN_CI = (("flowers", "finetune"),)
 
 TINY = {"batch_size": 16, "eval_batch_size": 64, "num_steps": 2}
 
@@ -104,8 +105,12 @@ def page(protocol: str, key: str) -> ml_collections.ConfigDict:
 
 
 def cases() -> list:
+    def marks(case: tuple[str, str]) -> tuple:
+        slow = () if case in FAST else (pytest.mark.slow,)
+        return (*slow, pytest.mark.ci) if case in IN_CI else slow
+
     return [
-        pytest.param(key, protocol, marks=() if (key, protocol) in FAST else pytest.mark.slow)
+        pytest.param(key, protocol, marks=marks((key, protocol)))
         for key in SIZES
         for protocol in ("evaluate", "linear", "transfer", "semi", "finetune", "supervised")
         if key != "voc2012"  # of segmentation
