@@ -158,6 +158,6 @@ def step_runner(
             run()
             return run, f"{words} compiled"
         except Exception as error:  # whatever its compiler meets on this machine
-            print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
+            print(f"torch.compile does not work here: {' '.join(str(error).split())[:160]}")
             forward = loss_of
     return run, words
