@@ -56,13 +56,13 @@ def crop_and_resize(image: jax.Array, box: jax.Array, to: tuple[int, int]) -> ja
     return jnp.einsum("ij,jkc,lk->ilc", rows, image, columns, precision="highest")
 
 
-def crop_levels(images: jax.Array, ids: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
+def crop_levels(images: jax.Array, ids: jax.Array, windows: jax.Array, size: int) -> jax.Array:
     """Random crops of images that are on the device, as `data.crops` makes them on the host.
 
     Args:
       images: uint8 `[N, H, W, 3]`.
       ids: which of them, int32 `[B]`.
-      boxes: (y, x, h, w), int32 `[B, 4]`.
+      windows: boxes (y, x, h, w), int32 `[B, 4]`.
       size: S.
 
     Returns:
@@ -74,7 +74,7 @@ def crop_levels(images: jax.Array, ids: jax.Array, boxes: jax.Array, size: int) 
         resized = crop_and_resize(whole[i].astype(jnp.float32), box, (size, size))
         return jnp.rint(jnp.clip(resized, 0, 255)).astype(jnp.uint8)
 
-    return jax.vmap(one)(ids, boxes)
+    return jax.vmap(one)(ids, windows)
 
 
 def _bicubic(

@@ -50,7 +50,7 @@ on) by linear evaluation on ImageNet, as linear.py has it.
 
 Cost: on ImageNet that of byol.py for each row and seed, 300 epochs on 64 TPU v3 cores (section 5);
 SimCLR's 100 epochs are 1.5 hours on 128 of them (SimCLR section 2.2). On digits that of digits.py,
-two to three minutes on two CPU cores, for most rows; on CIFAR-10 see cifar10.py. Table B.1 goes up
+three to four minutes on two CPU cores, for most rows; on CIFAR-10 see cifar10.py. Table B.1 goes up
 to eight times as long.
 """
 

@@ -5,7 +5,7 @@
 
 1,797 scans ship inside scikit-learn; a fixed class-balanced fifth is the test split, which
 pre-training never sees. Cost: TinyResNet with 192 channels in the stem, 2,246 updates of
-64 images: two to three minutes on two CPU cores, evaluation included.
+64 images: three to four minutes on two CPU cores, evaluation included.
 
 Nobody published BYOL on digits. Top-1 on the 359 test images, protocols of
 docs/protocols.md, seed 1337:

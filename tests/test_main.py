@@ -11,16 +11,6 @@ import pytest
 import tiny_runs
 
 DIGITS = "--config=experiments/digits.py"
-TINY = (
-    "--config.network.depth=tiny",
-    "--config.network.width=0.5",
-    "--config.network.projector.hidden_size=16",
-    "--config.network.predictor.hidden_size=16",
-    "--config.image_size=8",
-    "--config.batch_size=8",
-    "--config.accumulate=1",
-    "--config.evaluation.at_end=False",
-)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +60,7 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
         f"--workdir={workdir}",
         f"--config.dataset={data}",
         "--config.num_steps=2",
-        *TINY,
+        *tiny_runs.TINY_FLAGS,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -98,7 +88,7 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
 def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
     data = tiny_runs.write_npz(tmp_path / "images.npz")
     workdir = tmp_path / "run"
-    arguments = (DIGITS, f"--workdir={workdir}", f"--config.dataset={data}", *TINY)
+    arguments = (DIGITS, f"--workdir={workdir}", f"--config.dataset={data}", *tiny_runs.TINY_FLAGS)
     endless = tiny_runs.command(*arguments, "--config.num_steps=1000000", "--config.log_every=1")
     with subprocess.Popen(
         endless, cwd=tiny_runs.ROOT, stderr=subprocess.PIPE, text=True
@@ -128,7 +118,7 @@ def test_guard_exits_with_3(tmp_path):
         f"--config.dataset={data}",
         "--config.num_steps=6",
         "--config.optimizer.base_learning_rate=1e38",
-        *TINY,
+        *tiny_runs.TINY_FLAGS,
     )
     assert done.returncode == 3, done.stderr
     assert "not finite" in done.stderr.splitlines()[-1]

@@ -466,13 +466,7 @@ def test_a_tiny_run_compiles_for_v3(dataset):
     done = tiny_runs.program(
         "--config=experiments/digits.py",
         "--preflight=v3:2x2",
-        "--config.network.depth=tiny",
-        "--config.network.width=0.5",
-        "--config.network.projector.hidden_size=16",
-        "--config.network.predictor.hidden_size=16",
-        "--config.image_size=8",
-        "--config.batch_size=8",
-        "--config.accumulate=1",
+        *tiny_runs.TINY_FLAGS,
         f"--config.dataset={dataset}",
     )
     assert done.returncode == 0, done.stderr

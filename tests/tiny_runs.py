@@ -17,6 +17,18 @@ from experiments import base
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# Of the program: TinyResNet on the digits, without an evaluation.
+TINY_FLAGS = (
+    "--config.network.depth=tiny",
+    "--config.network.width=0.5",
+    "--config.network.projector.hidden_size=16",
+    "--config.network.predictor.hidden_size=16",
+    "--config.image_size=8",
+    "--config.batch_size=8",
+    "--config.accumulate=1",
+    "--config.evaluation.at_end=False",
+)
+
 
 def command(*arguments: object) -> list[str]:
     """The program with these arguments, to be run in `ROOT`."""

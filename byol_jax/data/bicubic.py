@@ -1,8 +1,8 @@
 """Bicubic interpolation of uint8 pixels in one pass (App. C), compiled by numba.
 
 Bit for bit TensorFlow's ResizeBicubic with half-pixel centres, which the authors' `tf.image.resize`
-calls, clipped and rounded to uint8, in a third of the time (docs/input.md). Products and sums are
-single-precision and in one order everywhere, so that no machine changes a pixel.
+calls, clipped and rounded to uint8, at a fraction of the cost (docs/input.md). Products and sums
+are single-precision and in one order everywhere, so that no machine changes a pixel.
 """
 
 from collections.abc import Callable
