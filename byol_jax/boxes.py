@@ -1,4 +1,4 @@
-"""Random crop boxes (BYOL App. C): uniforms in, integer boxes out; one rule, for numpy and JAX."""
+"""Random crop boxes (BYOL App. C): uniforms in, integer boxes out; one rule for all libraries."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def box_rule(
     area_range: tuple[Any, Any] = AREA_RANGE,
     aspect_range: tuple[Any, Any] = ASPECT_RANGE,
 ) -> Any:
-    """The rule of `random_resized_boxes`, in numpy or in jax.numpy, where all may be traced.
+    """The rule of `random_resized_boxes`, in numpy or what has its names, where all may be traced.
 
     Nothing is checked. In float32 a side or an offset may differ by one pixel from float64's.
     """
@@ -76,4 +76,4 @@ def box_rule(
     w = library.clip(library.rint(library.sqrt(area * aspect)), 1, widths)
     y = library.floor(u_y * (heights - h + 1))
     x = library.floor(u_x * (widths - w + 1))
-    return library.stack([y, x, h, w], axis=-1).astype(library.int32)
+    return library.asarray(library.stack([y, x, h, w], axis=-1), library.int32)

@@ -80,6 +80,17 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
         "config.data.resident keeps the images on the device, where config.augment.placement=host "
         "cannot reach them: leave out one of the two",
     )
+    for given, key in (
+        (config.data.resident, "data.resident"),
+        (config.data.cache, "data.cache"),
+        (config.data.exif, "data.exif"),
+        (config.augment.placement == "host", "augment.placement=host"),
+    ):
+        require(
+            not (config.data.service and given),
+            f"config.data.service makes the crops elsewhere, without config.{key}: leave out one "
+            "of the two",
+        )
     for view in ("view1", "view2"):
         column = config.augment[view]
         for name in augment.PROBABILITIES:
@@ -185,6 +196,7 @@ def _batches(
         exif=config.data.exif,
         host_views=dials.view_parameters(config) if on_host else None,
         num_threads=config.data.threads,
+        address=config.data.service,
     )
 
 

@@ -209,6 +209,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Keep the files of the images in the memory of each process once they are read, still encoded:
     # for a slow disk or network (ImageNet: about 140 GB).
     config.data.cache = False
+    # grpc://HOST:PORT of a tf.data service that reads and crops elsewhere (launch/data_service.py,
+    # docs/input.md): the same crops, in batches of another order, which changes from run to run.
+    config.data.service = config_dict.placeholder(str)
     config.data.prefetch = 2  # batches kept ready on the host and on the devices
     # paper: short side to 256/224 of the size, then the centre (App. C); released: central
     # 87.5 % of the short side, resized (docs/deviations.md, 18); full: short side to the

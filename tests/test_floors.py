@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("L1", ("checkpoints", "data.reader", "networks.siamese", "objectives.base", "optim.groups")),
+    ("L1 service", ("data.service",)),
     ("L1 stream", ("data.pipeline",)),
     ("L2 Eq. 5", ("objectives.info_nce",)),
     ("L2", ("classification", "features", "objectives.*", "weights")),

@@ -282,6 +282,16 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
         ({"dataset": "folder:absent"}, "there is no folder absent"),
         ({"data_dir": "somewhere"}, "data_dir=somewhere is for tfds:NAME only"),
         ({"data__split": "trian"}, "has no split 'trian'; its splits are train, valid, test"),
+        *(
+            ({"data__service": "localhost:1", key: value}, f"elsewhere, without config.{words}: ")
+            for key, value, words in (
+                ("data__resident", True, "data.resident"),
+                ("data__cache", True, "data.cache"),
+                ("data__exif", True, "data.exif"),
+                ("augment__placement", "host", "augment.placement=host"),
+            )
+        ),
+        ({"data__service": "localhost:1"}, "npz:.* is in memory, where no other machine reads"),
         ({"augment__placement": "gpu"}, "placement='gpu' must be one of: device, host"),
         (
             {"target": "momentum"},

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from byol_jax.data.images import Encoded, ImageSet, Records
+from byol_jax.data.images import Encoded, Files, ImageSet, Records
 from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ def _image_files(root: pathlib.Path, skipped: list[str]) -> list[str]:
 
 def _image_set(name: str, root: pathlib.Path, files: list[str], ranks: dict[str, int]) -> ImageSet:
     labels = np.array([ranks[_class_of(file)] for file in files], np.int32)
+    here = root.resolve()
 
     def read_file(i: int) -> Encoded:
         return Encoded((root / files[i]).read_bytes(), int(labels[i]))
@@ -114,5 +115,6 @@ def _image_set(name: str, root: pathlib.Path, files: list[str], ranks: dict[str,
         read=read_file,
         describe=lambda i: str(root / files[i]),
         scan_labels=lambda: labels,
+        files=Files([str(here / file) for file in files], np.arange(len(files))),
     )
     return ImageSet(name, records, labels, len(ranks) - 1)

@@ -31,6 +31,23 @@ class Encoded(NamedTuple):
     label: Label
 
 
+class Files(NamedTuple):
+    """Where stored images are, for a program that does not run this one's `Records.read`.
+
+    Attributes:
+      paths: of the files.
+      path_of: which of them has the image, int32 `[size]`.
+      offset_of: where its TFRecord starts in there, int64 `[size]`; None if each file is an image.
+      image, label: names of the features of a record; no `label`: nothing is known of it.
+    """
+
+    paths: list[str]
+    path_of: np.ndarray
+    offset_of: np.ndarray | None = None
+    image: str = ""
+    label: str = ""
+
+
 class Records(NamedTuple):
     """Stored images by position; both functions may be called from any thread.
 
@@ -39,12 +56,14 @@ class Records(NamedTuple):
       read: the image at a position; raises OSError when it cannot be had.
       describe: its name in messages.
       scan_labels: all labels, int32 `[size]` (`[size, K]`); may have to read every record.
+      files: where other programs find the same images, if they can.
     """
 
     size: int
     read: Callable[[int], Encoded]
     describe: Callable[[int], str]
     scan_labels: Callable[[], np.ndarray]
+    files: Files | None = None
 
 
 class ImageSet(NamedTuple):
@@ -94,8 +113,14 @@ def select(image_set: ImageSet, positions: np.ndarray) -> ImageSet:
         read=lambda i: images.read(int(positions[i])),
         describe=lambda i: images.describe(int(positions[i])),
         scan_labels=lambda: images.scan_labels()[positions],
+        files=images.files and _selected(images.files, positions),
     )
     return image_set._replace(images=chosen, labels=labels)
+
+
+def _selected(files: Files, positions: np.ndarray) -> Files:
+    offset_of = None if files.offset_of is None else files.offset_of[positions]
+    return files._replace(path_of=files.path_of[positions], offset_of=offset_of)
 
 
 def unlabelled(image_set: ImageSet) -> ImageSet:
@@ -194,8 +219,24 @@ def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
         read=read,
         describe=describe,
         scan_labels=lambda: np.concatenate([r.scan_labels() for r in records]),
+        files=_joined([r.files for r in records]),
     )
     return first._replace(images=whole, labels=joined)
+
+
+def _joined(parts: list[Files | None]) -> Files | None:
+    known = [part for part in parts if part]
+    if len(known) < len(parts):
+        return None
+    starts = np.cumsum([0, *(len(part.paths) for part in known)])
+    offsets = [part.offset_of for part in known if part.offset_of is not None]
+    return known[0]._replace(
+        paths=[path for part in known for path in part.paths],
+        path_of=np.concatenate(
+            [part.path_of + start for part, start in zip(known, starts, strict=False)]
+        ),
+        offset_of=np.concatenate(offsets) if offsets else None,
+    )
 
 
 class Prepared(NamedTuple):

@@ -5,14 +5,16 @@ No generator has to be saved: every random number is a function of the seed and 
 same images.
 """
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from byol_jax import augment, keys
 from byol_jax.boxes import AREA_RANGE, ASPECT_RANGE, check_ranges, random_resized_boxes
-from byol_jax.data import crops, reader
+from byol_jax.data import crops, reader, service
 from byol_jax.data.images import ImageSet, Records
 from byol_jax.data.reader import Batch, Batches, Plan, Request
 from byol_jax.errors import require
@@ -60,6 +62,7 @@ def train_batches(
     host_views: tuple[augment.AugmentParams, augment.AugmentParams] | None = None,
     num_threads: int = 0,
     prefetch: int = 2,
+    address: str | None = None,
 ) -> Batches:
     """Yields this process's share of the batches of steps start_step .. num_steps - 1.
 
@@ -87,24 +90,31 @@ def train_batches(
         normalised.
       num_threads: that decode and crop; 0: as many as TensorFlow finds useful.
       prefetch: batches made ahead.
+      address: of a tf.data service that makes two views in place of this machine, in its own order
+        (`service.batches`).
 
     Raises:
-      UserError: fewer images than one batch, a batch that cannot be divided, bad ranges; and, from
-        the iterator, when more than 1 % of the images cannot be read.
+      UserError: fewer images than one batch, a batch that cannot be divided, bad ranges, a service
+        that does not answer; and, from the iterator, when more than 1 % of the images cannot be
+        read, or a service makes no batches.
     """
     check_ranges(area_range, aspect_range)
     require(
         num_threads >= 0 and prefetch >= 0,
         f"num_threads is {num_threads} and prefetch {prefetch}; neither can be negative",
     )
-    requests = _requests(
-        image_set,
-        seed,
-        batch_size,
-        micro_batches,
-        range(start_step, num_steps),
-        (process_index, process_count),
-    )
+    share = _share(image_set, batch_size, micro_batches, process_index, process_count)
+    if address:
+        assert num_views == 2 and not exif and host_views is None
+        endless = service.batches(
+            address,
+            image_set,
+            service.Stream(seed, batch_size, share, start_step),
+            service.Crops(image_size, area_range, aspect_range, same_crop),
+            ahead=prefetch,
+        )
+        return _first(endless, num_steps - start_step)
+    requests = _requests(image_set.size, seed, batch_size, share, range(start_step, num_steps))
     plan = _training_plan(
         image_set, seed, image_size, num_views, area_range, aspect_range, same_crop, exif
     )
@@ -143,14 +153,8 @@ def train_boxes(
     require(prefetch >= 0, f"prefetch is {prefetch}; it cannot be negative")
     pixels, labels = image_set.images, image_set.labels
     assert not isinstance(pixels, Records) and labels is not None
-    requests = _requests(
-        image_set,
-        seed,
-        batch_size,
-        micro_batches,
-        range(start_step, num_steps),
-        (process_index, process_count),
-    )
+    share = _share(image_set, batch_size, micro_batches, process_index, process_count)
+    requests = _requests(image_set.size, seed, batch_size, share, range(start_step, num_steps))
 
     def batches() -> Batches:
         for request in requests:
@@ -172,37 +176,36 @@ def train_boxes(
     return reader.in_background(batches(), prefetch) if prefetch else batches()
 
 
-def _requests(
-    image_set: ImageSet,
-    seed: int,
-    batch_size: int,
-    micro_batches: int,
-    steps: range,
-    process: tuple[int, int],
-) -> Iterator[Request]:
-    """What process (index, count) contributes to each batch of these steps."""
-    process_index, process_count = process
-    num_examples = image_set.size
+def _share(
+    image_set: ImageSet, batch_size: int, micro_batches: int, index: int, count: int
+) -> np.ndarray:
+    """Which positions of a batch are those of process `index` of `count`, int64 `[b]`."""
     require(
-        num_examples >= batch_size > 0,
-        f"{image_set.name} has fewer images than one batch: {num_examples} images, "
-        f"batch_size {batch_size}; batch_size must be between 1 and {num_examples}",
+        image_set.size >= batch_size > 0,
+        f"{image_set.name} has fewer images than one batch: {image_set.size} images, "
+        f"batch_size {batch_size}; batch_size must be between 1 and {image_set.size}",
     )
     require(
-        micro_batches > 0 and batch_size % (micro_batches * process_count) == 0,
+        micro_batches > 0 and batch_size % (micro_batches * count) == 0,
         f"batch_size {batch_size} cannot be divided into {micro_batches} micro-batches for "
-        f"{process_count} processes; it must be a multiple of {micro_batches * process_count}",
+        f"{count} processes; it must be a multiple of {micro_batches * count}",
     )
-    share = (
-        np.arange(batch_size).reshape(micro_batches, process_count, -1)[:, process_index].ravel()
-    )
+    return np.arange(batch_size).reshape(micro_batches, count, -1)[:, index].ravel()
 
-    def requests() -> Iterator[Request]:
-        for step in steps:
-            ids, epochs = stream(seed, num_examples, step * batch_size, (step + 1) * batch_size)
-            yield Request(ids[share], epochs[share])
 
-    return requests()
+def _requests(
+    num_examples: int, seed: int, batch_size: int, share: np.ndarray, steps: range
+) -> Iterator[Request]:
+    """What one process contributes to each batch of these steps."""
+    for step in steps:
+        ids, epochs = stream(seed, num_examples, step * batch_size, (step + 1) * batch_size)
+        yield Request(ids[share], epochs[share])
+
+
+def _first(batches: Batches, count: int) -> Batches:
+    """So many of them; then they are closed."""
+    with contextlib.closing(batches):
+        yield from itertools.islice(batches, max(count, 0))
 
 
 def example_views(

@@ -559,8 +559,14 @@ def _too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError
     )
 
 
-def in_background(batches: Batches, depth: int) -> Batches:
-    """Runs a generator in a thread that is at most `depth` items ahead."""
+def in_background(
+    batches: Batches, depth: int, waiting: Callable[[float], None] | None = None
+) -> Batches:
+    """Runs a generator in a thread that is at most `depth` items ahead.
+
+    `waiting` is told every second for how many seconds there has been nothing to yield. It may
+    raise; whatever the thread is in is then left to itself.
+    """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -587,11 +593,22 @@ def in_background(batches: Batches, depth: int) -> Batches:
 
     thread = threading.Thread(target=work, name="input", daemon=True)
     thread.start()
+    seconds = 0
     try:
-        while (item := ready.get()) is not None:
+        while True:
+            try:
+                item = ready.get(timeout=1 if waiting else None)
+            except queue.Empty:
+                seconds += 1
+                assert waiting
+                waiting(seconds)
+                continue
+            seconds = 0
+            if item is None:
+                break
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
         stopped.set()
-        thread.join()
+        thread.join(timeout=1 if waiting else None)

@@ -19,7 +19,7 @@ import numpy as np
 
 from byol_jax import cache
 from byol_jax.data.host import import_tensorflow
-from byol_jax.data.images import Encoded, ImageSet, Label, Records
+from byol_jax.data.images import Encoded, Files, ImageSet, Label, Records
 from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
@@ -159,10 +159,14 @@ def _image_set(
     import tensorflow_datasets as tfds
 
     info = builder.info.splits[split]
+    known = None
     if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
-        files = [str(path) for path in info.filepaths]
-        where = _index(files, info.num_examples, f"{dataset}, {split}")
-        fetch, count = _tfrecord_reader(files, where, image, label), len(where[0])
+        paths = [str(path) for path in info.filepaths]
+        where = _index(paths, info.num_examples, f"{dataset}, {split}")
+        fetch, count = _tfrecord_reader(paths, where, image, label), len(where[0])
+        paths = [path if _is_remote(path) else os.path.abspath(path) for path in paths]
+        only = label if isinstance(label, str) else ""
+        known = Files(paths, where[0], where[1] - _HEADER, image, only)
     else:
         try:
             source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
@@ -204,7 +208,7 @@ def _image_set(
                 labels[i] = found  # a whole row of -1 where there is none
         return labels
 
-    records = Records(count, fetch, lambda i: f"{dataset}, {split}, record {i}", scan_labels)
+    records = Records(count, fetch, lambda i: f"{dataset}, {split}, record {i}", scan_labels, known)
     return ImageSet(dataset, records, None, num_classes, multi_label)
 
 

@@ -1,0 +1,95 @@
+"""A tf.data service, which reads and crops for a training on other machines (docs/pods.md).
+
+    python launch/data_service.py dispatcher [PORT]
+    python launch/data_service.py worker HOST:PORT [PORT]
+
+One dispatcher, 5050 if no port is given, and as many workers as it takes, each of which uses all
+cores of its machine and must find the images under the same paths as the training. HOST:PORT is
+the dispatcher's. All run until they are stopped. Exit code 2: a user's mistake.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+# Workers say which images they leave out.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+from byol_jax.data.host import import_tensorflow
+from byol_jax.errors import UserError, require
+
+USAGE = "usage: data_service.py dispatcher [PORT] | data_service.py worker HOST:PORT [PORT]"
+PORT = 5050
+
+
+def _port(word: str) -> int:
+    require(word.isdigit() and int(word) < 2**16, f"{word!r} is no port; {USAGE}")
+    return int(word)
+
+
+def start(arguments: Sequence[str]) -> Any:
+    """The server that the command line asks for, running.
+
+    Raises:
+      UserError: a wrong command line, a port in use, no dispatcher.
+    """
+    require(arguments and arguments[0] in ("dispatcher", "worker"), USAGE)
+    kind, *rest = arguments
+    if kind == "dispatcher":
+        require(len(rest) < 2, USAGE)
+        return _dispatcher(_port(rest[0]) if rest else PORT)
+    require(rest and len(rest) < 3, USAGE)
+    return _worker(rest[0], _port(rest[1]) if rest[1:] else 0)
+
+
+def _dispatcher(port: int) -> Any:
+    service = import_tensorflow().data.experimental.service
+    # TensorFlow takes a port that is in use, and shares it.
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(f"port {port} cannot be used ({error}); give another one") from error
+    server = service.DispatchServer(service.DispatcherConfig(port=port))
+    found = server.target.rpartition(":")[2]
+    print(f"--config.data.service=grpc://{socket.gethostname()}:{found}", flush=True)
+    return server
+
+
+def _worker(dispatcher: str, port: int) -> Any:
+    service = import_tensorflow().data.experimental.service
+    host, _, number = dispatcher.removeprefix("grpc://").rpartition(":")
+    require(host and number.isdigit(), f"{dispatcher!r} is not HOST:PORT; {USAGE}")
+    try:
+        with socket.create_connection((host.strip("[]"), int(number)), timeout=20) as probe:
+            own = probe.getsockname()[0]
+    except OSError as error:
+        raise UserError(f"no dispatcher answers at {dispatcher} ({error}): start it") from error
+    own = f"[{own}]" if ":" in own else own
+    server = service.WorkerServer(
+        service.WorkerConfig(
+            dispatcher_address=f"{host}:{number}", worker_address=f"{own}:%port%", port=port
+        )
+    )
+    print(f"worker at {own}, for {dispatcher}", flush=True)
+    return server
+
+
+def main() -> int:
+    """The program."""
+    try:
+        server = start(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # TensorFlow waits without asking Python about signals.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    server.join()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

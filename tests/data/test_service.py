@@ -1,0 +1,283 @@
+"""The tf.data service: the graph that workers run against the pipeline, and real servers."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny_runs
+from byol_jax import checkpoints, keys, train
+from byol_jax.data import host, images, pipeline, service, sources
+from byol_jax.errors import UserError
+
+SCRIPT = tiny_runs.ROOT / "launch" / "data_service.py"
+WHOLE = ((0.08, 1.0), (3 / 4, 4 / 3))
+
+spec = importlib.util.spec_from_file_location("data_service", SCRIPT)
+data_service = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(data_service)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return tiny_runs.write_folder(tmp_path_factory.mktemp("folder"), train=44)
+
+
+@pytest.fixture(scope="module")
+def folder_set(folder) -> images.ImageSet:
+    """Those of the training images that are not cut away as validation images."""
+    return sources.load(folder, "train")
+
+
+@pytest.fixture(scope="module")
+def tfds_set(tmp_path_factory) -> images.ImageSet:
+    """Two splits, of three files each, whose labels no one has read yet."""
+    root = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        joined = sources.load(tiny_runs.write_tfds(root, 20), "train+valid+test", str(root))
+    assert joined.labels is None
+    return joined
+
+
+def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, values in theirs.items():
+        assert ours[name].dtype == values.dtype
+        np.testing.assert_array_equal(ours[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("seed", [0, 1337, 2**31 - 1])
+def test_words_are_those_of_numpy(seed):
+    tf = host.import_tensorflow()
+    counters = np.array([[0, 5, 6, 7], [0, 2**40, 0, 2], [3, 0, 1, 0]])
+    expected = [keys.philox(seed, "crop", counter).random_raw(4) for counter in counters]
+    for philox in (service._philox, tf.function(service._philox, autograph=False)):
+        ours = philox(seed, "crop", tf.constant(counters, tf.int64)).numpy()
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "same_crop", "settings"),
+    [
+        ("folder_set", False, {"start_step": 3}),
+        ("tfds_set", True, {"process_index": 1, "process_count": 2, "micro_batches": 2}),
+    ],
+)
+def test_the_graph_is_the_pipeline(request, name, same_crop, settings):
+    """Each batch bit for bit, over several epochs: of 35 and 40 images, batches of 16."""
+    image_set = request.getfixturevalue(name)
+    start = settings.get("start_step", 0)
+    share = pipeline._share(
+        image_set,
+        16,
+        *(settings.get(k, d) for k, d in (("micro_batches", 1), ("process_index", 0))),
+        settings.get("process_count", 1),
+    )
+    graph = service.dataset(
+        image_set,
+        service.Stream(7, 16, share, start),
+        service.Crops(9, *WHOLE, same_crop),
+    )
+    expected = pipeline.train_batches(
+        image_set,
+        seed=7,
+        image_size=9,
+        batch_size=16,
+        num_steps=start + 8,
+        same_crop=same_crop,
+        **settings,
+    )
+    epochs = []
+    for theirs, ours in zip(expected, graph.as_numpy_iterator(), strict=False):
+        assert_equal(ours, theirs)
+        epochs.extend(ours["epochs"])
+    assert len({*epochs}) > 2
+
+
+def test_an_image_that_cannot_be_read_is_left_out(tmp_path):
+    """File 2 of 6: batches of 3 have the other images of the stream, in its order."""
+    name = tiny_runs.write_folder(tmp_path, train=6, test=3)
+    (bad,) = (tmp_path / "train").rglob("2.jpg")
+    bad.write_bytes(bad.read_bytes()[:100])
+    image_set = sources.load(name, "train+valid")
+    (number,) = (i for i in range(6) if image_set.images.describe(i) == str(bad))
+    graph = service.dataset(
+        image_set, service.Stream(1, 3, np.arange(3), 0), service.Crops(8, *WHOLE, False)
+    )
+    found = [batch["ids"] for batch, _ in zip(graph.as_numpy_iterator(), range(5), strict=False)]
+    ids, _ = pipeline.stream(1, 6, 0, 18)
+    assert np.concatenate(found).tolist() == [i for i in ids if i != number][:15]
+
+
+@contextlib.contextmanager
+def servers(count: int) -> Iterator[str]:
+    """A dispatcher and so many workers as processes; yields the dispatcher's address."""
+    with contextlib.ExitStack() as stack:
+        started: list[subprocess.Popen] = []
+
+        def start(*words: str) -> str:
+            command = [sys.executable, str(SCRIPT), *words]
+            variables = os.environ | {"PYTHONPATH": str(tiny_runs.ROOT)}
+            process = subprocess.Popen(
+                command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            started.append(process)
+            return process.stdout.readline()
+
+        address = f"localhost:{start('dispatcher', '0').strip().rpartition(':')[2]}"
+        for _ in range(count):
+            assert start("worker", address).startswith("worker at ")
+        yield address
+        for process in started:
+            process.send_signal(signal.SIGINT)
+        assert [process.wait(timeout=30) for process in started] == [-signal.SIGINT] * (count + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_dispatcher_and_two_workers(folder, folder_set, tmp_path):
+    """What they deliver are batches of the stream, each once; a training takes them."""
+    with servers(2) as address:
+        settings = {"seed": 7, "image_size": 9, "batch_size": 16, "start_step": 3}
+        ours = list(pipeline.train_batches(folder_set, **settings, num_steps=23, address=address))
+        assert len(ours) == 20
+        # Workers are ahead of what is fetched by a few batches for each of their threads.
+        theirs = {
+            tuple(batch["ids"]): (step, batch)
+            for step, batch in enumerate(
+                pipeline.train_batches(folder_set, **settings, num_steps=200), start=3
+            )
+        }
+        steps = []
+        for batch in ours:
+            step, expected = theirs[tuple(batch["ids"])]
+            steps.append(step)
+            assert_equal(batch, expected)
+        assert len({*steps}) == 20
+
+        done = tiny_runs.program(
+            "--config=experiments/base.py",
+            *tiny_runs.TINY_FLAGS,
+            f"--config.dataset={folder}",
+            f"--config.data.service=grpc://{address}",
+            "--config.num_steps=4",
+            f"--workdir={tmp_path / 'run'}",
+        )
+        assert done.returncode == 0, done.stderr
+        assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [4]
+
+
+def test_without_workers_the_run_ends(folder_set, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    monkeypatch.setattr(service, "WARNING", 1)
+    monkeypatch.setattr(service, "PATIENCE", 2)
+    servers = host.import_tensorflow().data.experimental.service
+    dispatcher = servers.DispatchServer()
+    batches = pipeline.train_batches(
+        folder_set, seed=0, image_size=8, batch_size=4, num_steps=2, address=dispatcher.target
+    )
+    with pytest.raises(UserError, match="no batch for 2 s; the same command goes on from the"):
+        next(batches)
+    assert "do its workers run" in caplog.text
+
+
+@pytest.mark.parametrize("address", ["localhost", "http://localhost:1", "localhost:99999"])
+def test_what_is_no_address(folder_set, address):
+    with pytest.raises(UserError, match="is no address: it is grpc://HOST:PORT"):
+        pipeline.train_batches(
+            folder_set, seed=0, image_size=8, batch_size=4, num_steps=2, address=address
+        )
+
+
+def test_an_address_that_does_not_answer(folder, tmp_path):
+    config = tiny_runs.tiny_config(folder, data__service="grpc://localhost:1")
+    message = r"nothing answers there .*start `launch/data_service\.py dispatcher`"
+    with pytest.raises(UserError, match=message) as raised:
+        train.pretrain(config, tmp_path / "run")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_answers_is_no_dispatcher(folder_set, monkeypatch):
+    monkeypatch.setattr(service, "ANSWER", 2)
+    with socket.create_server(("localhost", 0)) as server:
+
+        def hang_up() -> None:
+            try:
+                while True:
+                    server.accept()[0].close()
+            except OSError:
+                pass  # the test is over
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with pytest.raises(UserError, match="what answers there is no tf"):
+            pipeline.train_batches(
+                folder_set,
+                seed=0,
+                image_size=8,
+                batch_size=4,
+                num_steps=2,
+                address=f"localhost:{server.getsockname()[1]}",
+            )
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def picture(form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(tiny_runs.images(1)[0]).save(buffer, form)
+    return buffer.getvalue()
+
+
+def test_images_that_no_worker_could_read(tmp_path):
+    stream, crop = service.Stream(0, 1, np.arange(1), 0), service.Crops(8, *WHOLE, False)
+    arrays = tiny_runs.labelled_set([3])
+    with pytest.raises(UserError, match="set is in memory, where no other machine reads it"):
+        service.dataset(arrays, stream, crop)
+    data = picture("png")
+    records = images.Records(1, lambda i: images.Encoded(data, 0), str, lambda: arrays.labels)
+    with pytest.raises(UserError, match="prepare it as tfrecord"):
+        service.dataset(arrays._replace(images=records), stream, crop)
+    for name in ("a.png", "b.GIF", "c.webp"):
+        (tmp_path / name).write_bytes(picture(pathlib.Path(name).suffix[1:].lower()))
+    with pytest.raises(UserError, match=r"JPEG and PNG alone; 2 of folder:.* others, .*b\.GIF"):
+        service.dataset(sources.load(f"folder:{tmp_path}", "train+valid+test"), stream, crop)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "usage: "),
+        ("server", "usage: "),
+        ("dispatcher 1 2", "usage: "),
+        ("dispatcher http", "'http' is no port"),
+        ("dispatcher 70000", "'70000' is no port"),
+        ("worker", "usage: "),
+        ("worker localhost", "is not HOST:PORT"),
+        ("worker localhost:1", "no dispatcher answers at localhost:1"),
+    ],
+)
+def test_mistakes_in_starting_servers(words, message):
+    with pytest.raises(UserError, match=message):
+        data_service.start(words.split())
+
+
+def test_a_port_in_use_is_not_shared():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} cannot be used .*; give another one"):
+            data_service.start(["dispatcher", str(port)])
