@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
+import jax
 import ml_collections
 import numpy as np
 
@@ -304,12 +305,18 @@ def for_each_checkpoint(
 
     Raises:
       UserError: there is no checkpoint, or it is damaged; `follow` of something else than a
-        workdir; and what `evaluate` refuses.
+        workdir, or in several processes; and what `evaluate` refuses.
     """
     if not config.follow:
         _write(evaluate(load_weights(config)), config, workdir)
         return
     require(config.checkpoint, "config.checkpoint is needed: the workdir to follow")
+    count = jax.process_count()
+    require(
+        count == 1,
+        f"config.follow is for one process, and these are {count}: each would find checkpoints at "
+        "another time",
+    )
     require(
         config.get("network") != "random",
         "config.follow with config.network=random: the same number at every checkpoint",

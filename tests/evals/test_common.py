@@ -247,3 +247,9 @@ def test_one_step_cannot_be_followed(run, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             common.for_each_checkpoint(make_config(path), one_record, tmp_path)
+
+
+def test_several_processes_cannot_follow(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(common.jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"config\.follow is for one process, and these are 2"):
+        common.for_each_checkpoint(make_config(run), one_record, tmp_path)
