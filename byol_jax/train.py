@@ -80,10 +80,16 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
         "config.data.resident keeps the images on the device, where config.augment.placement=host "
         "cannot reach them: leave out one of the two",
     )
+    require(
+        not (config.data.resident and config.data.scaled_decoding),
+        "config.data.resident keeps whole images, which config.data.scaled_decoding would make "
+        "smaller for some crops: leave out one of the two",
+    )
     for given, key in (
         (config.data.resident, "data.resident"),
         (config.data.cache, "data.cache"),
         (config.data.exif, "data.exif"),
+        (config.data.scaled_decoding, "data.scaled_decoding"),
         (config.augment.placement == "host", "augment.placement=host"),
     ):
         require(
@@ -194,6 +200,7 @@ def _batches(
         train_set,
         **stream,
         exif=config.data.exif,
+        scaled=config.data.scaled_decoding,
         host_views=dials.view_parameters(config) if on_host else None,
         num_threads=config.data.threads,
         address=config.data.service,

@@ -206,6 +206,9 @@ def get_config() -> ml_collections.ConfigDict:
     # fit into its memory, such as CIFAR-10 (150 MB).
     config.data.resident = False
     config.data.threads = 0  # of the input pipeline; 0 tunes itself
+    # Halve JPEGs up to three times while they are decoded, where both crops stay larger than the
+    # views: for photographs of many megapixels. Evaluations decode whole pixels, as papers do.
+    config.data.scaled_decoding = False
     # Keep the files of the images in the memory of each process once they are read, still encoded:
     # for a slow disk or network (ImageNet: about 140 GB).
     config.data.cache = False

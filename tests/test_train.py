@@ -288,10 +288,12 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
                 ("data__resident", True, "data.resident"),
                 ("data__cache", True, "data.cache"),
                 ("data__exif", True, "data.exif"),
+                ("data__scaled_decoding", True, "data.scaled_decoding"),
                 ("augment__placement", "host", "augment.placement=host"),
             )
         ),
         ({"data__service": "localhost:1"}, "npz:.* is in memory, where no other machine reads"),
+        ({"data__resident": True, "data__scaled_decoding": True}, "resident keeps whole images"),
         ({"augment__placement": "gpu"}, "placement='gpu' must be one of: device, host"),
         (
             {"target": "momentum"},

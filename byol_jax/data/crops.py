@@ -4,6 +4,7 @@ A `Placement` says in numbers which part of the picture to read, to which size t
 which square of that to keep. Random crops and evaluation crops differ in nothing else.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -99,20 +100,54 @@ def _orientation_flags(orientation: Any) -> tuple[Any, Any, Any]:
     return swaps, flips_y, flips_x
 
 
-def decode(data: Any, window: Any) -> Any:
+def halvings(placements: np.ndarray) -> np.ndarray:
+    """How often images can be halved before any of their windows is smaller than what it becomes.
+
+    Args:
+      placements: int32 `[b, V, 8]`.
+
+    Returns:
+      int32 `[b]`, 0 to 3: as far as a JPEG's blocks of 8 x 8 pixels go.
+    """
+    spare = (placements[..., 2:4] / placements[..., 4:6]).min(axis=(1, 2))
+    return np.clip(np.floor(np.log2(np.maximum(spare, 1))), 0, 3).astype(np.int32)
+
+
+def halved(placements: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The nearest windows in images that have been halved so often, int32 `[b]`; the rest stays."""
+    factor = 2 ** times[:, None, None]
+    start = np.rint(placements[..., :2] / factor)
+    end = np.rint((placements[..., :2] + placements[..., 2:4]) / factor)
+    sides = np.maximum(end - start, 1)
+    return np.concatenate([start, sides, placements[..., 4:]], axis=-1).astype(np.int32)
+
+
+def decode(data: Any, window: Any, times: Any = None) -> Any:
     """Decodes a window (y, x, h, w) of a JPEG or PNG: uint8 `[h, w, 3]`.
 
     Grey, CMYK, palette and 16-bit pixels become RGB of 8 bits; transparency is dropped. A JPEG's
     rows below the window and columns beside it are skipped.
+
+    With `times` a JPEG is halved so often, 0 to 3, while it is decoded, from fewer coefficients of
+    its blocks; the window is one of the smaller image.
 
     Raises:
       tf.errors.InvalidArgumentError: at run time, when the image is damaged.
     """
     tf = import_tensorflow()
     y, x, h, w = tf.unstack(window)
+
+    def jpeg(ratio: int) -> Any:
+        return tf.image.decode_and_crop_jpeg(data, window, channels=3, ratio=ratio)
+
+    def of_jpeg() -> Any:
+        if times is None:
+            return jpeg(1)
+        return tf.switch_case(times, [functools.partial(jpeg, ratio) for ratio in (1, 2, 4, 8)])
+
     return tf.cond(
         tf.io.is_jpeg(data),
-        lambda: tf.image.decode_and_crop_jpeg(data, window, channels=3),
+        of_jpeg,
         lambda: tf.io.decode_png(data, channels=3)[y : y + h, x : x + w],
     )
 

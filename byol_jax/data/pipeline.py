@@ -59,6 +59,7 @@ def train_batches(
     aspect_range: tuple[float, float] = ASPECT_RANGE,
     same_crop: bool = False,
     exif: bool = False,
+    scaled: bool = False,
     host_views: tuple[augment.AugmentParams, augment.AugmentParams] | None = None,
     num_threads: int = 0,
     prefetch: int = 2,
@@ -86,6 +87,8 @@ def train_batches(
       area_range, aspect_range: of the crops, see `boxes`.
       same_crop: whether all views are cut from the box of the first (SimCLR Figure 5).
       exif: whether to turn images as EXIF says.
+      scaled: whether to halve JPEGs while decoding them, where both crops stay larger than S; other
+        pixels, in less time.
       host_views: T and T', to augment here and not on the device: the views are then float32,
         normalised.
       num_threads: that decode and crop; 0: as many as TensorFlow finds useful.
@@ -105,7 +108,7 @@ def train_batches(
     )
     share = _share(image_set, batch_size, micro_batches, process_index, process_count)
     if address:
-        assert num_views == 2 and not exif and host_views is None
+        assert num_views == 2 and not exif and not scaled and host_views is None
         endless = service.batches(
             address,
             image_set,
@@ -117,7 +120,7 @@ def train_batches(
     requests = _requests(image_set.size, seed, batch_size, share, range(start_step, num_steps))
     plan = _training_plan(
         image_set, seed, image_size, num_views, area_range, aspect_range, same_crop, exif
-    )
+    )._replace(scaled=scaled)
     augmentation = None if host_views is None else reader.augmentation(seed, host_views)
     return reader.crop(plan, requests, augmentation, num_threads=num_threads, ahead=prefetch)
 

@@ -53,6 +53,7 @@ _NAMED = 20
 _READERS, _CHUNK = 16, 16
 # A complete JPEG or PNG has its end mark, and seldom more, in its last bytes.
 _ENDS, _END_BYTES = (b"\xff\xd9", b"IEND"), 64
+_JPEG = b"\xff\xd8\xff"
 
 
 class Request(NamedTuple):
@@ -73,6 +74,8 @@ class Plan(NamedTuple):
         of its images.
       exif: whether images are turned as EXIF says.
       seed: of the substitutes of unreadable images; None leaves those out.
+      scaled: whether JPEGs are halved while they are decoded, where all crops stay larger than
+        `size`.
     """
 
     image_set: ImageSet
@@ -81,6 +84,7 @@ class Plan(NamedTuple):
     place: Callable[[Request, np.ndarray, np.ndarray], np.ndarray]
     exif: bool
     seed: int | None
+    scaled: bool = False
 
 
 def crop(
@@ -284,10 +288,13 @@ def _gather(plan: Plan, request: Request, examples: list[_Example]) -> _Loaded:
     heights = np.array([image.height for image in images], np.int32)
     widths = np.array([image.width for image in images], np.int32)
     orientation = np.array([image.orientation for image in images], np.int32)
-    upright = crops.seen_size(heights, widths, orientation)
-    placements = crops.turn(
-        plan.place(request, *upright), heights[:, None], widths[:, None], orientation[:, None]
-    )
+    upright = plan.place(request, *crops.seen_size(heights, widths, orientation))
+    placements = crops.turn(upright, heights[:, None], widths[:, None], orientation[:, None])
+    more = {}
+    if plan.scaled:
+        is_jpeg = np.array([image.data.startswith(_JPEG) for image in images])
+        more["times"] = crops.halvings(upright) * is_jpeg
+        placements = crops.halved(placements, more["times"])
     # One window around all crops of an image: it is decoded once.
     corner = placements[..., :2].min(axis=1)
     end = (placements[..., :2] + placements[..., 2:4]).max(axis=1)
@@ -295,6 +302,7 @@ def _gather(plan: Plan, request: Request, examples: list[_Example]) -> _Loaded:
     inputs = {
         "data": np.array([image.data for image in images], object),
         "window": np.concatenate([corner, end - corner], axis=-1),
+        **more,
     }
     labels = np.array([example.label for example in examples], np.int32)
     reasons = [example.reason for example in examples]
@@ -390,8 +398,8 @@ def _dataset(tf: Any, feed: Any, num_threads: int) -> Any:
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def decode(inputs: dict[str, Any]) -> tuple[Any, ...]:
         # Unrolled: tf.map_fn would take the images one after the other.
-        data, windows = (tf.unstack(inputs[name]) for name in ("data", "window"))
-        return tuple(map(crops.decode, data, windows))
+        names = ("data", "window", "times") if "times" in inputs else ("data", "window")
+        return tuple(map(crops.decode, *(tf.unstack(inputs[name]) for name in names)))
 
     return (
         tf.data.Dataset.range(np.iinfo(np.int64).max)

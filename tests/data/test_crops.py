@@ -174,3 +174,25 @@ def test_a_window_of_a_jpeg_is_that_of_the_whole() -> None:
     whole = crops.decode(data, [0, 0, 48, 64]).numpy()
     assert np.abs(whole.astype(int) - smooth).mean() < 2
     assert np.array_equal(crops.decode(data, [16, 16, 16, 32]), whole[16:32, 16:48])
+
+
+def test_images_are_halved_while_every_window_is_larger_than_its_view():
+    """Views of 224 pixels: of a window of 447 none, of 448 one halving, of 8 x 224 three."""
+    windows = [
+        [(448, 900)],
+        [(447, 900)],
+        [(1792, 1792)],
+        [(9000, 9000)],
+        [(3000, 500), (900, 900)],
+    ]
+    for sides, expected in zip(windows, (1, 0, 3, 3, 1), strict=True):
+        boxes = np.array([[(5, 6, *side) for side in sides]])
+        assert crops.halvings(crops.box_placement(boxes, 224)).tolist() == [expected]
+
+
+def test_windows_in_halved_images():
+    """3 .. 103 and 5 .. 47 of 120, by hand: a quarter of it is 0.75 .. 25.75 and 1.25 .. 11.75."""
+    placements = crops.box_placement(np.array([[[3, 5, 100, 42]], [[3, 5, 100, 42]]]), 8)
+    ours = crops.halved(placements, np.array([2, 0], np.int32))
+    assert ours.tolist() == [[[1, 1, 25, 11, 8, 8, 0, 0]], [[3, 5, 100, 42, 8, 8, 0, 0]]]
+    assert ours.dtype == np.int32

@@ -488,3 +488,47 @@ def test_an_abandoned_run_leaves_no_thread() -> None:
         next(started)
         started.close()
     assert threading.active_count() <= before
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """Red rises downwards, green to the right, from 0 to 255."""
+    pixels = np.zeros((height, width, 3))
+    pixels[..., 0] = np.linspace(0, 255, height)[:, None]
+    pixels[..., 1] = np.linspace(0, 255, width)
+    return np.rint(pixels).astype(np.uint8)
+
+
+def test_scaled_decoding_shows_the_same_crops(monkeypatch) -> None:
+    """The colours of a crop of a ramp say where it was cut."""
+    sizes = [(400, 600), (90, 70), (401, 333), (640, 480)]
+    data = []
+    for i, size in enumerate(sizes):
+        buffer = io.BytesIO()
+        form = "JPEG" if i < 3 else "PNG"
+        Image.fromarray(ramp(*size)).save(buffer, form, quality=100, subsampling=0)
+        data.append(buffer.getvalue())
+    labels = np.zeros(len(sizes), np.int32)
+    records = images.Records(4, lambda i: images.Encoded(data[i], 0), str, lambda: labels)
+    image_set = images.ImageSet("ramps", records, labels, 1)
+    asked: set[int] = set()
+    halved = crops.halved
+
+    def seen(placements: np.ndarray, times: np.ndarray) -> np.ndarray:
+        asked.update(times.tolist())
+        return halved(placements, times)
+
+    monkeypatch.setattr(crops, "halved", seen)
+    settings = {"batch_size": 4, "num_steps": 12, "image_size": 20}
+    whole = batches(image_set, **settings)
+    assert not asked
+    scaled = batches(image_set, **settings, scaled=True)
+    assert asked == {0, 1, 2, 3}
+    for ours, theirs in zip(scaled, whole, strict=True):
+        assert ours["ids"].tolist() == theirs["ids"].tolist()
+        for row, i in enumerate(ours["ids"]):
+            # Half a pixel of an image of an eighth for the window and half of one for its border,
+            # which is repeated, in levels; 3 of them for two JPEGs and for rounding.
+            allowed = 255 * 8 / np.array(sizes[i]) + 3
+            for name in ("view1", "view2"):
+                difference = np.abs(ours[name][row].astype(int) - theirs[name][row]).max((0, 1))
+                assert (difference[:2] <= (allowed if i < 3 else 0)).all()
