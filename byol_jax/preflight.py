@@ -135,8 +135,8 @@ class Analysis(NamedTuple):
 
     Attributes:
       memory: all that the program holds.
-      flops, traffic, seconds: FLOPs, bytes read and written, and the compiler's estimate of its
-        time; with a loop over micro-batches these are of one micro-batch.
+      flops, traffic, seconds: FLOPs, bytes of HBM read and written, and the compiler's estimate of
+        its time, 0 if it has none; with a loop over micro-batches these are of one micro-batch.
       collectives: of the whole step.
     """
 
@@ -280,13 +280,24 @@ def compile_step(
         + sizes.temp_size_in_bytes
         + sizes.generated_code_size_in_bytes
     )
+    text = compiled.as_text()
     return Analysis(
         memory,
         costs["flops"],
-        costs["bytes accessed"],
-        costs.get("optimal_seconds", 0.0),  # compilers for other chips have none
-        collectives(compiled.as_text(), pod, config.accumulate),
+        # The compiler also counts what is read and written in memory on the chip, where it has any.
+        traffic(text) if _ON_CHIP.search(text) else costs["bytes accessed"],
+        estimate(costs.get("optimal_seconds", 0.0)),
+        collectives(text, pod, config.accumulate),
     )
+
+
+def estimate(seconds: float) -> float:
+    """At most the sum of the compiler's estimates.
+
+    libtpu adds -1 second for each operation that it has none for: adding as many seconds as make
+    the sum positive leaves no more than the sum of the others.
+    """
+    return seconds % 1 if seconds < 0 else seconds
 
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -342,12 +353,69 @@ def collectives(hlo: str, pod: Pod, loop_trips: int = 1) -> Collectives:
     )
 
 
+# Memory spaces of arrays: 0, HBM, is not written; 1 and 3 to 5 are large ones on the chip.
+_ON_CHIP = re.compile(r"\[\d[\d,]*\]\{[^}]*S\([1345]\)")
+_PLACED = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?(%[\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)")
+# What these name stays where it is, or was counted where its transfer started.
+_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while")
+_TRANSFERS = ("copy-start", "slice-start")
+
+
+def traffic(hlo: str) -> float:
+    """Bytes of HBM that a compiled step reads and writes, each loop counted once.
+
+    Every operation reads its operands and writes its result, but for what is in memory on the chip;
+    a transfer to or from there moves the smaller of its two sides.
+    """
+    held: dict[str, int] = {}
+    moved: dict[str, int] = {}
+    bodies: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in hlo.splitlines():
+        if line.endswith("{") and not line.startswith((" ", "HloModule")):
+            name = line.removeprefix("ENTRY ").split()[0]
+            entry = name if line.startswith("ENTRY ") else entry
+        match = _INSTRUCTION.match(line)
+        if not match:
+            continue
+        result, types, operation, rest = match.groups()
+        sides = _sides(types)
+        held[result] = sum(size for size, in_hbm in sides if in_hbm)
+        for how, names in _CALLED.findall(line):
+            if how == "body":
+                bodies.setdefault(name, []).extend(names.split(", "))
+        size = 0
+        if operation in _TRANSFERS:
+            size = min(s for s, _ in sides[:2]) * sum(in_hbm for _, in_hbm in sides[:2])
+        elif operation not in _FREE and not operation.endswith("-done"):
+            operands = re.findall(r"%[\w.\-]+", rest.partition("), ")[0])
+            size = held[result] + sum(held.get(operand, 0) for operand in operands)
+        moved[name] = moved.get(name, 0) + size
+
+    total, waiting = 0, [entry]
+    while waiting:
+        name = waiting.pop()
+        total += moved.get(name, 0)
+        waiting.extend(bodies.pop(name, ()))
+    return float(total)
+
+
+def _sides(types: str) -> list[tuple[int, bool]]:
+    """Bytes of the arrays of a type, and whether they are in HBM."""
+    return [
+        (_array_bytes(bits, shape), "S(" not in layout)
+        for bits, shape, layout in _PLACED.findall(types)
+    ]
+
+
+def _array_bytes(bits: str, shape: str) -> int:
+    return math.prod(int(n) for n in shape.split(",") if n) * max(int(bits or 8) // 8, 1)
+
+
 def _bytes_of(types: str) -> int:
     """Of `f32[2,3]{1,0}`, or of a tuple of such."""
-    return sum(
-        math.prod(int(n) for n in shape.split(",") if n) * max(int(bits or 8) // 8, 1)
-        for _, bits, shape in _ARRAY.findall(types)
-    )
+    return sum(_array_bytes(bits, shape) for _, bits, shape in _ARRAY.findall(types))
 
 
 def _sent(kind: str, size: int, pod: Pod) -> float:
@@ -483,7 +551,8 @@ def cost(
         f"{'step, a device':<16}{_scaled(count * analysis.flops, 'FLOP')}, "
         f"{_scaled(count * analysis.traffic, 'B')} read and written{times}",
         f"{'collectives':<16}{_scaled(exchanged.payload, 'B')} in {exchanged.calls} calls",
-        f"{title:<16}{1e3 * limit.compiler:.1f} ms: the compiler's estimate",
+        f"{title:<16}{1e3 * limit.compiler:.1f} ms: the compiler's estimate"
+        f"{'' if analysis.seconds else ' (it has none)'}",
         f"{'':<16}{1e3 * limit.roofline:.1f} ms: the chips' peaks (arithmetic "
         f"{1e3 * limit.arithmetic:.1f}, memory {1e3 * limit.memory:.1f}, links "
         f"{1e3 * limit.links:.1f})",

@@ -219,6 +219,47 @@ def test_collectives_are_summed_over_loops_and_fusions():
     assert preflight.collectives(HLO, POD._replace(chips=1)).sent == 0
 
 
+# Layouts with S(1) and S(3) are memory on the chip, S(2) and S(6) flags and scalars.
+TRAFFIC = """\
+%fused.3 (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %sum.9 = f32[100]{0} add(%p, %p)
+}
+
+%body.2 (p: (f32[8], s32[])) -> (f32[8], s32[]) {
+  %arg.1 = (f32[8]{0}, s32[]{:T(128)S(6)}) parameter(0)
+  %get-tuple-element.4 = f32[8]{0} get-tuple-element(%arg.1), index=0
+  ROOT %negate.1 = f32[8]{0} negate(%get-tuple-element.4)
+}
+
+ENTRY %main.7 (p: f32[8]) -> f32[8] {
+  %param.1 = f32[8]{0:T(256)} parameter(0), metadata={op_name="x"}
+  %copy-start.1 = (f32[8]{0:T(256)S(1)}, f32[8]{0:T(256)}, u32[]{:S(2)}) copy-start(%param.1)
+  %copy-done.1 = f32[8]{0:T(256)S(1)} copy-done(%copy-start.1)
+  %slice-start.1 = ((f32[8]{0}), f32[3]{0:T(8)S(3)}, s32[]{:S(2)}) slice-start(%param.1)
+  %slice-done.1 = f32[3]{0:T(8)S(3)} slice-done(%slice-start.1)
+  %fusion.1 = bf16[4,5]{1,0} fusion(%copy-done.1, %param.1), kind=kLoop, calls=%fused.3
+  %fusion.2 = bf16[4,5]{1,0:T(8,128)S(1)} fusion(%fusion.1), kind=kLoop, calls=%fused.3
+  %tuple.1 = (f32[8]{0}, s32[]) tuple(%param.1, %constant.1)
+  ROOT %while.1 = (f32[8], s32[]) while(%tuple.1), condition=%cond.8, body=%body.2
+}
+"""
+
+
+def test_traffic_is_of_hbm_alone():
+    """To the chip 8 x 4 and 3 x 4 bytes; 8 x 4 read and 4 x 5 x 2 written, and these read again.
+
+    In the loop 8 x 4 read and written.
+    """
+    assert preflight.traffic(TRAFFIC) == (32 + 12) + (32 + 40) + 40 + (32 + 32)
+
+
+def test_operations_without_an_estimate_count_for_nothing():
+    assert preflight.estimate(0.039) == 0.039
+    assert preflight.estimate(0.0) == 0.0
+    assert preflight.estimate(-173 + 0.03125) == 0.03125
+
+
 @pytest.mark.parametrize(
     ("message", "size"),
     [
