@@ -42,7 +42,9 @@ def init_shapes(spec, size=8):
 def test_outputs_and_their_shapes():
     images = jnp.zeros((4, 8, 8, 3))
     apply = siamese.siamese(TINY).apply
-    outputs, _ = jax.eval_shape(lambda *given: apply(*given, None, images, True), *init_shapes(TINY))
+    outputs, _ = jax.eval_shape(
+        lambda *given: apply(*given, None, images, True), *init_shapes(TINY)
+    )
     got = {k: v.shape for k, v in outputs.items() if not k.startswith("feature_map")}
     assert got == {
         "embedding": (4, 8),
