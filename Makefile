@@ -11,7 +11,9 @@ WORKDIR ?= runs/digits
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # One BLAS and OpenMP thread a test process; tests/conftest.py shares the cores out to XLA.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+# Each process goes through neighbouring tests, which share what they compile.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-ci test-slow check format bench clean

@@ -25,15 +25,29 @@ own_cache = None if CACHE_VARIABLE in os.environ else tempfile.mkdtemp(prefix="b
 if own_cache:
     os.environ[CACHE_VARIABLE] = own_cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# Most of the time of the tests is LLVM's. Set to 0, it may take its time everywhere.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if workers > 1:
     # Each worker gets its share of the cores, as XLA sizes its thread pools by this.
     os.environ.setdefault("NPROC", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
+unoptimized = jax.config.values["jax_disable_most_optimizations"]
 # The golden numbers are full float32.
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimizations(request: pytest.FixtureRequest) -> None:
+    """The golden numbers are compared with those of programs as users run them."""
+    disabled = jax.config.values["jax_disable_most_optimizations"]
+    wanted = unoptimized and not request.path.name.startswith("test_golden_")
+    if wanted != disabled:
+        jax.config.update("jax_disable_most_optimizations", wanted)
+        jax.clear_caches()  # what was compiled the other way
 
 
 def pytest_unconfigure() -> None:

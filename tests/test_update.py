@@ -260,11 +260,12 @@ def test_every_number_is_traced():
 )
 def test_a_step_that_is_not_finite_changes_nothing_and_no_later_one_does(poison):
     state, batch = make_state(), make_batch()
+    # Of the types that the other tests give: one compiled step serves all.
     hparams = HPARAMS
     if poison == "learning_rate":
-        hparams = HPARAMS._replace(peak_learning_rate=np.float32(np.inf))
+        hparams = HPARAMS._replace(peak_learning_rate=float("inf"))
     else:
-        state.online_params["classifier"]["b"] = jnp.full((6,), jnp.nan)
+        state.online_params["classifier"]["b"] = np.full(6, np.nan, np.float32)
     state = state._replace(step=jnp.int32(3))
     frozen, logs = single_step()(state, batch, 0, hparams)
     assert not logs["finite"]

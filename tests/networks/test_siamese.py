@@ -35,10 +35,16 @@ def init(spec, size=8):
     return network, *network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), True)
 
 
+def init_shapes(spec, size=8):
+    return jax.eval_shape(lambda: init(spec, size)[1:])
+
+
 def test_outputs_and_their_shapes():
-    network, params, state = init(TINY)
     images = jnp.zeros((4, 8, 8, 3))
-    outputs, _ = jax.eval_shape(lambda: network.apply(params, state, None, images, True))
+    apply = siamese.siamese(TINY).apply
+    outputs, _ = jax.eval_shape(
+        lambda *given: apply(*given, None, images, True), *init_shapes(TINY)
+    )
     got = {k: v.shape for k, v in outputs.items() if not k.startswith("feature_map")}
     assert got == {
         "embedding": (4, 8),
@@ -50,7 +56,7 @@ def test_outputs_and_their_shapes():
 
 
 def test_no_classes_no_probe():
-    _, params, _ = init(TINY._replace(num_classes=0))
+    params, _ = init_shapes(TINY._replace(num_classes=0))
     assert "classifier" not in params
 
 
@@ -73,12 +79,11 @@ def naive_mlp(x, layers, norms, eps=1e-5):
 def test_heads_of_table_14_against_numpy(depth, head_bias):
     head = HeadSpec(depth, 12, 6)
     network, params, state = init(TINY._replace(projector=head, head_bias=head_bias))
-    key = jax.random.key(3)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noise = [0.3 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves, strict=True)]
-    params = jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])
-    images = jax.random.normal(key, (5, 8, 8, 3))
+    generator = np.random.default_rng(3)
+    params = jax.tree.map(
+        lambda x: x + 0.3 * generator.standard_normal(x.shape, np.float32), params
+    )
+    images = generator.standard_normal((5, 8, 8, 3), np.float32)
     outputs, _ = network.apply(params, state, None, images, True)
 
     def names(kind, number):
@@ -106,9 +111,8 @@ def test_heads_of_table_14_against_numpy(depth, head_bias):
 def test_kinds_of_heads(projector, predictor, sizes, modules):
     """Tables 5b and 19, SimCLR Figure 8; a predictor keeps the size of its input."""
     spec = TINY._replace(projector=HeadSpec(2, 12, 6, projector), num_classes=0)
-    network = siamese.siamese(spec._replace(predictor=HeadSpec(2, 12, 99, predictor)))
+    network, params, state = init(spec._replace(predictor=HeadSpec(2, 12, 99, predictor)))
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    params, state = jax.jit(lambda key: network.init(key, images, True))(jax.random.key(0))
     outputs, _ = network.apply(params, state, None, images, True)
     assert (outputs["projection"].shape[1], outputs["prediction"].shape[1]) == sizes
     heads = [name for name in params if name not in siamese.encoder_params(params)]
@@ -157,7 +161,7 @@ def test_probe_sends_no_gradient_to_the_encoder():
     def loss(params):
         return jnp.sum(network.apply(params, state, None, images, True)[0]["logits"] ** 2)
 
-    gradients = jax.grad(loss)(params)
+    gradients = jax.jit(jax.grad(loss))(params)
     norms = {
         name: float(sum(jnp.abs(g).sum() for g in tree.values()))
         for name, tree in gradients.items()
@@ -167,7 +171,7 @@ def test_probe_sends_no_gradient_to_the_encoder():
 
 
 def test_encoder_params_leave_heads_and_probe_out():
-    _, params, _ = init(TINY)
+    params, _ = init_shapes(TINY)
     names = siamese.encoder_params(params)
     assert all(name.startswith("tiny_res_net/") for name in names)
     assert len(params) - len(names) == 3 + 3 + 1
