@@ -37,10 +37,12 @@ def command(*arguments: object) -> list[str]:
 
 def program(*arguments: object, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
     """The program, run to its end."""
+    # The checkout itself, installed or not, before whatever the caller has.
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         command(*arguments),
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},  # installed or not
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,
