@@ -31,9 +31,8 @@ _logger = logging.getLogger(__name__)
 ANSWER, WARNING, PATIENCE = 20, 30, 300
 
 _ADDRESS = re.compile(r"(?:grpc://)?(?P<host>[^\s/:]+|\[[\da-fA-F:]+\]):(?P<port>\d+)")
-# Endings of files that TensorFlow's own decoders, which the workers have, cannot read as `crops`
-# does.
-_PILLOW_S = tuple(end for end in folder.ENDINGS if end not in (".jpg", ".jpeg", ".jpe", ".png"))
+# Files that need Pillow first (`images.prepare`), which workers have not.
+_NEED_PILLOW = tuple(end for end in folder.ENDINGS if end not in (".jpg", ".jpeg", ".jpe", ".png"))
 # A record and its surroundings are read in one go.
 _READ_BYTES = 2**18
 
@@ -246,7 +245,7 @@ def _files(image_set: ImageSet) -> Files:
             "order; prepare it as tfrecord (tfds build --file_format=tfrecord)"
         )
     files = records.files
-    others = [path for path in files.paths if path.lower().endswith(_PILLOW_S)]
+    others = [path for path in files.paths if path.lower().endswith(_NEED_PILLOW)]
     require(
         files.offset_of is not None or not others,
         f"config.data.service reads JPEG and PNG alone; {len(others)} of {image_set.name} are "
@@ -293,8 +292,8 @@ def _views(data: Any, i: Any, epoch: Any, seed: int, crop: Crops) -> dict[str, A
     """Both crops of an image: `pipeline.random_placements`, `crops.decode`, `crops.place`."""
     tf = import_tensorflow()
     height, width = _sides(data)
-    counters = [[0, i, epoch, view] for view in ((1, 1) if crop.same_crop else (1, 2))]
-    words = _philox(seed, "crop", tf.cast(tf.stack([tf.stack(c) for c in counters]), tf.int64))
+    counters = [(0, i, epoch, view) for view in ((1, 1) if crop.same_crop else (1, 2))]
+    words = _philox(seed, "crop", tf.cast(tf.stack(counters), tf.int64))
     mantissas = tf.cast(tf.bitwise.right_shift(words, np.uint64(11)), tf.int64)
     boxes = box_rule(
         _numpy_names(tf),
