@@ -7,7 +7,9 @@
   the device, state donated), in float32 and bfloat16 and with resident images, beside a plain one
   (one jit, nothing donated, float32 views made beforehand and sent from the host at every step, no
   augmentation at all) and, where torch is importable, one in plain PyTorch (`torch_step.py`).
-  With the time to compile each, and the memory that its program holds.
+  With the time to compile each, the memory that its program holds, and the share of the measured
+  bandwidth of the memory that it would need to read and write what the compiler counts (more than
+  100 % where caches serve).
 - End to end: the loop of `train` on arrays, beside the authors' input for the plain step.
 - Input: two uint8 views of each image, from arrays and from JPEG files, beside the authors' recipe
   (each view cropped, and of a JPEG decoded, by itself, and resized to float32).
@@ -201,10 +203,14 @@ def main() -> None:
     sweep = steps.sweep_seconds(flags.depth, flags.size, flags.batch, flags.repeats)
     show("linear, 5 rates", sweep["5 rates"], "1 rate", sweep["1 rate"])
     print(f"JPEGs: same boxes, views differ by {255 * difference:.2f}/255 on average")
+    limit = steps.bandwidth(flags.repeats)
+    print(f"memory of a device: {limit / 1e9:,.1f} GB/s, negating a large array")
     for name, step in compiled.items():
+        rate = step.traffic / seconds[name]
         print(
             f"step, {name}: compiled in {step.seconds:.1f} s, "
-            f"{step.memory / 2**20:,.0f} MiB a device while it runs"
+            f"{step.memory / 2**20:,.0f} MiB a device while it runs; "
+            f"{step.traffic / 1e9:.1f} GB read and written, {rate / limit:.0%} of that rate"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"all of this: at most {peak:,.0f} MiB of host memory")

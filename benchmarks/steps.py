@@ -65,11 +65,12 @@ class Problem(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A step and what it cost to get it: seconds, and bytes that it holds on a device."""
+    """A step, seconds to compile it, and bytes: held on a device, and moved in a step."""
 
     step: Callable[..., Any]
     seconds: float
     memory: int
+    traffic: float
 
 
 def _compile(step: Any, *arguments: Any) -> Compiled:
@@ -78,7 +79,16 @@ def _compile(step: Any, *arguments: Any) -> Compiled:
     seconds = time.perf_counter() - start
     sizes = compiled.memory_analysis()
     held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
-    return Compiled(compiled, seconds, held - sizes.alias_size_in_bytes)
+    traffic = compiled.cost_analysis()["bytes accessed"]
+    return Compiled(compiled, seconds, held - sizes.alias_size_in_bytes, traffic)
+
+
+def bandwidth(repeats: int, size: int = 2**28) -> float:
+    """Bytes a second of a device's memory: an array of `size` bytes is read and another written."""
+    array = jax.device_put(np.zeros(size // 4, np.float32))
+    negative = jax.jit(lambda x: -x)
+    seconds = medians({"copy": lambda: jax.block_until_ready(negative(array))}, repeats)
+    return 2 * size / seconds["copy"]
 
 
 class Ours(NamedTuple):
