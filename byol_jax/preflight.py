@@ -326,11 +326,8 @@ def collectives(hlo: str, pod: Pod, loop_trips: int = 1) -> Collectives:
     """
     found: dict[str, list[tuple[str, int]]] = {}
     called: dict[str, list[tuple[bool, str]]] = {}
-    entry = name = ""
-    for line in hlo.splitlines():
-        if line.endswith("{") and not line.startswith((" ", "HloModule")):
-            name = line.removeprefix("ENTRY ").split()[0]
-            entry = name if line.startswith("ENTRY ") else entry
+    entry, lines = _lines(hlo)
+    for name, line in lines:
         for how, names in _CALLED.findall(line):
             called.setdefault(name, []).extend((how == "body", n) for n in names.split(", "))
         match = _COLLECTIVE.search(line)
@@ -353,6 +350,17 @@ def collectives(hlo: str, pod: Pod, loop_trips: int = 1) -> Collectives:
     )
 
 
+def _lines(hlo: str) -> tuple[str, list[tuple[str, str]]]:
+    """The name of the entry computation, and each line with the name of its computation."""
+    entry, name, lines = "", "", []
+    for line in hlo.splitlines():
+        if line.endswith("{") and not line.startswith((" ", "HloModule")):
+            name = line.removeprefix("ENTRY ").split()[0]
+            entry = name if line.startswith("ENTRY ") else entry
+        lines.append((name, line))
+    return entry, lines
+
+
 # Memory spaces of arrays: 0, HBM, is not written; 1 and 3 to 5 are large ones on the chip.
 _ON_CHIP = re.compile(r"\[\d[\d,]*\]\{[^}]*S\([1345]\)")
 _PLACED = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
@@ -371,11 +379,8 @@ def traffic(hlo: str) -> float:
     held: dict[str, int] = {}
     moved: dict[str, int] = {}
     bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in hlo.splitlines():
-        if line.endswith("{") and not line.startswith((" ", "HloModule")):
-            name = line.removeprefix("ENTRY ").split()[0]
-            entry = name if line.startswith("ENTRY ") else entry
+    entry, lines = _lines(hlo)
+    for name, line in lines:
         match = _INSTRUCTION.match(line)
         if not match:
             continue

@@ -48,11 +48,10 @@ def start(arguments: Sequence[str]) -> Any:
 def _dispatcher(port: int) -> Any:
     service = import_tensorflow().data.experimental.service
     # TensorFlow takes a port that is in use, and shares it.
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise UserError(f"port {port} cannot be used ({error}); give another one") from error
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise UserError(f"port {port} cannot be used ({error}); give another one") from error
     server = service.DispatchServer(service.DispatcherConfig(port=port))
     found = server.target.rpartition(":")[2]
     print(f"--config.data.service=grpc://{socket.gethostname()}:{found}", flush=True)
