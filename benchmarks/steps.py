@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import augment, classification, distributed, update
+from byol_jax import augment, classification, update
 from byol_jax.data import images, pipeline
 from byol_jax.evals import training
 from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
+from byol_jax.runtime import spmd
 
 TABLE_6 = (augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2))
 HPARAMS = update.Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
@@ -59,7 +60,7 @@ class Problem(NamedTuple):
         stem = "imagenet" if self.size > 64 else "small"
         return NetworkSpec(
             *(self.depth, 1, stem, CLASSES, head, head),
-            bn_axis=distributed.AXIS,
+            bn_axis=spmd.AXIS,
             precision=precision,
         )
 
@@ -125,21 +126,21 @@ def boxes_batch(problem: Problem) -> dict[str, np.ndarray]:
 def ours(problem: Problem, precision: str = "float32", resident: bool = False) -> Ours:
     """The step that `train` runs: pmap, state donated, augmentation on the device."""
     network = siamese(problem.spec(precision))
-    step = distributed.pmap(
+    step = spmd.pmap(
         functools.partial(
             update.train_step,
             network=network,
-            axis=distributed.AXIS,
+            axis=spmd.AXIS,
             image_size=problem.size if resident else None,
         ),
         donate_argnums=(0,),
     )
-    rest: tuple[Any, ...] = distributed.replicate((np.int32(0), HPARAMS))
+    rest: tuple[Any, ...] = spmd.replicate((np.int32(0), HPARAMS))
     if resident:
-        rest += (distributed.replicate(random_images(problem.batch_size, problem.source)),)
-    state = distributed.replicate(jax.device_get(update.init(0, network, problem.size)))
+        rest += (spmd.replicate(random_images(problem.batch_size, problem.source)),)
+    state = spmd.replicate(jax.device_get(update.init(0, network, problem.size)))
     batch = boxes_batch(problem) if resident else crops_batch(problem)
-    return Ours(_compile(step, state, distributed.shard(batch), *rest), [state], rest)
+    return Ours(_compile(step, state, spmd.shard(batch), *rest), [state], rest)
 
 
 def plain(problem: Problem) -> Ours:
@@ -180,9 +181,7 @@ def step_runs(problem: Problem) -> tuple[dict[str, Run], dict[str, Compiled]]:
     }
 
     def runner(step: Ours, batch: Any, is_mapped: bool) -> Run:
-        return lambda: jax.block_until_ready(
-            step.update(distributed.shard(batch) if is_mapped else batch)
-        )
+        return lambda: jax.block_until_ready(step.update(spmd.shard(batch) if is_mapped else batch))
 
     runs: dict[str, Run] = {name: runner(*given) for name, given in steps.items()}
     with contextlib.suppress(ImportError):
@@ -237,7 +236,7 @@ def loop_seconds(
             num_steps=10**9,
         )
         with contextlib.closing(batches):
-            for batch in distributed.prefetch(batches, 1):
+            for batch in spmd.prefetch(batches, 1):
                 yield step.update(batch)
 
     def naive() -> Iterator[Any]:
@@ -264,26 +263,26 @@ def sweep_seconds(
     """Seconds of one step of linear evaluation (BYOL App. D.1): its five rates, and one of them."""
     network = siamese_module.encoder(NetworkSpec(depth, 1, "small"))
     params, state = update.init_network(0, "online", network, size)
-    frozen = distributed.replicate(jax.device_get((params, state)))
+    frozen = spmd.replicate(jax.device_get((params, state)))
     features = training.feature_size(network, (params, state), size)
     zeros = np.zeros(batch_size, np.int32)
     batch = {"view1": random_images(batch_size, size), "labels": zeros, "epochs": zeros}
     batch["ids"] = np.arange(batch_size, dtype=np.int32)
-    step = distributed.pmap(
-        functools.partial(classification.train_step, network=network, axis=distributed.AXIS),
+    step = spmd.pmap(
+        functools.partial(classification.train_step, network=network, axis=spmd.AXIS),
         donate_argnums=(0,),
     )
 
     def runner(rates: tuple[float, ...]) -> Callable[[], None]:
         heads = classification.init_heads(0, len(rates), features, classes)
-        carried = [distributed.replicate(classification.init(heads))]
+        carried = [spmd.replicate(classification.init(heads))]
         hparams = classification.Hyperparameters(
             np.asarray(rates, np.float32), 0, 1000, 0.9, 0.0, 0.0, 0.0, 0.0, TABLE_6[0], 0.0
         )
-        shared = distributed.replicate((np.int32(0), hparams))
+        shared = spmd.replicate((np.int32(0), hparams))
 
         def run() -> None:
-            carried[0], logs = step(carried[0], distributed.shard(batch), *shared, frozen)
+            carried[0], logs = step(carried[0], spmd.shard(batch), *shared, frozen)
             jax.block_until_ready(logs)
 
         return run

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from byol_jax import checkpoints, distributed, metrics, train
+from byol_jax import train
 from byol_jax.errors import Diverged, UserError, require
 from byol_jax.evals import overrides, results
+from byol_jax.runtime import checkpoints, metrics, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     require(
         len(reasons) < len(config.rows), f"no row of table {config.table} can be trained: {why}"
     )
-    is_first = distributed.is_first_process()
+    is_first = processes.is_first_process()
     if is_first:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():

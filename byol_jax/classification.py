@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import augment, distributed, keys, randaugment
+from byol_jax import augment, keys, randaugment
 from byol_jax.optim import schedules
+from byol_jax.runtime import spmd
 
 Batch = dict[str, jax.Array]
 Logs = dict[str, jax.Array]
@@ -181,7 +182,7 @@ def label_weights(labelled: jax.Array, dtype: Any, axis: str | None) -> jax.Arra
       `[B]`, 0 for the others.
     """
     labelled = labelled.astype(dtype)
-    share = distributed.pmean(jnp.mean(labelled), axis)
+    share = spmd.pmean(jnp.mean(labelled), axis)
     return labelled / jnp.maximum(share, jnp.finfo(dtype).tiny)
 
 
@@ -273,7 +274,7 @@ def step(
         frozen=is_frozen,
         axis=axis,
     )
-    gradients, logs = distributed.pmean((gradients, logs), axis)
+    gradients, logs = spmd.pmean((gradients, logs), axis)
     gradients = jax.tree.map(jnp.add, gradients, decay(trainable, hparams.weight_decay))
     updates, opt_state = _optimizer(hparams.momentum).update(gradients, state.opt_state)
 

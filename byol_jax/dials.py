@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from byol_jax import augment, distributed, update
+from byol_jax import augment, update
 from byol_jax.data import pipeline
 from byol_jax.errors import require
 from byol_jax.objectives import base, byol, info_nce, simclr
 from byol_jax.objectives.base import Objective
 from byol_jax.optim import groups, schedules
+from byol_jax.runtime import spmd
 
 _logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def _method(
     optimal_predictor: bool,
     optimizer: str,
 ) -> update.Method:
-    make = functools.partial(OBJECTIVES[objective].make, axis=distributed.AXIS, **dict(switches))
+    make = functools.partial(OBJECTIVES[objective].make, axis=spmd.AXIS, **dict(switches))
     return update.Method(make, target, optimal_predictor, optimizer)
 
 

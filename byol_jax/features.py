@@ -9,7 +9,8 @@ import haiku as hk
 import jax
 import numpy as np
 
-from byol_jax import augment, distributed
+from byol_jax import augment
+from byol_jax.runtime import spmd
 
 # BatchNorm averages of a network that was never trained come from this many batches.
 CALIBRATION_BATCHES = 10
@@ -40,7 +41,7 @@ def extract(
       float32 arrays `[N, ...]` in the order of the images.
     """
     forward = _forward(network, tuple(outputs))
-    return distributed.map_batches(forward, batches, batch_size, (params, state))
+    return spmd.map_batches(forward, batches, batch_size, (params, state))
 
 
 @functools.lru_cache(maxsize=16)

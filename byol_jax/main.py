@@ -12,8 +12,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from byol_jax import cache, distributed, metrics
 from byol_jax.errors import GUARD, USER_ERROR, GuardError, Stopped, UserError, require
+from byol_jax.runtime import cache, metrics, processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, experiments/NAME.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's outputs.")
@@ -26,12 +26,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
 _JOIN_TIMEOUT = flags.DEFINE_integer(
     "join_timeout",
-    distributed.Hosts().join_timeout,
+    processes.Hosts().join_timeout,
     "Seconds to wait at start until all processes are there.",
 )
 _PEER_TIMEOUT = flags.DEFINE_integer(
     "peer_timeout",
-    distributed.Hosts().peer_timeout,
+    processes.Hosts().peer_timeout,
     "Seconds without a sign of life after which another process counts as lost.",
 )
 _PREFLIGHT = flags.DEFINE_string(
@@ -185,8 +185,8 @@ def main(argv: Sequence[str]) -> None:
     if not any(argument.startswith("--verbosity") for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
     cache.keep_compilations()
-    distributed.initialize(
-        distributed.Hosts(
+    processes.initialize(
+        processes.Hosts(
             coordinator=_COORDINATOR.value,
             num_processes=_NUM_PROCESSES.value,
             process_id=_PROCESS_ID.value,
@@ -194,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
             peer_timeout=_PEER_TIMEOUT.value,
         )
     )
-    distributed.require_same({"--workdir": workdir} | _flatten("config", config.to_dict()))
+    processes.require_same({"--workdir": workdir} | _flatten("config", config.to_dict()))
     JOBS[config.job](config, pathlib.Path(workdir))
 
 
@@ -215,7 +215,7 @@ def run() -> None:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except Exception as error:
-        if distributed.is_lost_peer(error):
+        if processes.is_lost_peer(error):
             reason = str(error).splitlines()[0]
             print(
                 f"stopped: lost another process ({reason}): started again, all of them go on from "
@@ -223,14 +223,14 @@ def run() -> None:
                 file=sys.stderr,
             )
             code = GUARD
-        elif distributed.is_joined():
+        elif processes.is_joined():
             # Python itself would wait for the others before it ended.
             traceback.print_exc()
             code = 1
         else:
             raise
     if code:
-        distributed.leave_soon(code)
+        processes.leave_soon(code)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)

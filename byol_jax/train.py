@@ -13,21 +13,12 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax import (
-    augment,
-    checkpoints,
-    dials,
-    distributed,
-    interrupts,
-    metrics,
-    profiler,
-    update,
-    weights,
-)
+from byol_jax import augment, dials, update, weights
 from byol_jax.data import crops, images, pipeline, reader, sources
 from byol_jax.errors import Diverged, Stopped, require
 from byol_jax.evals import common, frozen
 from byol_jax.networks import siamese
+from byol_jax.runtime import checkpoints, interrupts, metrics, processes, profiler, spmd
 
 _logger = logging.getLogger(__name__)
 
@@ -109,14 +100,14 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
             f"config.augment.{view}: blur_sigma_min={column.blur_sigma_min} must be above 0 "
             f"and at most blur_sigma_max={column.blur_sigma_max}",
         )
-    distributed.check_batch(config.batch_size, config.accumulate, devices)
+    spmd.check_batch(config.batch_size, config.accumulate, devices)
     dials.check(config)
 
 
 def network_of(config: ml_collections.ConfigDict, num_classes: int) -> hk.TransformedWithState:
     """The network of a config, with a probe for so many classes."""
     return siamese.siamese(
-        siamese.make_spec(config.network.to_dict(), num_classes, distributed.AXIS, config.precision)
+        siamese.make_spec(config.network.to_dict(), num_classes, spmd.AXIS, config.precision)
     )
 
 
@@ -137,10 +128,10 @@ def mapped_step(
         update.train_step,
         network=network,
         method=method,
-        axis=distributed.AXIS,
+        axis=spmd.AXIS,
         image_size=image_size,
     )
-    return distributed.pmap(step, donate_argnums=(0,), devices=devices)
+    return spmd.pmap(step, donate_argnums=(0,), devices=devices)
 
 
 def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
@@ -165,7 +156,7 @@ def _in_memory(train_set: images.ImageSet, config: ml_collections.ConfigDict) ->
     """
     train_set = reader.decoded(train_set, config.data.exif)
     assert isinstance(train_set.images, np.ndarray)
-    size, memory = train_set.images.nbytes, distributed.device_memory()
+    size, memory = train_set.images.nbytes, spmd.device_memory()
     # Half of it is for the network, at least.
     require(
         memory is None or size <= memory / 2,
@@ -225,7 +216,7 @@ def _save(
     Waits for the step that made it, and so for that step's verdict on itself. What is
     saved is the last good state, which a resumed run may continue.
     """
-    host = distributed.to_host(state)
+    host = spmd.to_host(state)
     good = host._replace(finite=np.ones((), bool))
     checkpoints.save(manager, int(host.step), good, record)
     return host
@@ -252,7 +243,7 @@ class _Display(NamedTuple):
 
     def show(self, done: int, logs: dict[str, jax.Array], batch_size: int) -> bool:
         """Fetches and writes the logs of update number `done`; returns whether it was finite."""
-        values = {name: float(value) for name, value in distributed.to_host(logs).items()}
+        values = {name: float(value) for name, value in spmd.to_host(logs).items()}
         finite = bool(values.pop("finite"))
         self.writer.write(done, "train", values)
         self.progress.advance(
@@ -305,13 +296,13 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     initial = update.init(config.seed, network, config.image_size, method, config.target_init)
     directory = workdir / "checkpoints"
     host, start = _restore(directory, jax.device_get(initial))
-    distributed.require_same(
+    processes.require_same(
         {"the newest checkpoint in --workdir": start, "images in config.dataset": num_examples}
     )
     batches = _batches(config, train_set, start, max(start, end))
 
     # Whatever the user has in the workdir is as it was up to this line.
-    is_first = distributed.is_first_process()
+    is_first = processes.is_first_process()
     record = {
         "config": config.to_dict(),
         "num_classes": train_set.num_classes,
@@ -332,10 +323,10 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
 
     train_step = mapped_step(network, method, None if resident is None else config.image_size)
-    state = distributed.replicate(host)
-    kept = () if resident is None else (distributed.replicate(resident),)
-    seed = distributed.replicate(np.int32(config.seed))
-    hparams = distributed.replicate(dials.hyperparameters(config, num_examples, total_steps))
+    state = spmd.replicate(host)
+    kept = () if resident is None else (spmd.replicate(resident),)
+    seed = spmd.replicate(np.int32(config.seed))
+    hparams = spmd.replicate(dials.hyperparameters(config, num_examples, total_steps))
 
     with contextlib.ExitStack() as stack:
         signal_number = stack.enter_context(interrupts.signals())
@@ -353,8 +344,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             profiler.traced(workdir / "profile", start + config.profile.first, config.profile.steps)
         )
         done, finite, stopping, late = start, True, False, None
-        limit = distributed.limit_ahead()
-        for batch in distributed.prefetch(batches, config.accumulate, config.data.prefetch):
+        limit = spmd.limit_ahead()
+        for batch in spmd.prefetch(batches, config.accumulate, config.data.prefetch):
             with jax.profiler.StepTraceAnnotation("step", step_num=done + 1):
                 state, logs = train_step(state, batch, seed, hparams, *kept)
             limit(logs)
@@ -366,13 +357,13 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             is_logged = done % config.log_every == 0 or done in (start + 1, end)
             late = (done, logs) if is_logged else None
             if jax.process_count() == 1 or is_logged:
-                stopping = distributed.any_process(bool(signal_number()) or not finite)
+                stopping = processes.any_process(bool(signal_number()) or not finite)
             if stopping:
                 break
             if done % config.checkpoint_every == 0 and done < end:
                 finite = bool(_save(manager, state, record).finite)
             if display and data and evaluation["knn_every"] and done % evaluation["knn_every"] == 0:
-                online = _weights(distributed.to_host(state), record)
+                online = _weights(spmd.to_host(state), record)
                 display.writer.write(done, "test", frozen.monitor(online, data, evaluation))
         if display and late:
             display.show(*late, config.batch_size)

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import augment, classification, distributed, keys, operations, stats
+from byol_jax import augment, classification, keys, operations, stats
 from byol_jax.networks.siamese import Outputs
 from byol_jax.objectives import byol
 from byol_jax.objectives.base import Objective, optimal_linear_predictor
 from byol_jax.optim import groups, schedules
+from byol_jax.runtime import spmd
 
 PyTree = Any
 Batch = dict[str, jax.Array]
@@ -412,7 +413,7 @@ def step(
 
         (carry, sums), _ = jax.lax.scan(accumulate, (carry, zeros), inputs)
     means = jax.tree.map(lambda x: x / count, sums)
-    gradients, logs, moments = distributed.pmean(means, axis)
+    gradients, logs, moments = spmd.pmean(means, axis)
 
     new, schedule_logs = update(state, gradients, carry, hparams, method)
     logs |= schedule_logs | {"projection_std": stats.std_sqrt_dim(*moments)}

@@ -9,9 +9,10 @@ import ml_collections
 import numpy as np
 from matplotlib import figure
 
-from byol_jax import augment, dials, distributed, keys, train
+from byol_jax import augment, dials, keys, train
 from byol_jax.data import crops, images, pipeline, reader
 from byol_jax.errors import UserError, require
+from byol_jax.runtime import processes
 
 # Inches of a cell, and the pixels an inch has at least.
 _CELL, _DPI = 1.5, 100
@@ -126,7 +127,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def _write(sheet: figure.Figure, path: pathlib.Path) -> None:
-    if distributed.is_first_process():
+    if processes.is_first_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.savefig(path)
         print(f"written: {path}", flush=True)

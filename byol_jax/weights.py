@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax import checkpoints
 from byol_jax.errors import UserError, require
+from byol_jax.runtime import checkpoints
 
 # A haiku tree of numpy arrays: module path -> leaf -> value.
 Tree = Mapping[str, Mapping[str, Any]]

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import dials, distributed, train, update
+from byol_jax import dials, train, update
 from byol_jax.errors import UserError
 from byol_jax.networks import siamese
+from byol_jax.runtime import spmd
 from experiments import ablation_tables, ablations
 from tiny_runs import images
 
@@ -43,7 +44,7 @@ def shrunk(row, base="byol"):
 
 
 def network_of(config):
-    spec = siamese.make_spec(config.network.to_dict(), 2, distributed.AXIS)
+    spec = siamese.make_spec(config.network.to_dict(), 2, spmd.AXIS)
     return siamese.siamese(spec)
 
 
@@ -53,7 +54,7 @@ def hparams_of(config):
 
 def program(config):
     """All that makes JAX compile another step: two configs that agree in it share one."""
-    spec = siamese.make_spec(config.network.to_dict(), 2, distributed.AXIS)
+    spec = siamese.make_spec(config.network.to_dict(), 2, spmd.AXIS)
     method = dials.method_of(config)
     objective = method.objective
     hparams = hparams_of(config)
@@ -169,7 +170,7 @@ def step_of(config, traced=None):
         update.train_step,
         network=network_of(config),
         method=dials.method_of(config),
-        axis=distributed.AXIS,
+        axis=spmd.AXIS,
     )
 
     def counted(*arguments):
@@ -177,7 +178,7 @@ def step_of(config, traced=None):
             traced.append(config.recipe)
         return step(*arguments)
 
-    return distributed.pmap(counted, devices=jax.devices()[:1])
+    return spmd.pmap(counted, devices=jax.devices()[:1])
 
 
 def initial_shapes(config):
@@ -216,14 +217,14 @@ def run(config, step=None):
     device = jax.devices()[:1]
     step = step or step_of(config)
     states, logs = [initial_of(config)], []
-    seed = distributed.replicate(np.int32(config.seed), device)
-    hparams = distributed.replicate(hparams_of(config), device)
-    state = distributed.replicate(states[0], device)
+    seed = spmd.replicate(np.int32(config.seed), device)
+    hparams = spmd.replicate(hparams_of(config), device)
+    state = spmd.replicate(states[0], device)
     for number in range(2):
-        batch = distributed.shard(batch_of(config, number), config.accumulate, device)
+        batch = spmd.shard(batch_of(config, number), config.accumulate, device)
         state, log = step(state, batch, seed, hparams)
-        states.append(distributed.to_host(state))
-        logs.append({name: float(value) for name, value in distributed.to_host(log).items()})
+        states.append(spmd.to_host(state))
+        logs.append({name: float(value) for name, value in spmd.to_host(log).items()})
     return states, logs
 
 

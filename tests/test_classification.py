@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import augment, classification, distributed, keys, randaugment
+from byol_jax import augment, classification, keys, randaugment
 from byol_jax.networks import siamese
+from byol_jax.runtime import spmd
 
 CLASSES, FEATURES = 4, 3
 
@@ -230,15 +231,13 @@ def test_missing_labels_weigh_nothing_on_any_number_of_devices(
 
     devices = jax.local_devices()[:2]
     assert len(devices) == 2
-    mapped = distributed.pmap(
-        functools.partial(step, axis=distributed.AXIS),
+    mapped = spmd.pmap(
+        functools.partial(step, axis=spmd.AXIS),
         in_axes=(0, 0, 0, None, None),
         devices=devices,
     )
-    batch = distributed.shard((views, labels), devices=devices)
-    two = distributed.to_host(
-        mapped(distributed.replicate(state, devices), *batch, hparams, frozen)
-    )
+    batch = spmd.shard((views, labels), devices=devices)
+    two = spmd.to_host(mapped(spmd.replicate(state, devices), *batch, hparams, frozen))
     one = single(state, views, labels, hparams, frozen)
     # The labelled ones alone.
     few = single(state, views[labelled], labels[labelled], hparams, frozen)

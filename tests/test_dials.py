@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import augment, distributed, update
+from byol_jax import augment, update
 from byol_jax.networks import heads
 from byol_jax.objectives import byol, info_nce, simclr
+from byol_jax.runtime import spmd
 
 SIZE, BATCH = 4, 8
 VIEWS = ("view1", "view2")
@@ -250,10 +251,8 @@ def test_two_devices_are_one_batch(name):
     assert len(devices) == 2
     batch = jax.tree.map(lambda x: x.reshape(1, 2, BATCH // 2, *x.shape[2:]), batch_of())
     batch = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
-    state = distributed.replicate(jax.device_get(initial(name)), devices)
-    step = distributed.pmap(
-        step_of(name, distributed.AXIS), in_axes=(0, 0, None, None), devices=devices
-    )
+    state = spmd.replicate(jax.device_get(initial(name)), devices)
+    step = spmd.pmap(step_of(name, spmd.AXIS), in_axes=(0, 0, None, None), devices=devices)
     two, two_logs = jax.tree.map(lambda x: x[0], step(state, batch, 0, hparams_of(name)))
     np.testing.assert_allclose(two_logs["loss"], one_logs["loss"], rtol=1e-5)
     before = initial(name).online_params

@@ -204,7 +204,7 @@ def collective_violations(path: str, tree: ast.AST) -> Iterator[str]:
     for name, line in used_names(path, tree):
         root, *rest = name.split(".")
         if root == "jax" and COLLECTIVES.intersection(rest):
-            yield f"{path}:{line}: {name} belongs in byol_jax/distributed.py"
+            yield f"{path}:{line}: {name} belongs in byol_jax/runtime/spmd.py"
 
 
 def confined_violations(path: str, tree: ast.AST) -> Iterator[str]:
@@ -347,9 +347,9 @@ def test_a_broken_rule_is_reported(path: str, source: str, message: str) -> None
         ("byol_jax/train.py", "from byol_jax.evals import linear"),
         ("byol_jax/update.py", "from byol_jax import distributed\ndistributed.pmean(1)"),
         ("byol_jax/update.py", "from byol_jax import __version__"),
-        ("byol_jax/distributed.py", "import jax\njax.lax.psum(1, 'i')\njax.pmap(f)"),
+        ("byol_jax/runtime/spmd.py", "import jax\njax.lax.psum(1, 'i')\njax.pmap(f)"),
         ("byol_jax/data/crops.py", "def f():\n  import tensorflow as tf"),
-        ("byol_jax/metrics.py", "import tensorboardX\nfrom absl import logging"),
+        ("byol_jax/runtime/metrics.py", "import tensorboardX\nfrom absl import logging"),
         (
             "byol_jax/main.py",
             "from absl import app, flags\nfrom ml_collections import config_flags",

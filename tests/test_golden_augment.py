@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment, distributed
+from byol_jax import augment
+from byol_jax.runtime import spmd
 from experiments import base
 
 Operation = Callable[..., jax.Array]
@@ -50,7 +51,7 @@ def small_images(golden: golden_data.Golden, runner: str) -> golden_data.Results
     if runner == "one_device":
         return dict(jax.jit(apply_all)(images))
     assert jax.local_device_count() == 2
-    return dict(distributed.map_batches(apply_all, [images], len(images)))
+    return dict(spmd.map_batches(apply_all, [images], len(images)))
 
 
 def tables(golden: golden_data.Golden) -> golden_data.Results:

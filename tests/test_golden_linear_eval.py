@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment, classification, distributed
+from byol_jax import augment, classification
 from byol_jax.networks import siamese
 from byol_jax.optim import schedules
+from byol_jax.runtime import spmd
 
 MODES = ("frozen", "finetune")
 FLOAT32, FLOAT64 = "", "float64/"
@@ -68,7 +69,7 @@ def run(
     """Repeats one of the two runs; on a frozen encoder with more classifiers beside it."""
     golden = golden_data.load("linear_eval")
     meta, dtype = golden.meta, np.float64 if prefix == FLOAT64 else np.float32
-    axis = distributed.AXIS if devices > 1 else None
+    axis = spmd.AXIS if devices > 1 else None
     network = siamese.encoder(network_spec(meta, axis))
     results: golden_data.Results = {}
     with jax.enable_x64(prefix == FLOAT64):
@@ -84,8 +85,8 @@ def run(
         step = functools.partial(classification.step, network=network, axis=axis)
         if devices > 1:
             used = jax.local_devices()[:devices]
-            mapped = distributed.pmap(step, in_axes=(0, 0, 0, None, None), devices=used)
-            state = distributed.replicate(state, used)
+            mapped = spmd.pmap(step, in_axes=(0, 0, 0, None, None), devices=used)
+            state = spmd.replicate(state, used)
         else:
             mapped = jax.jit(step)
         hparams = hyperparameters(meta, rates)
@@ -93,7 +94,7 @@ def run(
         for images, labels in zip(golden.arrays["images_u8"], golden.arrays["labels"], strict=True):
             batch = views_of(images[order], dtype), labels[order]
             if devices > 1:
-                batch = distributed.shard(jax.tree.map(np.asarray, batch), devices=used)
+                batch = spmd.shard(jax.tree.map(np.asarray, batch), devices=used)
             state, logs = mapped(state, *batch, hparams, frozen)
             host, logs = jax.device_get((state, logs))
             if devices > 1:

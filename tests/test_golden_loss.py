@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment, distributed, stats, update
+from byol_jax import augment, stats, update
 from byol_jax.objectives import byol
+from byol_jax.runtime import spmd
 
 VIEWS = (
     "prediction_view1",
@@ -25,7 +26,7 @@ def run(runner: str, function: Any, rows: np.ndarray) -> Any:
     if runner == "one_device":
         return jax.tree.map(np.asarray, jax.jit(function)(rows))
     assert jax.local_device_count() == 2
-    return distributed.map_batches(function, [rows], len(rows))
+    return spmd.map_batches(function, [rows], len(rows))
 
 
 def regression(golden: golden_data.Golden, runner: str, case: str) -> golden_data.Results:

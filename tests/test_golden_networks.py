@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import distributed
 from byol_jax.networks import resnet, siamese
+from byol_jax.runtime import spmd
 
 MODES = ("train", "eval")
 FLOAT32, FLOAT64 = "", "float64/"
@@ -84,7 +84,7 @@ def compiled(
     name: str, mode: str, devices: int, prefix: str, gradients: bool
 ) -> Callable[..., Any]:
     """Outputs, BatchNorm state and gradients, as a function of the weights and a batch."""
-    axis = distributed.AXIS if devices > 1 else None
+    axis = spmd.AXIS if devices > 1 else None
     network = encoder(golden_data.load(name), axis)
 
     def scalar(params: Any, images: Any, state: Any, cotangent: Any) -> Any:
@@ -101,14 +101,12 @@ def compiled(
             value, (outputs, new_state) = scalar(params, images, state, cotangent)
             by_params, by_images = {}, images[:0]
         # The sum over the devices; the package itself needs only means.
-        value, by_params = jax.tree.map(
-            lambda x: devices * x, distributed.pmean((value, by_params), axis)
-        )
+        value, by_params = jax.tree.map(lambda x: devices * x, spmd.pmean((value, by_params), axis))
         return value, outputs, new_state, by_params, by_images
 
     if devices == 1:
         return jax.jit(function)
-    return distributed.pmap(function, devices=jax.local_devices()[:devices])
+    return spmd.pmap(function, devices=jax.local_devices()[:devices])
 
 
 def compute(
@@ -146,8 +144,8 @@ def compute(
             used = jax.local_devices()[:devices]
             assert len(used) == devices
             result = function(
-                *distributed.replicate((params, state), used),
-                *distributed.shard((images, cotangent), devices=used),
+                *spmd.replicate((params, state), used),
+                *spmd.shard((images, cotangent), devices=used),
             )
         result = jax.tree.map(np.asarray, result)
     value, outputs, new_state, by_params, by_images = result

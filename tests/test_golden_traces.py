@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment, distributed, update
+from byol_jax import augment, update
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.objectives.byol import byol
 from byol_jax.optim import lars, schedules
+from byol_jax.runtime import spmd
 
 FLOAT32, FLOAT64, TWO_DEVICES = "", "float64/", "two_device/"
 ROLES = ("online", "target")
@@ -32,7 +33,7 @@ def network_spec(meta: Mapping[str, Any]) -> NetworkSpec:
         head_bias="released",
         bn_decay=bn["decay_rate"],
         bn_eps=bn["eps"],
-        bn_axis=distributed.AXIS if bn["cross_replica"] else None,
+        bn_axis=spmd.AXIS if bn["cross_replica"] else None,
     )
 
 
@@ -65,11 +66,11 @@ def mapped_step(spec: NetworkSpec, devices: int) -> Callable[..., Any]:
         update.step,
         make_views=make_views,
         network=siamese(spec),
-        axis=distributed.AXIS,
+        axis=spmd.AXIS,
     )
     used = jax.local_devices()[:devices]
     assert len(used) == devices
-    return distributed.pmap(step, in_axes=(0, 0, None, None), devices=used)
+    return spmd.pmap(step, in_axes=(0, 0, None, None), devices=used)
 
 
 def initial_state(golden: golden_data.Golden, dtype: type) -> update.TrainState:
@@ -170,13 +171,13 @@ def run_trace(
     with jax.enable_x64(prefix == FLOAT64):
         step = mapped_step(network_spec(meta), devices)
         hparams = hyperparameters(meta)
-        replicas = distributed.replicate(initial_state(golden, dtype), used)
+        replicas = spmd.replicate(initial_state(golden, dtype), used)
         per_step: dict[str, list[Any]] = {}
         for t in range(meta["steps"]):
             views = {view: float_images(inputs.views[view][t][order], dtype) for view in VIEWS}
             labels = inputs.labels[t][order].astype(np.int32)
             batch = {**views, "labels": labels, "ids": np.arange(len(labels), dtype=np.int32)}
-            sharded = distributed.shard(batch, devices=used)
+            sharded = spmd.shard(batch, devices=used)
             # One micro-batch.
             sharded = jax.tree.map(lambda x: x[:, None], sharded)
             replicas, step_logs = step(replicas, sharded, 0, hparams)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import checkpoints
+from byol_jax.runtime import checkpoints
 
 ROOT = tiny_runs.ROOT
 TINY = (
@@ -54,19 +54,19 @@ MEETING = """
 import functools
 import sys
 import jax
-from byol_jax import distributed
+from byol_jax.runtime import processes
 from byol_jax.errors import UserError
 
-distributed.initialize(distributed.Hosts(join_timeout=120))
+processes.initialize(processes.Hosts(join_timeout=120))
 process = jax.process_index()
 say = functools.partial(print, file=open(sys.argv[1], "w"), flush=True)
 say(jax.process_count(), jax.device_count(), jax.local_device_count())
-flags = [distributed.any_process(process == 1), distributed.any_process(False)]
-say(flags, distributed.is_joined())
-distributed.require_same({"config.seed": 0, "config.network": {"depth": 18}, "data": [1, None]})
+flags = [processes.any_process(process == 1), processes.any_process(False)]
+say(flags, processes.is_joined())
+processes.require_same({"config.seed": 0, "config.network": {"depth": 18}, "data": [1, None]})
 theirs = {"config.tau": 1, "config.a": 1, "config.b": 1, "config.new": "x"} if process else {}
 try:
-    distributed.require_same({"config.seed": 0, "config.tau": 0.9} | theirs)
+    processes.require_same({"config.seed": 0, "config.tau": 0.9} | theirs)
 except UserError as error:
     say(error)
 """

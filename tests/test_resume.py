@@ -17,7 +17,8 @@ import pathlib, shutil, sys
 import numpy as np
 import jax
 import tiny_runs
-from byol_jax import checkpoints, train
+from byol_jax import (train)
+from byol_jax.runtime import checkpoints
 
 def run(dataset, data_dir, workdir):
     train.pretrain(tiny_runs.tiny_config(dataset, data_dir=data_dir, checkpoint_every=2), workdir)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import checkpoints, dials, metrics, train, weights
+from byol_jax import dials, train, weights
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import frozen
+from byol_jax.runtime import checkpoints, metrics
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import byol_jax.update as update
-from byol_jax import augment, distributed, keys
+from byol_jax import augment, keys
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.optim import lars
+from byol_jax.runtime import spmd
 
 SPEC = NetworkSpec(
     depth="tiny",
@@ -153,13 +154,13 @@ def test_unlabelled_examples_do_not_count_for_the_probe():
 
 
 def test_two_devices_equal_one():
-    spec = SPEC._replace(bn_axis=distributed.AXIS)
+    spec = SPEC._replace(bn_axis=spmd.AXIS)
     state, batch = make_state(), make_batch()
     one, one_logs = single_step()(state, batch, 0, HPARAMS)
     devices = jax.devices()[:2]
-    mapped = distributed.pmap(make_step(spec, distributed.AXIS), devices=devices)
-    arguments = [distributed.replicate(x, devices) for x in (state, np.int32(0), HPARAMS)]
-    two, two_logs = mapped(arguments[0], distributed.shard(batch, devices=devices), *arguments[1:])
+    mapped = spmd.pmap(make_step(spec, spmd.AXIS), devices=devices)
+    arguments = [spmd.replicate(x, devices) for x in (state, np.int32(0), HPARAMS)]
+    two, two_logs = mapped(arguments[0], spmd.shard(batch, devices=devices), *arguments[1:])
     # Both replicas hold the same bits.
     jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), two)
     for name, value in one_logs.items():

@@ -10,8 +10,8 @@ import ml_collections
 import numpy as np
 
 import tiny_runs
-from byol_jax import checkpoints
 from byol_jax.networks import siamese
+from byol_jax.runtime import checkpoints
 
 STEP = 6
 

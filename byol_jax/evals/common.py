@@ -14,11 +14,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from byol_jax import augment, checkpoints, distributed, features, keys, metrics, update, weights
+from byol_jax import augment, features, keys, update, weights
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import UserError, require
 from byol_jax.evals import results
 from byol_jax.networks import siamese
+from byol_jax.runtime import checkpoints, metrics, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -276,7 +277,7 @@ def record(
 
 def report(records: list[results.Record], workdir: pathlib.Path) -> None:
     """Writes results.json and prints the table, on the first process."""
-    if not distributed.is_first_process():
+    if not processes.is_first_process():
         return
     results.write_results(workdir / "results.json", records)
     print(results.format_table(records), flush=True)
@@ -388,7 +389,7 @@ def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights
 def _write(
     records: list[results.Record], config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> None:
-    if distributed.is_first_process():
+    if processes.is_first_process():
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
             metrics.write_json(workdir / "config.json", config.to_dict())

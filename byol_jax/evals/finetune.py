@@ -25,11 +25,12 @@ import haiku as hk
 import jax
 import ml_collections
 
-from byol_jax import checkpoints, classification, distributed, metrics, update, weights
+from byol_jax import classification, update, weights
 from byol_jax.data import images
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import common, recipes, results, training
 from byol_jax.networks import siamese
+from byol_jax.runtime import checkpoints, metrics, processes, spmd
 
 _logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     else:
         records = one(None)
         # In the workdir of a run, it is that run's.
-        if distributed.is_first_process() and not (workdir / "config.json").exists():
+        if processes.is_first_process() and not (workdir / "config.json").exists():
             metrics.write_json(workdir / "config.json", config.to_dict())
         common.report(records, workdir)
 
@@ -210,7 +211,7 @@ class _Job(NamedTuple):
         """Trains one cell, or goes on with it."""
         config = self.config
         recipe = self.recipe(cell, train_set.size)
-        network = self.network(train_set, distributed.AXIS)
+        network = self.network(train_set, spmd.AXIS)
         heads = classification.init_heads(
             config.seed,
             1,
@@ -308,7 +309,7 @@ def evaluate(
     }
     if config.fraction == 1 and not config.train_dataset:
         del settings["subset"]
-    if config.save_network and distributed.is_first_process():
+    if config.save_network and processes.is_first_process():
         _save(workdir, config, data, job.network_config, state, mark)
     return [
         results.Record(
@@ -347,7 +348,7 @@ def _search(
         if mark not in finished:
             _logger.info("cell %d of %d: %s", number, len(cells), cell.name)
             finished[mark] = value = _score(job, cell, fit_set, valid_split)
-            if distributed.is_first_process():
+            if processes.is_first_process():
                 line = {"cell": cell.name, "fingerprint": mark, "metric": metric, "value": value}
                 with path.open("a") as file:
                     file.write(json.dumps(line) + "\n")
@@ -357,7 +358,7 @@ def _search(
         worse: Cell | None = cell
         if value is not None and value > highest:
             highest, best, worse = value, cell, best
-        if worse and worse != best and distributed.is_first_process():
+        if worse and worse != best and processes.is_first_process():
             # Its score is kept; dozens of networks would fill a disk.
             shutil.rmtree(job.folder / worse.name / "checkpoints", ignore_errors=True)
     if best is None:
@@ -389,7 +390,7 @@ def _finished(path: pathlib.Path) -> dict[int, float | None]:
         return found
     # Without its end the next line would be lost with it.
     *lines, torn = path.read_text().split("\n")
-    if torn and distributed.is_first_process():
+    if torn and processes.is_first_process():
         with path.open("a") as file:
             file.write("\n")
     for line in lines:

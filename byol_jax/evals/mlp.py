@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax import distributed, keys
+from byol_jax import keys
 from byol_jax.evals import logistic, scores
 from byol_jax.optim import schedules
+from byol_jax.runtime import spmd
 
 # Rows that a trained MLP classifies at once.
 _ROWS = 1024
@@ -124,7 +125,7 @@ def predict(
 
     def top1(rows: np.ndarray, known: np.ndarray) -> float:
         parts = [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
-        found = distributed.map_batches(_classify(mlp), parts, _ROWS, (state.params,))
+        found = spmd.map_batches(_classify(mlp), parts, _ROWS, (state.params,))
         return scores.top1(found, known)
 
     return Prediction(top1(scored, score[1]), top1(fitted, fit[1]))

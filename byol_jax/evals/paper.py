@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from byol_jax import distributed, metrics, weights
+from byol_jax import weights
 from byol_jax.data import benchmarks, sources
 from byol_jax.errors import GuardError, UserError, require
 from byol_jax.evals import common, overrides, results
+from byol_jax.runtime import metrics, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, jobs: Mapping[
         raise UserError(f"no cell of table={config.table} can be run: {_summary(left_out)}")
     for one in plans:
         _check_folder(one)
-    first = distributed.is_first_process()
+    first = processes.is_first_process()
     if first:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
@@ -114,14 +115,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, jobs: Mapping[
         name = one.cell["name"]
         try:
             is_done = _is_done(one)
-            distributed.wait_for_all()  # before the first process changes the answer
+            processes.wait_for_all()  # before the first process changes the answer
             if not is_done:
                 _logger.info("cell %d of %d: %s", number, len(plans), name)
                 if first:
                     one.folder.mkdir(parents=True, exist_ok=True)
                     metrics.write_json(one.folder / "cell.json", one.made_by())
                 jobs[one.config.job](one.config, one.folder)
-                distributed.wait_for_all()  # the first process writes what all read
+                processes.wait_for_all()  # the first process writes what all read
             records = _records(one)
         except (UserError, GuardError) as error:
             _logger.warning("%s: %s", name, error)
@@ -146,7 +147,7 @@ def _table_10(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Table 10's counts beside those of the sets in hand."""
     lines = sources.table_10(config.data_dir)
     print("\n".join(lines), flush=True)
-    if not distributed.is_first_process():
+    if not processes.is_first_process():
         return
     workdir.mkdir(parents=True, exist_ok=True)
     text = "\n".join(["# Table 10", "", "```", *lines, "```", ""])

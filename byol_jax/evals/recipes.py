@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from byol_jax import augment, checkpoints, classification, distributed, randaugment, weights
+from byol_jax import augment, classification, randaugment, weights
 from byol_jax.data import benchmarks, crops, images, pipeline, reader, sources
 from byol_jax.errors import UserError, require
 from byol_jax.evals import common, training
 from byol_jax.optim import schedules
+from byol_jax.runtime import checkpoints, spmd
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -48,7 +49,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
     for name in ("momentum", "label_smoothing"):
         require(0 <= config[name] < 1, f"config.{name}={config[name]} must be in [0, 1)")
-    distributed.check_batch(config.batch_size, 1)
+    spmd.check_batch(config.batch_size, 1)
 
 
 def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:

@@ -13,19 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import (
-    augment,
-    checkpoints,
-    classification,
-    distributed,
-    features,
-    interrupts,
-    metrics,
-)
+from byol_jax import augment, classification, features
 from byol_jax.data import images, pipeline
 from byol_jax.errors import Diverged, Stopped, UserError, require
 from byol_jax.evals import common, scores
 from byol_jax.networks import siamese
+from byol_jax.runtime import checkpoints, interrupts, metrics, processes, spmd
 
 Encoder = classification.Encoder
 # What a record calls this way of fitting.
@@ -158,9 +151,9 @@ def _mapped_step(network: hk.TransformedWithState, augmentation: str) -> Any:
         classification.train_step,
         network=network,
         augmentation=augmentation,
-        axis=distributed.AXIS,
+        axis=spmd.AXIS,
     )
-    return distributed.pmap(step, donate_argnums=(0,))
+    return spmd.pmap(step, donate_argnums=(0,))
 
 
 def _restore(
@@ -211,7 +204,7 @@ def fit(
     """Trains to the end of the recipe's schedule.
 
     Args:
-      network: `siamese.encoder`, its batch statistics shared over `distributed.AXIS`.
+      network: `siamese.encoder`, its batch statistics shared over `spmd.AXIS`.
       train_set: labelled images.
       state: where to start.
       frozen: the encoder, if `state` has none.
@@ -233,7 +226,7 @@ def fit(
     record = training_record(record, recipe, train_set.size)
     host = _restore(directory / "checkpoints", jax.device_get(state), record)
     start, end = int(host.step), recipe.total_steps
-    distributed.require_same(
+    processes.require_same(
         {f"the newest checkpoint in {directory}": start, "training images": train_set.size}
     )
     if start == end:
@@ -256,8 +249,8 @@ def fit(
     )
     classes = host.heads["w"].shape[-1]
     step = _mapped_step(network, recipe.augmentation)
-    replicas = distributed.replicate(host)
-    shared = distributed.replicate((np.int32(recipe.seed), hyperparameters(recipe), frozen))
+    replicas = spmd.replicate(host)
+    shared = spmd.replicate((np.int32(recipe.seed), hyperparameters(recipe), frozen))
 
     with contextlib.ExitStack() as stack:
         signal_number = stack.enter_context(interrupts.signals())
@@ -265,14 +258,14 @@ def fit(
         manager = checkpoints.manager(directory / "checkpoints", 1)
         stack.callback(checkpoints.close, manager)
         writer = progress = None
-        if distributed.is_first_process():
+        if processes.is_first_process():
             writer = stack.enter_context(contextlib.closing(metrics.Writer(directory, start)))
             progress = metrics.Progress(end * recipe.batch_size, description)
             stack.enter_context(contextlib.closing(progress))
 
         done, late, stopping = start, None, False
-        limit = distributed.limit_ahead()
-        for batch in distributed.prefetch(_checked(batches, classes), 1, recipe.prefetch):
+        limit = spmd.limit_ahead()
+        for batch in spmd.prefetch(_checked(batches, classes), 1, recipe.prefetch):
             replicas, logs = step(replicas, batch, *shared)
             limit(logs)
             done += 1
@@ -282,17 +275,17 @@ def fit(
             is_logged = done % log_every == 0 or done in (start + 1, end)
             late = (done, logs) if is_logged else None
             if jax.process_count() == 1 or is_logged:
-                stopping = distributed.any_process(bool(signal_number()) or stopping)
+                stopping = processes.any_process(bool(signal_number()) or stopping)
             if stopping:
                 break
             if done % checkpoint_every == 0 and done < end:
-                host = distributed.to_host(replicas)
+                host = spmd.to_host(replicas)
                 if not host.finite:
                     break
                 checkpoints.save(manager, done, host, record)
         if late:
             _show(*late, recipe.batch_size, progress, writer)
-        host = distributed.to_host(replicas)
+        host = spmd.to_host(replicas)
         if not host.finite:
             raise Diverged(
                 f"{description}: a loss or an update of step {int(host.step) + 1} is not finite: "
@@ -318,7 +311,7 @@ def _show(
     writer: metrics.Writer | None,
 ) -> bool:
     """Fetches and shows the logs of update number `done`; returns whether it was finite."""
-    values = distributed.to_host(logs)
+    values = spmd.to_host(logs)
     if progress:
         best = int(np.argmin(values["loss"]))
         accuracy = f" top1 {values['top1'][best]:.1f}" if "top1" in values else ""
@@ -377,7 +370,7 @@ def predict(
             yield batch["images"]
 
     outputs = _outputs(network, split.multi_label)
-    found = distributed.map_batches(outputs, pixels(), batch_size, (encoder, heads))
+    found = spmd.map_batches(outputs, pixels(), batch_size, (encoder, heads))
     known = np.concatenate(labels)
     chosen = known.reshape(len(known), -1).max(axis=1) >= 0
     require(chosen.any(), f"no image of the {split.name} split has a label")

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from byol_jax import augment, distributed, features, keys, operations, weights
+from byol_jax import augment, features, keys, operations, weights
 from byol_jax.data import images, pipeline, reader, sources
 from byol_jax.errors import require
 from byol_jax.evals import common, logistic, mlp, results
+from byol_jax.runtime import spmd
 
 _logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def _forward(
         named, _ = network.apply(params, state, None, views, False)
         return {**{name: named[name] for name in outputs}, "label": labels}
 
-    return distributed.pmap(forward, devices=jax.local_devices())
+    return spmd.pmap(forward, devices=jax.local_devices())
 
 
 class Source(NamedTuple):
@@ -212,10 +213,10 @@ def extract(
     )
     forward = _forward(network, task, tuple(outputs))
     numbers = jax.tree.map(np.float32, (np.asarray(shares), source.cropping.view))
-    shared = distributed.replicate((np.int32(seed), *numbers, params, state))
+    shared = spmd.replicate((np.int32(seed), *numbers, params, state))
     found = []
     with contextlib.closing(batches):
-        for batch in distributed.prefetch(batches, 1):
+        for batch in spmd.prefetch(batches, 1):
             out = forward(batch, *shared)
             found.append(jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), out))
     start = epochs.start * size - first * batch_size

@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from byol_jax import distributed, stats
+from byol_jax import stats
+from byol_jax.runtime import spmd
 
 Outputs = dict[str, jax.Array]
 Logs = dict[str, jax.Array]
@@ -106,8 +107,8 @@ def batch_normalize(x: jax.Array, axis: str | None = None) -> jax.Array:
     chex.assert_rank(x, 2)
     x = stats.at_least_float32(x)
     # Of the centred column, as E[x^2] - mu^2 cancels for the large outputs of Figure 7.
-    centred = x - distributed.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
-    variance = distributed.pmean(jnp.mean(jnp.square(centred), axis=0, keepdims=True), axis)
+    centred = x - spmd.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
+    variance = spmd.pmean(jnp.mean(jnp.square(centred), axis=0, keepdims=True), axis)
     return centred * jax.lax.rsqrt(jnp.maximum(variance, _VARIANCE_FLOOR) * x.shape[1])
 
 
@@ -162,7 +163,7 @@ def optimal_linear_predictor(
         for x in (online_projection, target_projection)
     )
     # Means over the devices in place of sums: the factor cancels.
-    gram, cross = distributed.pmean((_product(z.T, z), _product(z.T, target)), axis)
+    gram, cross = spmd.pmean((_product(z.T, z), _product(z.T, target)), axis)
     cutoff = 10 * z.shape[1] * float(jnp.finfo(z.dtype).eps)
     return _product(jnp.linalg.pinv(gram, rtol=cutoff, hermitian=True), cross)
 
@@ -203,9 +204,9 @@ def similarities(
     phi1, phi2 = (normalize(outputs["prediction"], normalization) for outputs in online)
     psi1, psi2 = (normalize(outputs["projection"], normalization) for outputs in target)
     chex.assert_equal_shape([phi1, phi2, psi1, psi2])
-    all1, all2 = (distributed.all_gather(psi, axis) for psi in (psi1, psi2))
+    all1, all2 = (spmd.all_gather(psi, axis) for psi in (psi1, psi2))
     rows, total = len(phi1), len(all1)
-    index = distributed.axis_index(axis) * rows + jnp.arange(rows)
+    index = spmd.axis_index(axis) * rows + jnp.arange(rows)
     own = index[:, None] == jnp.arange(total)[None, :]
     return (
         Similarities(_product(phi1, all2.T), _product(phi1, all1.T), own),

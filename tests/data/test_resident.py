@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import checkpoints, operations, train
+from byol_jax import operations, train
 from byol_jax.data import images, pipeline, reader, sources
 from byol_jax.errors import UserError
+from byol_jax.runtime import checkpoints
 
 
 def image_set(height=12, width=17, count=10):

@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import checkpoints, keys, train
+from byol_jax import keys, train
 from byol_jax.data import host, images, pipeline, service, sources
 from byol_jax.errors import UserError
+from byol_jax.runtime import checkpoints
 
 SCRIPT = tiny_runs.ROOT / "launch" / "data_service.py"
 WHOLE = ((0.08, 1.0), (3 / 4, 4 / 3))

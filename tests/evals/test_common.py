@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import tiny_checkpoints
-from byol_jax import checkpoints, update, weights
+from byol_jax import update, weights
 from byol_jax.errors import UserError
 from byol_jax.evals import common, results
+from byol_jax.runtime import checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import pytest
 
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import augment, checkpoints, metrics, weights
+from byol_jax import augment, weights
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import common, finetune, linear, recipes, results, training
+from byol_jax.runtime import checkpoints, metrics
 from experiments import classification, semi, supervised
 from experiments import finetune as transfer_page
 from experiments import linear as linear_page

@@ -9,10 +9,10 @@ import pytest
 
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import checkpoints, metrics
 from byol_jax.data import pipeline
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import common, linear, results, training
+from byol_jax.runtime import checkpoints, metrics
 from experiments import linear as page
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import distributed
 from byol_jax.objectives.base import Objective
+from byol_jax.runtime import spmd
 
 
 @pytest.fixture(autouse=True)
@@ -57,19 +57,19 @@ def check_replicas() -> Callable[..., None]:
                     return jnp.mean(loss.per_example), (loss.per_example, loss.logs)
 
                 gradients, (losses, logs) = jax.grad(mean_loss, has_aux=True)(params)
-                return losses, distributed.pmean((gradients, logs), axis)
+                return losses, spmd.pmean((gradients, logs), axis)
 
             losses, (gradients, logs) = jax.jit(lambda p, x: run(p, x, None))(params, images)
             assert np.ptp(losses) > 1e-3
             assert all(np.max(np.abs(gradient)) > 1e-3 for gradient in gradients)
 
             def mapped(params: Any, images: jax.Array) -> Any:
-                return run(params, images, distributed.AXIS)
+                return run(params, images, spmd.AXIS)
 
             if devices:
-                function = distributed.pmap(mapped, in_axes=(None, 0))
+                function = spmd.pmap(mapped, in_axes=(None, 0))
             else:
-                function = jax.jit(jax.vmap(mapped, (None, 0), axis_name=distributed.AXIS))
+                function = jax.jit(jax.vmap(mapped, (None, 0), axis_name=spmd.AXIS))
             replicas = 2 if devices else 4
             shares = images.reshape(replicas, -1, *images.shape[1:])
             shared_losses, averages = function(params, shares)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import distributed
 from byol_jax.objectives import base
+from byol_jax.runtime import spmd
 
 HALF = 0.5**0.5
 predictor = jax.jit(base.optimal_linear_predictor)
@@ -170,8 +170,8 @@ def test_a_device_knows_its_own_images():
     rows = jnp.arange(8.0).reshape(4, 2, 1) - 3.5
     online, target = [{"prediction": rows}] * 2, [{"projection": rows}] * 2
     mapped = jax.vmap(
-        lambda *views: base.similarities(*views, distributed.AXIS, l2=False)[0],
-        axis_name=distributed.AXIS,
+        lambda *views: base.similarities(*views, spmd.AXIS, l2=False)[0],
+        axis_name=spmd.AXIS,
     )
     found = mapped(online, target)
     np.testing.assert_array_equal(found.own.reshape(8, 8), np.eye(8, dtype=bool))

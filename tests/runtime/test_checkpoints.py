@@ -5,8 +5,8 @@ import errno
 import numpy as np
 import pytest
 
-from byol_jax import checkpoints
 from byol_jax.errors import GuardError, UserError
+from byol_jax.runtime import checkpoints
 
 TREE = {
     "params": {"net/~/conv": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}},

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-from byol_jax import cache
+from byol_jax.runtime import cache
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from byol_jax import profiler
+from byol_jax.runtime import profiler
 
 
 def steps_traced(folder):

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax import distributed
 from byol_jax.errors import GuardError, UserError
+from byol_jax.runtime import processes
 
 PyTree = Any
 Record = dict[str, Any]
@@ -55,7 +55,7 @@ def manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager 
       directory: made if it is not there.
       keep: how many steps stay; None: all.
     """
-    if not distributed.is_first_process():
+    if not processes.is_first_process():
         return None
     directory.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
@@ -116,7 +116,7 @@ def finish(checkpoints: ocp.CheckpointManager | None) -> None:
     if checkpoints is not None:
         with _disk_errors(checkpoints.directory):
             checkpoints.wait_until_finished()
-    distributed.wait_for_all()
+    processes.wait_for_all()
 
 
 def close(checkpoints: ocp.CheckpointManager | None) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import re
 
-from byol_jax import metrics
+from byol_jax.runtime import metrics
 
 
 def lines(folder):

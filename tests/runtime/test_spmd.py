@@ -7,35 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import distributed
 from byol_jax.errors import UserError
+from byol_jax.runtime import processes, spmd
 
 
 def test_shard_deals_micro_batches_to_devices():
     devices = jax.devices()[:2]
     batch = np.arange(8)
-    np.testing.assert_array_equal(
-        distributed.shard(batch, devices=devices), [[0, 1, 2, 3], [4, 5, 6, 7]]
-    )
+    np.testing.assert_array_equal(spmd.shard(batch, devices=devices), [[0, 1, 2, 3], [4, 5, 6, 7]])
     # Micro-batch 0 is 0..3, micro-batch 1 is 4..7; each device gets half of each.
     np.testing.assert_array_equal(
-        distributed.shard(batch, micro_batches=2, devices=devices),
+        spmd.shard(batch, micro_batches=2, devices=devices),
         [[[0, 1], [4, 5]], [[2, 3], [6, 7]]],
     )
 
 
 def test_replicate_and_back():
     tree = {"a": np.arange(3, dtype=np.float32), "b": np.int32(7)}
-    there = distributed.replicate(tree)
+    there = spmd.replicate(tree)
     assert there["a"].shape == (jax.local_device_count(), 3)
-    back = distributed.to_host(there)
+    back = spmd.to_host(there)
     jax.tree.map(np.testing.assert_array_equal, tree, back)
 
 
 def test_to_host_copies_survive_a_donation():
-    step = distributed.pmap(lambda x: x + 1, donate_argnums=(0,))
-    state = distributed.replicate(np.zeros(1000, np.float32))
-    host = distributed.to_host(state)
+    step = spmd.pmap(lambda x: x + 1, donate_argnums=(0,))
+    state = spmd.replicate(np.zeros(1000, np.float32))
+    host = spmd.to_host(state)
     for _ in range(3):
         state = step(state)
     np.testing.assert_array_equal(host, 0)
@@ -46,17 +44,17 @@ def test_rows_of_all_devices_are_gathered_in_order():
 
     def gathered(x):
         return (
-            distributed.axis_index(distributed.AXIS),
-            distributed.all_gather(x, distributed.AXIS),
+            spmd.axis_index(spmd.AXIS),
+            spmd.all_gather(x, spmd.AXIS),
         )
 
-    index, everywhere = distributed.pmap(gathered, devices=jax.devices()[:2])(rows)
+    index, everywhere = spmd.pmap(gathered, devices=jax.devices()[:2])(rows)
     np.testing.assert_array_equal(index, [0, 1])
     for device in range(2):
         np.testing.assert_array_equal(everywhere[device], rows.reshape(4, 3))
     x = jnp.ones((2, 3))
-    assert distributed.all_gather(x, None) is x
-    assert distributed.axis_index(None) == 0
+    assert spmd.all_gather(x, None) is x
+    assert spmd.axis_index(None) == 0
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
@@ -67,15 +65,15 @@ def test_gradients_through_gathered_rows_average_to_that_of_the_whole(replicas):
         def mean_loss(scale):
             z = scale * x
             # Row i with the square of every other row: the mean of z_i (sum_j z_j^2).
-            return jnp.mean(z * jnp.sum(distributed.all_gather(z, axis) ** 2))
+            return jnp.mean(z * jnp.sum(spmd.all_gather(z, axis) ** 2))
 
-        return distributed.pmean(jax.grad(mean_loss)(scale), axis)
+        return spmd.pmean(jax.grad(mean_loss)(scale), axis)
 
     # scale^3 x mean(x) x sum(x^2) = scale^3 x 4.5 x 204, at 2.
     np.testing.assert_allclose(gradient(2.0, x, None), 3 * 4 * 4.5 * 204)
     mapped = {
-        2: distributed.pmap(lambda x: gradient(2.0, x, distributed.AXIS)),
-        4: jax.vmap(lambda x: gradient(2.0, x, distributed.AXIS), axis_name=distributed.AXIS),
+        2: spmd.pmap(lambda x: gradient(2.0, x, spmd.AXIS)),
+        4: jax.vmap(lambda x: gradient(2.0, x, spmd.AXIS), axis_name=spmd.AXIS),
     }[replicas]
     np.testing.assert_allclose(mapped(x.reshape(replicas, -1)), 3 * 4 * 4.5 * 204)
 
@@ -83,7 +81,7 @@ def test_gradients_through_gathered_rows_average_to_that_of_the_whole(replicas):
 @pytest.mark.parametrize("count", [1, 5, 8, 13])
 def test_map_batches_keeps_order_for_any_number_of_rows(count):
     array = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
-    out = distributed.map_batches(
+    out = spmd.map_batches(
         lambda x: {"sum": jnp.sum(x, axis=1), "twice": 2 * x},
         (array[i : i + 4] for i in range(0, count, 4)),
         batch_size=4,
@@ -95,7 +93,7 @@ def test_map_batches_keeps_order_for_any_number_of_rows(count):
 @pytest.mark.parametrize("depth", [0, 1, 2, 9])
 def test_prefetch_keeps_every_batch_in_order(depth):
     batches = [np.full(4, i) for i in range(5)]
-    out = list(distributed.prefetch(iter(batches), 1, depth=depth))
+    out = list(spmd.prefetch(iter(batches), 1, depth=depth))
     assert [int(b[0, 0]) for b in out] == [0, 1, 2, 3, 4]
 
 
@@ -111,17 +109,17 @@ def test_prefetch_keeps_every_batch_in_order(depth):
 )
 def test_batches_that_do_not_divide(batch_size, micro_batches, message):
     with pytest.raises(UserError, match=message):
-        distributed.check_batch(batch_size, micro_batches)
+        spmd.check_batch(batch_size, micro_batches)
 
 
 def test_batch_that_divides():
-    distributed.check_batch(8, 2)
+    spmd.check_batch(8, 2)
 
 
 def test_batches_for_devices_that_are_not_here():
-    distributed.check_batch(16, 2, devices=8)
+    spmd.check_batch(16, 2, devices=8)
     with pytest.raises(UserError, match="does not divide over 8 devices: batch_size=16 would"):
-        distributed.check_batch(8, 2, devices=8)
+        spmd.check_batch(8, 2, devices=8)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +142,14 @@ def test_batches_for_devices_that_are_not_here():
 )
 def test_flags_that_no_processes_could_use(arguments, message):
     with pytest.raises(UserError, match=message):
-        distributed.initialize(distributed.Hosts(*arguments))
+        processes.initialize(processes.Hosts(*arguments))
 
 
 def test_a_port_that_is_taken_is_refused():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match="name another port, the same on all processes"):
-            distributed.initialize(distributed.Hosts(f"localhost:{port}", 2, 0))
+            processes.initialize(processes.Hosts(f"localhost:{port}", 2, 0))
 
 
 @pytest.mark.parametrize(
@@ -173,19 +171,19 @@ def test_who_asks_the_environment_for_others(monkeypatch, variables, started):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    distributed.initialize(distributed.Hosts(peer_timeout=7))
+    processes.initialize(processes.Hosts(peer_timeout=7))
     assert len(joined) == started
     for arguments, settings in joined:
         assert arguments == (None, None, None)
         assert settings["heartbeat_timeout_seconds"] == 7
-    distributed.initialize(distributed.Hosts(num_processes=1))  # alone, wherever it is
+    processes.initialize(processes.Hosts(num_processes=1))  # alone, wherever it is
     assert len(joined) == started
 
 
 def test_one_process_has_nothing_to_compare_and_nobody_to_lose():
-    distributed.require_same({"config.seed": object()})
-    assert not distributed.is_joined()
-    assert not distributed.is_lost_peer(jax.errors.JaxRuntimeError("UNAVAILABLE: gone"))
+    processes.require_same({"config.seed": object()})
+    assert not processes.is_joined()
+    assert not processes.is_lost_peer(jax.errors.JaxRuntimeError("UNAVAILABLE: gone"))
 
 
 @pytest.mark.parametrize(
@@ -198,15 +196,15 @@ def test_one_process_has_nothing_to_compare_and_nobody_to_lose():
     ],
 )
 def test_errors_that_mean_a_lost_peer(monkeypatch, message, lost):
-    monkeypatch.setattr(distributed, "is_joined", lambda: True)
-    assert distributed.is_lost_peer(jax.errors.JaxRuntimeError(message)) is lost
-    assert not distributed.is_lost_peer(ValueError(message))
+    monkeypatch.setattr(processes, "is_joined", lambda: True)
+    assert processes.is_lost_peer(jax.errors.JaxRuntimeError(message)) is lost
+    assert not processes.is_lost_peer(ValueError(message))
 
 
 def test_the_host_waits_for_the_step_before_the_last_two(monkeypatch):
     waited = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
-    limit = distributed.limit_ahead(2)
+    limit = spmd.limit_ahead(2)
     for step in range(5):
         limit(step)
     assert waited == [0, 1, 2]

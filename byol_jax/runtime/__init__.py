@@ -1,0 +1,1 @@
+"""What a job runs on: devices, processes, disks, signals. It knows nothing of BYOL."""

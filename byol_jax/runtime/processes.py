@@ -1,0 +1,217 @@
+"""How several processes find each other, agree, and end together."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byol_jax.errors import USER_ERROR, UserError, require
+from byol_jax.runtime import spmd
+
+
+class Hosts(NamedTuple):
+    """How the processes of a job find each other; all None: they are alone, or found by JAX.
+
+    Attributes:
+      coordinator: `HOST:PORT` of process 0.
+      num_processes: how many processes take part; 1 by itself is alone, wherever it was started.
+      process_id: index of this one.
+      join_timeout: seconds to wait for all of them at start.
+      peer_timeout: seconds without a sign of life after which a process counts as lost.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    join_timeout: int = 300
+    peer_timeout: int = 100
+
+
+def _is_started_with_others() -> bool:
+    """Whether SLURM, Open MPI or a TPU VM started this process, which `jax.distributed` asks."""
+    if "SLURM_STEP_NODELIST" in os.environ:
+        return int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    if "OMPI_COMM_WORLD_SIZE" in os.environ:
+        return int(os.environ["OMPI_COMM_WORLD_SIZE"]) > 1
+    chips = any(pathlib.Path("/dev").glob("accel*")) or pathlib.Path("/dev/vfio/0").exists()
+    return chips and importlib.util.find_spec("libtpu") is not None
+
+
+def check_hosts(hosts: Hosts) -> None:
+    """Refuses flags that no set of processes could use.
+
+    Raises:
+      UserError: if only some of the three are given, or one is out of range.
+    """
+    for name in ("join_timeout", "peer_timeout"):
+        seconds = getattr(hosts, name)
+        require(seconds >= 1, f"--{name}={seconds} must be at least 1 second")
+    three = (hosts.coordinator, hosts.num_processes, hosts.process_id)
+    if all(value is None for value in three) or three == (None, 1, None):
+        return
+    require(
+        None not in three,
+        "several processes need all of --coordinator=HOST:PORT, --num_processes and --process_id",
+    )
+    assert hosts.num_processes is not None and hosts.process_id is not None
+    port = re.fullmatch(r"\S+:([0-9]{1,5})", hosts.coordinator or "")
+    require(
+        port and 0 < int(port[1]) < 2**16,
+        f"--coordinator={hosts.coordinator} must be HOST:PORT, a port of process 0 that is free",
+    )
+    require(
+        0 <= hosts.process_id < hosts.num_processes,
+        f"--process_id={hosts.process_id} must be from 0 to --num_processes - 1 = "
+        f"{hosts.num_processes - 1}",
+    )
+
+
+def _check_port_is_free(coordinator: str) -> None:
+    """JAX dies without a word where another program has the port."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except OSError as error:
+        raise UserError(
+            f"--coordinator={coordinator}: process 0 cannot listen there ({error}); "
+            "name another port, the same on all processes"
+        ) from error
+
+
+def initialize(hosts: Hosts) -> None:
+    """Joins the other processes, if flags or the environment name any.
+
+    Where they do not come within `join_timeout`, the process ends with one line and exit code 2,
+    from a thread: JAX would abort it.
+
+    Raises:
+      UserError: as `check_hosts`; if this process cannot join.
+    """
+    check_hosts(hosts)
+    if hosts.num_processes == 1 or not (hosts.coordinator or _is_started_with_others()):
+        return
+    if hosts.process_id == 0 and hosts.coordinator:
+        _check_port_is_free(hosts.coordinator)
+    # CPU devices of different processes talk through gloo; other backends ignore this.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself; `interrupts` and `any_process` stop all together.
+    jax.config.update("jax_enable_preemption_service", False)
+    what = f"--coordinator={hosts.coordinator}" if hosts.coordinator else "the coordinator"
+    late = threading.Timer(
+        hosts.join_timeout,
+        _give_up,
+        (
+            f"error: after --join_timeout={hosts.join_timeout} seconds some process had not come "
+            f"to {what}: start all of them, with the address and a free port of process 0",
+        ),
+    )
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(
+            hosts.coordinator,
+            hosts.num_processes,
+            hosts.process_id,
+            initialization_timeout=hosts.join_timeout + 60,
+            heartbeat_timeout_seconds=hosts.peer_timeout,
+            # At the end some wait for the first process, which evaluates: as long as it lives.
+            shutdown_timeout_seconds=7 * 86400,
+        )
+        spmd.meet()
+        wait_for_all()
+    except (OSError, RuntimeError, ValueError) as error:
+        if not hosts.coordinator and "coordinator_address" in str(error):
+            return  # a TPU VM by itself, that is part of no pod
+        raise UserError(
+            f"could not join the other processes at {what}: {str(error).splitlines()[0]}; "
+            "--num_processes=1 starts this one alone"
+        ) from error
+    finally:
+        late.cancel()
+
+
+def _give_up(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    os._exit(USER_ERROR)
+
+
+def is_joined() -> bool:
+    """Whether this process has been joined to others, which may wait for it or die with it."""
+    return jax.distributed.is_initialized()
+
+
+# What gloo, NCCL and JAX's own coordination say when the other end is gone.
+_LOST = re.compile(
+    r"gloo|nccl|coordination.?service|heartbeat|connection (closed|reset|refused)|unavailable",
+    re.IGNORECASE,
+)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error of JAX says that another process is gone."""
+    return (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and is_joined()
+        and bool(_LOST.search(str(error)))
+    )
+
+
+def leave_soon(code: int, seconds: float = 10) -> None:
+    """Ends this process in so many seconds at the latest, after an error.
+
+    JAX waits at its exit for all others, of which some may wait for this one in a collective. Those
+    that have failed with this one are there by then.
+    """
+    if is_joined():
+        timer = threading.Timer(seconds, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
+
+
+def require_same(values: Mapping[str, Any]) -> None:
+    """Compares JSON-able values by name; all processes must call it together.
+
+    Raises:
+      UserError: on all of them, naming the first that differ.
+    """
+    if jax.process_count() == 1:
+        return
+    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    sizes = spmd.gather_from_processes(np.asarray(len(text)))
+    padded = np.pad(text, (0, int(np.max(sizes)) - len(text)))
+    rows = spmd.gather_from_processes(padded)
+    first, *others = (json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True))
+    for process, other in enumerate(others, start=1):
+        names = [n for n in {**first, **other} if first.get(n) != other.get(n)]
+        shown = ", ".join(f"{n}={other.get(n)} and not {first.get(n)}" for n in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        require(
+            not names,
+            f"process {process} has {shown}{more}, as process 0 has: "
+            "all processes need the same command, data and workdir",
+        )
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the logs."""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set on any process; all processes must call it together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(spmd.gather_from_processes(np.asarray(flag))))
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have called it."""
+    any_process(False)
