@@ -34,7 +34,7 @@ import numpy as np
 import steps
 from PIL import Image
 
-from byol_jax import boxes
+from byol_jax.augment import boxes
 from byol_jax.data import host, images, pipeline, reader, sources
 
 

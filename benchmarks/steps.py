@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import augment, classification, update
+from byol_jax import classification, update
+from byol_jax.augment import byol, compose
 from byol_jax.data import images, pipeline
 from byol_jax.evals import training
 from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.runtime import spmd
 
-TABLE_6 = (augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2))
+TABLE_6 = (compose.AugmentParams(), compose.AugmentParams(blur=0.1, solarize=0.2))
 HPARAMS = update.Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
 HIDDEN, OUTPUT, CLASSES = 512, 64, 10
 
@@ -166,7 +167,7 @@ def plain(problem: Problem) -> Ours:
 def plain_batch(problem: Problem) -> dict[str, np.ndarray]:
     """What `plain` takes."""
     views = np.asarray(
-        augment.normalize(augment.to_float(random_images(problem.batch_size, problem.size)))
+        byol.normalize(byol.to_float(random_images(problem.batch_size, problem.size)))
     )
     return _labels(problem) | {"view1": views, "view2": views}
 

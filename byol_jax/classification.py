@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import augment, keys, randaugment
+from byol_jax import keys
+from byol_jax.augment import byol, compose, randaugment
 from byol_jax.optim import schedules
 from byol_jax.runtime import spmd
 
@@ -69,7 +70,7 @@ class Hyperparameters(NamedTuple):
     label_smoothing: jax.Array | float
     logit_clip: jax.Array | float
     logit_penalty: jax.Array | float
-    view: augment.AugmentParams
+    view: compose.AugmentParams
     magnitude: jax.Array | float
 
 
@@ -79,16 +80,16 @@ def spatial_views(
     """Random flips; the random crop is the pipeline's (App. D.1)."""
 
     def one(image: jax.Array, key: jax.Array) -> jax.Array:
-        return augment.random_flip(image, key, hparams.view.flip)
+        return byol.random_flip(image, key, hparams.view.flip)
 
-    return augment.map_examples(one, images, ids, epochs, key, 1)
+    return compose.map_examples(one, images, ids, epochs, key, 1)
 
 
 def pretrain_views(
     images: jax.Array, ids: jax.Array, epochs: jax.Array, key: jax.Array, hparams: Hyperparameters
 ) -> jax.Array:
     """T, the augmentations of pre-training (Table 7)."""
-    return augment.make_views(images, ids, epochs, key, 1, hparams.view)
+    return compose.make_views(images, ids, epochs, key, 1, hparams.view)
 
 
 def randaugment_views(
@@ -97,10 +98,10 @@ def randaugment_views(
     """Random flips, then RandAugment with two operations (App. D.2)."""
 
     def one(image: jax.Array, key: jax.Array) -> jax.Array:
-        flipped = augment.random_flip(image, key, hparams.view.flip)
+        flipped = byol.random_flip(image, key, hparams.view.flip)
         return randaugment.randaugment(flipped, key, magnitude=hparams.magnitude)
 
-    return augment.map_examples(one, images, ids, epochs, key, 1)
+    return compose.map_examples(one, images, ids, epochs, key, 1)
 
 
 AUGMENTATIONS: dict[str, MakeViews] = {
@@ -340,6 +341,6 @@ def predict(
     Returns:
       `[B, R, K]`. tclip does not change their order.
     """
-    views = augment.normalize(augment.to_float(images))
+    views = byol.normalize(byol.to_float(images))
     outputs, _ = network.apply(*encoder, None, views, False)
     return jnp.swapaxes(apply_heads(heads, outputs["embedding"]), 0, 1)

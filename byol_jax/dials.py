@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from byol_jax import augment, update
+from byol_jax import update
+from byol_jax.augment import compose
 from byol_jax.data import pipeline
 from byol_jax.errors import require
-from byol_jax.objectives import base, byol, info_nce, simclr
+from byol_jax.objectives import byol, info_nce, simclr
 from byol_jax.objectives.base import Objective
+from byol_jax.objectives.normalize import NORMALIZATIONS
 from byol_jax.optim import groups, schedules
 from byol_jax.runtime import spmd
 
@@ -57,7 +59,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     target, predictor = config.target, config.network.predictor.kind
     for name, value, known in (
         ("objective.name", objective.name, OBJECTIVES),
-        ("objective.normalization", objective.normalization, base.NORMALIZATIONS),
+        ("objective.normalization", objective.normalization, NORMALIZATIONS),
         ("target", target, update.TARGETS),
         ("tau_schedule", config.tau_schedule, TAU_SCHEDULES),
         ("optimizer.name", optimizer.name, groups.OPTIMIZERS),
@@ -152,9 +154,9 @@ def _method(
 
 def view_parameters(
     config: ml_collections.ConfigDict,
-) -> tuple[augment.AugmentParams, augment.AugmentParams]:
+) -> tuple[compose.AugmentParams, compose.AugmentParams]:
     """T and T': the columns of Table 6."""
-    return augment.from_config(config.augment.view1), augment.from_config(config.augment.view2)
+    return compose.from_config(config.augment.view1), compose.from_config(config.augment.view2)
 
 
 def hyperparameters(

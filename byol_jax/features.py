@@ -9,7 +9,7 @@ import haiku as hk
 import jax
 import numpy as np
 
-from byol_jax import augment
+from byol_jax.augment import byol
 from byol_jax.runtime import spmd
 
 # BatchNorm averages of a network that was never trained come from this many batches.
@@ -49,7 +49,7 @@ def _forward(network: hk.TransformedWithState, outputs: tuple[str, ...]) -> Any:
     """One function for all passes of a network, so that it is compiled once."""
 
     def forward(batch: jax.Array, params: Tree, state: Tree) -> dict[str, jax.Array]:
-        views = augment.normalize(augment.to_float(batch))
+        views = byol.normalize(byol.to_float(batch))
         named, _ = network.apply(params, state, None, views, False)
         return {name: named[name] for name in outputs}
 
@@ -84,5 +84,5 @@ def calibrate(
 def _averages(
     network: hk.TransformedWithState, params: hk.Params, state: hk.State, batch: jax.Array
 ) -> hk.State:
-    views = augment.normalize(augment.to_float(batch))
+    views = byol.normalize(byol.to_float(batch))
     return network.apply(params, state, None, views, True)[1]

@@ -13,7 +13,8 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax import augment, dials, update, weights
+from byol_jax import dials, update, weights
+from byol_jax.augment import compose
 from byol_jax.data import crops, images, pipeline, reader, sources
 from byol_jax.errors import Diverged, Stopped, require
 from byol_jax.evals import common, frozen
@@ -90,7 +91,7 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
         )
     for view in ("view1", "view2"):
         column = config.augment[view]
-        for name in augment.PROBABILITIES:
+        for name in compose.PROBABILITIES:
             require(
                 0 <= column[name] <= 1,
                 f"config.augment.{view}.{name}={column[name]} is a probability: from 0 to 1",

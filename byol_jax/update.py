@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import augment, classification, keys, operations, stats
+from byol_jax import classification, keys
+from byol_jax.augment import compose, simclr
 from byol_jax.networks.siamese import Outputs
-from byol_jax.objectives import byol
-from byol_jax.objectives.base import Objective, optimal_linear_predictor
+from byol_jax.objectives import byol, collapse
+from byol_jax.objectives.base import Objective
+from byol_jax.objectives.normalize import l2_norm
+from byol_jax.objectives.optimal_predictor import optimal_linear_predictor
 from byol_jax.optim import groups, schedules
 from byol_jax.runtime import spmd
 
@@ -103,8 +106,8 @@ class Hyperparameters(NamedTuple):
     trust_coefficient: jax.Array | float
     momentum: jax.Array | float
     tau_base: jax.Array | float
-    view1: augment.AugmentParams
-    view2: augment.AugmentParams
+    view1: compose.AugmentParams
+    view2: compose.AugmentParams
     tau_end: jax.Array | float = 1.0
     projector_rate: jax.Array | float = 1.0
     predictor_rate: jax.Array | float = 1.0
@@ -262,9 +265,9 @@ def losses(
         loss, logs = loss + probe, logs | probe_logs
 
     for name in ("embedding", "projection"):
-        norms = [jnp.mean(stats.l2_norm(outputs[name])) for outputs in online]
+        norms = [jnp.mean(l2_norm(outputs[name])) for outputs in online]
         logs[f"{name}_norm"] = jnp.mean(jnp.stack(norms))
-    moments = [stats.normalized_moments(outputs["projection"]) for outputs in online]
+    moments = [collapse.normalized_moments(outputs["projection"]) for outputs in online]
     mean, mean_of_squares = jax.tree.map(lambda *m: sum(m) / len(m), *moments)
     carry = _Carry(online_state, target_state, result.state)
     return loss, (carry, logs, (mean, mean_of_squares))
@@ -416,7 +419,7 @@ def step(
     gradients, logs, moments = spmd.pmean(means, axis)
 
     new, schedule_logs = update(state, gradients, carry, hparams, method)
-    logs |= schedule_logs | {"projection_std": stats.std_sqrt_dim(*moments)}
+    logs |= schedule_logs | {"projection_std": collapse.std_sqrt_dim(*moments)}
     finite = new.finite & jnp.isfinite(logs["loss"] + logs.get("probe_loss", 0.0))
     # The buffers of the old state are donated: a bad step is undone here or never.
     guarded = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
@@ -458,15 +461,15 @@ def train_step(
         if images is not None:
             assert image_size is not None
             cropped = {
-                f"view{view}": operations.crop_levels(images, ids, batch[f"box{view}"], image_size)
+                f"view{view}": simclr.crop_levels(images, ids, batch[f"box{view}"], image_size)
                 for view in (1, 2)
             }
             batch = {**batch, **cropped}
         if batch["view1"].dtype != jnp.uint8:
             return batch["view1"], batch["view2"]
         return (
-            augment.make_views(batch["view1"], ids, epochs, key, 1, hparams.view1),
-            augment.make_views(batch["view2"], ids, epochs, key, 2, hparams.view2),
+            compose.make_views(batch["view1"], ids, epochs, key, 1, hparams.view1),
+            compose.make_views(batch["view2"], ids, epochs, key, 2, hparams.view2),
         )
 
     if batch["labels"].ndim == 1:

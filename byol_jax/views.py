@@ -9,7 +9,8 @@ import ml_collections
 import numpy as np
 from matplotlib import figure
 
-from byol_jax import augment, dials, keys, train
+from byol_jax import dials, keys, train
+from byol_jax.augment import byol, compose
 from byol_jax.data import crops, images, pipeline, reader
 from byol_jax.errors import UserError, require
 from byol_jax.runtime import processes
@@ -56,7 +57,7 @@ def draw(
       uint8 `[n, 2, draws, S, S, 3]`: T, then T'.
     """
     key = keys.named_key(config.seed, "augment")
-    augmented = jax.jit(augment.make_views, static_argnames="view")
+    augmented = jax.jit(compose.make_views, static_argnames="view")
     epochs = []
     for epoch in range(draws):
         batch = pipeline.example_views(
@@ -76,7 +77,7 @@ def draw(
                 zip(("view1", "view2"), dials.view_parameters(config), strict=True), start=1
             )
         ]
-        epochs.append(np.stack([augment.denormalize(v) for v in views], axis=1))
+        epochs.append(np.stack([byol.denormalize(v) for v in views], axis=1))
     pixels = np.clip(np.stack(epochs, axis=2), 0, 1)
     return np.rint(pixels * 255).astype(np.uint8)
 
@@ -147,13 +148,13 @@ def draw_operations(
       uint8 `[S, S, 3]` by title.
     """
     key = keys.named_key(seed, "operations")
-    image = augment.to_float(jnp.asarray(pixels))
+    image = byol.to_float(jnp.asarray(pixels))
     # The strongest blur of App. C, as a weak one can hardly be seen. Probabilities of 0 stay in:
     # one program serves all panels.
-    nothing = augment.AugmentParams(
-        **{**jitter, **dict.fromkeys(augment.PROBABILITIES, 0.0), "blur_sigma_min": 2.0}
+    nothing = compose.AugmentParams(
+        **{**jitter, **dict.fromkeys(compose.PROBABILITIES, 0.0), "blur_sigma_min": 2.0}
     )
-    make_view = jax.jit(augment.make_view)
+    make_view = jax.jit(compose.make_view)
     drawn = {}
     for title, names in OPERATIONS.items():
         view = make_view(image, key, nothing._replace(**dict.fromkeys(names, 1.0)))

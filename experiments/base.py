@@ -49,7 +49,7 @@ def augmentation(**changes: float) -> ml_collections.ConfigDict:
     column.blur_sigma_max = 2.0
     column.solarize = 0.0
     column.solarize_threshold = 0.5  # App. C
-    # Probabilities of operations that Table 6 does without; byol_jax/operations.py has their
+    # Probabilities of operations that Table 6 does without; byol_jax/augment/simclr.py has their
     # numbers. One that is 0 costs nothing; from 0 to another, the step is compiled anew.
     column.crop = 0.0  # another crop of App. C's kind: SimCLR Figure 5
     column.rotate = 0.0  # by 0, 90, 180 or 270 degrees: SimCLR Figure 4, Table 3

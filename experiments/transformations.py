@@ -37,7 +37,7 @@ ImageNet `--config.fit_split=valid` is plenty; of small sets `--config.epochs_of
 Where each choice is from:
 - The tasks, and how often grayscale is applied: Table 3. Noise and Sobel to half of the images
   and equally many turns of each kind: its random guesses.
-- Sigma of the noise, and the Sobel filter: byol_jax/operations.py; SimCLR gives no numbers.
+- Sigma of the noise, and the Sobel filter: byol_jax/augment/simclr.py; SimCLR gives no numbers.
 - "Additional MLPs", and no more, is what the paper says of them. One hidden layer as wide as the
   representation, Adam, rate, epochs and batch, and standardised features (h and g(h) differ in
   scale): ours.

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import augment, classification, keys, randaugment
+from byol_jax import classification, keys
+from byol_jax.augment import byol, compose, randaugment
 from byol_jax.networks import siamese
 from byol_jax.runtime import spmd
 
@@ -30,7 +31,7 @@ def hyperparameters(**changes: Any) -> classification.Hyperparameters:
         "label_smoothing": 0.0,
         "logit_clip": 0.0,
         "logit_penalty": 0.0,
-        "view": augment.AugmentParams(),
+        "view": compose.AugmentParams(),
         "magnitude": 9.0,
     }
     return classification.Hyperparameters(**values | changes)
@@ -345,7 +346,7 @@ def test_init_heads_are_equal_draws_of_a_truncated_normal() -> None:
 
 def test_predict_is_the_heads_on_evaluation_crops(tiny: classification.Encoder) -> None:
     crops = tiny_runs.images(5)
-    views = augment.normalize(jnp.asarray(crops, jnp.float32) / 255)
+    views = byol.normalize(jnp.asarray(crops, jnp.float32) / 255)
     embedding = np.float64(embed(tiny, views, False))
     rng = np.random.default_rng(8)
     heads = {"w": rng.normal(size=(2, embedding.shape[1], 3)), "b": rng.normal(size=(2, 3))}
@@ -373,7 +374,7 @@ def views_of(name: str, rows: Any = slice(None), **changes: Any) -> np.ndarray:
 
 
 def test_spatial_views_are_flips_alone() -> None:
-    plain = np.asarray(augment.normalize(tiny_runs.images(40).astype(np.float32) / 255))
+    plain = np.asarray(byol.normalize(tiny_runs.images(40).astype(np.float32) / 255))
     mirrored = plain[:, :, ::-1]
     ours = views_of("spatial")
     close = functools.partial(np.allclose, atol=1e-5)
@@ -382,7 +383,7 @@ def test_spatial_views_are_flips_alone() -> None:
     assert np.all(is_plain ^ is_mirrored)
     assert 8 < is_mirrored.sum() < 32  # 20 +- 4 standard deviations
     for flip, expected in ((0.0, plain), (1.0, mirrored)):
-        found = views_of("spatial", view=augment.AugmentParams(flip=flip))
+        found = views_of("spatial", view=compose.AugmentParams(flip=flip))
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -394,7 +395,7 @@ def test_pretrain_views_are_those_of_the_first_view() -> None:
     def made(view: int) -> str:
         def make_views(*given: Any) -> jax.Array:
             *batch, hparams = given
-            return augment.make_views(*batch, view, hparams.view)
+            return compose.make_views(*batch, view, hparams.view)
 
         return str(jax.make_jaxpr(make_views)(*arguments, hyperparameters()))
 
@@ -415,12 +416,12 @@ def test_randaugment_views_are_flipped_and_augmented() -> None:
     key = keys.named_key(1, "augment")
     one = jax.jit(
         lambda image, key: randaugment.randaugment(
-            augment.random_flip(image, key, 0.5), key, magnitude=9.0, num_layers=2
+            byol.random_flip(image, key, 0.5), key, magnitude=9.0, num_layers=2
         )
     )
     for i, image in enumerate(tiny_runs.images(40)):
-        expected = one(augment.to_float(image), augment.example_key(key, IDS[i], EPOCHS[i], 1))
-        np.testing.assert_allclose(ours[i], augment.normalize(expected), atol=1e-5)
+        expected = one(byol.to_float(image), compose.example_key(key, IDS[i], EPOCHS[i], 1))
+        np.testing.assert_allclose(ours[i], byol.normalize(expected), atol=1e-5)
 
 
 def test_train_step_is_a_step_on_augmented_views() -> None:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import augment, update
+from byol_jax import update
+from byol_jax.augment import compose
 from byol_jax.networks import heads
 from byol_jax.objectives import byol, info_nce, simclr
 from byol_jax.runtime import spmd
@@ -26,8 +27,8 @@ HPARAMS = update.Hyperparameters(
     trust_coefficient=1e-3,
     momentum=0.0,
     tau_base=0.9,
-    view1=augment.AugmentParams(),
-    view2=augment.AugmentParams(),
+    view1=compose.AugmentParams(),
+    view2=compose.AugmentParams(),
 )
 
 

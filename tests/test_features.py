@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import augment, features
+from byol_jax import features
+from byol_jax.augment import byol
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.update import init_network
 
@@ -30,7 +31,7 @@ def test_extract_equals_one_forward_pass(network):
     out = features.extract(
         net, params, state, in_batches(images, 4), outputs=("embedding", "projection"), batch_size=4
     )
-    views = augment.normalize(augment.to_float(images))
+    views = byol.normalize(byol.to_float(images))
     expected, _ = jax.jit(net.apply, static_argnums=4)(params, state, None, views, False)
     for name in ("embedding", "projection"):
         assert out[name].dtype == np.float32
@@ -44,7 +45,7 @@ def test_calibration_averages_the_batches_and_moves_no_parameter(network):
     state = features.calibrate(net, params, fresh, in_batches(images, 8))
     name = "tiny_res_net/~/initial_batchnorm/~/mean_ema"
     assert int(state[name]["counter"]) == 2
-    views = augment.normalize(augment.to_float(images))
+    views = byol.normalize(byol.to_float(images))
     stem = {k.rpartition("/")[2]: v for k, v in params.items() if "initial" in k}
     out = jax.lax.conv_general_dilated(
         views, stem["initial_conv"]["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

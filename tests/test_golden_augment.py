@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment
+from byol_jax.augment import byol, compose
 from byol_jax.runtime import spmd
 from experiments import base
 
 Operation = Callable[..., jax.Array]
 
 OPERATIONS: Mapping[str, Operation] = {
-    "brightness": augment.adjust_brightness,
-    "contrast": augment.adjust_contrast,
-    "saturation": augment.adjust_saturation,
-    "hue": augment.adjust_hue,
-    "blur": augment.gaussian_blur,
-    "solarize": augment.solarize,
-    "grayscale": augment.to_grayscale,
+    "brightness": byol.adjust_brightness,
+    "contrast": byol.adjust_contrast,
+    "saturation": byol.adjust_saturation,
+    "hue": byol.adjust_hue,
+    "blur": byol.gaussian_blur,
+    "solarize": byol.solarize,
+    "grayscale": byol.to_grayscale,
     "flip": lambda image: image[:, ::-1],
-    "rgb_to_hsv": augment.rgb_to_hsv,
-    "hsv_to_rgb": lambda image: augment.hsv_to_rgb(augment.rgb_to_hsv(image)),
+    "rgb_to_hsv": byol.rgb_to_hsv,
+    "hsv_to_rgb": lambda image: byol.hsv_to_rgb(byol.rgb_to_hsv(image)),
 }
 
 
@@ -44,7 +44,7 @@ def small_images(golden: golden_data.Golden, runner: str) -> golden_data.Results
     names = names_under(golden, "op32/")
 
     def apply_all(images: jax.Array) -> dict[str, jax.Array]:
-        floats = augment.to_float(images)
+        floats = byol.to_float(images)
         return {f"op32/{name}": jax.vmap(operation(name))(floats) for name in names}
 
     images = golden.arrays["images32_u8"]
@@ -56,8 +56,8 @@ def small_images(golden: golden_data.Golden, runner: str) -> golden_data.Results
 
 def tables(golden: golden_data.Golden) -> golden_data.Results:
     return {
-        "hsv_table/hsv": jax.jit(augment.rgb_to_hsv)(golden.arrays["hsv_table/rgb"]),
-        "hsv_table/rgb_out": jax.jit(augment.hsv_to_rgb)(golden.arrays["hsv_table/hsv_in"]),
+        "hsv_table/hsv": jax.jit(byol.rgb_to_hsv)(golden.arrays["hsv_table/rgb"]),
+        "hsv_table/rgb_out": jax.jit(byol.hsv_to_rgb)(golden.arrays["hsv_table/hsv_in"]),
     }
 
 
@@ -70,7 +70,7 @@ def large_image(golden: golden_data.Golden) -> golden_data.Results:
             for name in names_under(golden, f"op224_{kind}/")
         }
     )
-    image = augment.to_float(jnp.asarray(golden.arrays["image224_u8"]))
+    image = byol.to_float(jnp.asarray(golden.arrays["image224_u8"]))
     outputs = jax.jit(lambda image: {name: operation(name)(image) for name in names})(image)
     results: golden_data.Results = {}
     for name, output in outputs.items():
@@ -92,7 +92,7 @@ def impulses(golden: golden_data.Golden) -> golden_data.Results:
         size = int(name)
         image = np.zeros((size, size, 3), np.float32)
         image[size // 2, size // 2] = 1
-        blurred = np.asarray(jax.jit(augment.gaussian_blur)(image, golden.meta["impulse_sigma"]))
+        blurred = np.asarray(jax.jit(byol.gaussian_blur)(image, golden.meta["impulse_sigma"]))
         results[f"blur_impulse/{name}"] = blurred[size // 2, :, 0]
     return results
 
@@ -129,7 +129,7 @@ def apply_sequence(image: jax.Array, operations: list[str]) -> jax.Array:
         if together and name == colors[0][0]:
             amounts = jnp.asarray([dict(colors)[color] for color in COLORS], jnp.float32)
             order = jnp.asarray([COLORS.index(color) for color, _ in colors])
-            image = jitted(augment.color_jitter)(image, amounts, order)
+            image = jitted(byol.color_jitter)(image, amounts, order)
         elif together and name in COLORS:
             continue
         elif name in COLORS:
@@ -142,7 +142,7 @@ def apply_sequence(image: jax.Array, operations: list[str]) -> jax.Array:
 
 def test_recorded_sequences() -> None:
     golden = golden_data.load("augment_composite")
-    images = augment.to_float(jnp.asarray(golden.arrays["composite/images_u8"]))
+    images = byol.to_float(jnp.asarray(golden.arrays["composite/images_u8"]))
     sequences = golden.meta["sequences"]
     assert len(sequences) == len(images)
     outputs = [
@@ -161,7 +161,7 @@ LARGEST_FRACTION_ERROR = 0.02
 
 def features(view: jax.Array, image: jax.Array) -> dict[str, jax.Array]:
     """The numbers whose distribution is compared (golden/README.md)."""
-    luma = augment.to_grayscale(view)[..., 0]
+    luma = byol.to_grayscale(view)[..., 0]
     half = view.shape[1] // 2
     red, green, blue = jnp.mean(view, axis=(0, 1))
     from_mean = jnp.abs(view - jnp.mean(view, axis=-1, keepdims=True))
@@ -187,9 +187,9 @@ def features(view: jax.Array, image: jax.Array) -> dict[str, jax.Array]:
 
 @jax.jit
 def features_of_views(
-    image: jax.Array, keys: jax.Array, params: augment.AugmentParams
+    image: jax.Array, keys: jax.Array, params: compose.AugmentParams
 ) -> dict[str, jax.Array]:
-    views = jax.vmap(augment.make_view, (None, 0, None))(image, keys, params)
+    views = jax.vmap(compose.make_view, (None, 0, None))(image, keys, params)
     return jax.vmap(features, (0, None))(views, image)
 
 
@@ -197,8 +197,8 @@ def features_of_views(
 def draws(view: str) -> np.ndarray:
     """Features of our own views of the golden image: `[features, CHUNKS, CHUNK]`."""
     golden = golden_data.load("augment_stats")
-    image = augment.to_float(jnp.asarray(golden.arrays["image_u8"]))
-    params = augment.AugmentParams(**base.get_config().augment[view])
+    image = byol.to_float(jnp.asarray(golden.arrays["image_u8"]))
+    params = compose.AugmentParams(**base.get_config().augment[view])
     keys = jax.random.split(jax.random.key(0), (CHUNKS, CHUNK))
     parts = [features_of_views(image, key, params) for key in keys]
     names = golden.arrays["feature_names"]

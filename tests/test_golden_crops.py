@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment
+from byol_jax.augment import byol, compose
 from byol_jax.data import bicubic, crops, images, pipeline, reader
 
 SIZE = 224
@@ -12,7 +12,7 @@ SIZE = 224
 HALF_LEVEL = 0.5 / 255
 LARGEST_DISTANCE, LARGEST_FRACTION = 0.024, 0.02
 # Every probability 0: what is left of T is the crop.
-IDENTITY = augment.AugmentParams(flip=0, color_jitter=0, grayscale=0, blur=0, solarize=0)
+IDENTITY = compose.AugmentParams(flip=0, color_jitter=0, grayscale=0, blur=0, solarize=0)
 
 
 def crop_records() -> images.ImageSet:
@@ -98,8 +98,8 @@ def test_random_crops_in_both_placements(placement: str) -> None:
         views = batch[view]
         if placement == "device":
             assert views.dtype == np.uint8
-            views = augment.normalize(augment.to_float(views))
-        views = np.asarray(augment.denormalize(views))
+            views = byol.normalize(byol.to_float(views))
+        views = np.asarray(byol.denormalize(views))
         for i, image in enumerate(views):
             error = np.abs(image[::4, ::4] - golden.arrays[f"{i}/random_224_strided"]).max()
             assert error <= HALF_LEVEL + tolerance, f"{placement} {view} {i}"

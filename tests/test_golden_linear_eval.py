@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment, classification
+from byol_jax import classification
+from byol_jax.augment import byol, compose
 from byol_jax.networks import siamese
 from byol_jax.optim import schedules
 from byol_jax.runtime import spmd
@@ -53,14 +54,14 @@ def hyperparameters(meta: Any, rates: list[float]) -> classification.Hyperparame
         label_smoothing=0.0,
         logit_clip=0.0,
         logit_penalty=0.0,
-        view=augment.AugmentParams(),
+        view=compose.AugmentParams(),
         magnitude=0.0,
     )
 
 
 def views_of(images: np.ndarray, dtype: type) -> Any:
     # Divided by numpy, exactly as in the golden runs: XLA rounds otherwise.
-    return augment.normalize((np.float32(images) / np.float32(255)).astype(dtype))
+    return byol.normalize((np.float32(images) / np.float32(255)).astype(dtype))
 
 
 def run(

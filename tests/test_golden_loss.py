@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment, stats, update
+from byol_jax import update
+from byol_jax.augment.byol import normalize, to_float
 from byol_jax.objectives import byol
+from byol_jax.objectives.normalize import l2_normalize
 from byol_jax.runtime import spmd
 
 VIEWS = (
@@ -107,7 +109,7 @@ def classifier_batch(golden: golden_data.Golden) -> golden_data.Results:
 def normalized(golden: golden_data.Golden, runner: str) -> golden_data.Results:
     images = golden.arrays["normalize/images_u8"]
     return {
-        "normalize/out": run(runner, lambda x: augment.normalize(augment.to_float(x)), images),
+        "normalize/out": run(runner, lambda x: normalize(to_float(x)), images),
     }
 
 
@@ -126,7 +128,7 @@ def test_complete() -> None:
 def test_losses(runner: str) -> None:
     golden = golden_data.load("loss")
     results = classifier(golden, runner) | normalized(golden, runner)
-    results["l2_normalize/out"] = run(runner, stats.l2_normalize, golden.arrays["l2_normalize/x"])
+    results["l2_normalize/out"] = run(runner, l2_normalize, golden.arrays["l2_normalize/x"])
     for case in cases(golden, "regression"):
         results |= regression(golden, runner, case)
     for case in cases(golden, "symmetric"):

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import augment, update
+from byol_jax import update
+from byol_jax.augment import compose
+from byol_jax.augment.byol import normalize
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.objectives.byol import byol
 from byol_jax.optim import lars, schedules
@@ -49,14 +51,14 @@ def hyperparameters(meta: Mapping[str, Any]) -> update.Hyperparameters:
         momentum=meta["momentum"],
         tau_base=meta["base_target_ema"],
         # The views are given, so these are not used.
-        view1=augment.AugmentParams(),
-        view2=augment.AugmentParams(),
+        view1=compose.AugmentParams(),
+        view2=compose.AugmentParams(),
     )
 
 
 def make_views(batch: update.Batch) -> tuple[jax.Array, jax.Array]:
     """The given float images, normalised."""
-    return augment.normalize(batch["view1"]), augment.normalize(batch["view2"])
+    return normalize(batch["view1"]), normalize(batch["view2"])
 
 
 @functools.cache
@@ -131,7 +133,7 @@ def evaluate(
 
     @jax.jit
     def run(params: Any, bn_state: Any, images: jax.Array, labels: jax.Array) -> Any:
-        outputs, _ = network.apply(params, bn_state, None, augment.normalize(images), False)
+        outputs, _ = network.apply(params, bn_state, None, normalize(images), False)
         one = jax.vmap(lambda logits, label: update.probe_loss(logits[None], label[None], None))
         return outputs, one(outputs["logits"], labels)
 

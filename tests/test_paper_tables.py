@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from byol_jax import augment, main
+from byol_jax import main
+from byol_jax.augment import compose
 from byol_jax.data import benchmarks
 from byol_jax.evals import recipes
 from experiments import base, paper, paper_tables, supervised
@@ -243,7 +244,7 @@ def test_the_view_of_a_config_replaces_that_of_the_run() -> None:
     config = supervised.get_config("augment=color")
     config.dataset = "digits"
     ours = recipes.data_of(config, {"image_size": 8}).view._asdict()
-    assert ours == augment.from_config(config.view)._asdict()
+    assert ours == compose.from_config(config.view)._asdict()
     # What is left open is as in the run.
     config = supervised.get_config()
     config.dataset = "digits"

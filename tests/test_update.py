@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import byol_jax.update as update
-from byol_jax import augment, keys
+from byol_jax import keys
+from byol_jax.augment import compose
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.optim import lars
 from byol_jax.runtime import spmd
@@ -29,8 +30,8 @@ HPARAMS = update.Hyperparameters(
     trust_coefficient=0.1,
     momentum=0.9,
     tau_base=0.9,
-    view1=augment.AugmentParams(),
-    view2=augment.AugmentParams(blur=0.1, solarize=0.2),
+    view1=compose.AugmentParams(),
+    view2=compose.AugmentParams(blur=0.1, solarize=0.2),
 )
 
 
@@ -123,7 +124,7 @@ def test_probe_is_trained_by_view_1_with_the_same_optimiser():
     state, batch = make_state(), make_batch()
     new, logs = single_step()(state, batch, 0, HPARAMS)
     key = keys.named_key(0, "augment")
-    view = augment.make_views(batch["view1"], batch["ids"], batch["epochs"], key, 1, HPARAMS.view1)
+    view = compose.make_views(batch["view1"], batch["ids"], batch["epochs"], key, 1, HPARAMS.view1)
     outputs, _ = forward()(state.online_params, state.online_state, view)
     embedding = np.asarray(outputs["embedding"], np.float64)
     w = np.asarray(state.online_params["classifier"]["w"], np.float64)
@@ -209,7 +210,7 @@ def test_accumulation_is_a_loop_over_micro_batches_and_one_update():
     for m in range(2):
         batch_m = jax.tree.map(lambda x, m=m: x[m], micro)
         views = [
-            augment.make_views(
+            compose.make_views(
                 batch_m[f"view{v}"],
                 batch_m["ids"],
                 batch_m["epochs"],
@@ -248,7 +249,7 @@ def test_every_number_is_traced():
     before = step._cache_size()
     _, first = step(state, batch, 0, HPARAMS)
     changed = jax.tree.map(lambda x: x * 0.5, HPARAMS)._replace(
-        total_steps=7, warmup_steps=1, view1=augment.AugmentParams(flip=1.0, solarize=1.0)
+        total_steps=7, warmup_steps=1, view1=compose.AugmentParams(flip=1.0, solarize=1.0)
     )
     _, second = step(state, batch, 1, changed)
     assert step._cache_size() == max(before, 1)
@@ -286,7 +287,7 @@ def test_collapse_statistics_and_norms_of_figure_7():
     embeddings, projections = [], []
     online_state = state.online_state
     for v, params in ((1, HPARAMS.view1), (2, HPARAMS.view2)):
-        view = augment.make_views(batch[f"view{v}"], batch["ids"], batch["epochs"], key, v, params)
+        view = compose.make_views(batch[f"view{v}"], batch["ids"], batch["epochs"], key, v, params)
         out, online_state = forward()(state.online_params, online_state, view)
         embeddings.append(np.asarray(out["embedding"], np.float64))
         projections.append(np.asarray(out["projection"], np.float64))

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import augment, main, train, views
+from byol_jax import main, train, views
+from byol_jax.augment import byol, compose
 from byol_jax.data import pipeline
 from byol_jax.errors import UserError
 from experiments import operations
@@ -46,7 +47,7 @@ def test_each_row_of_views_has_its_own_column_of_table_6(dataset) -> None:
     ids = np.array([1, 2, 9])
     ours = views.draw(image_set, ids, 1, config)
     crops = pipeline.example_views(image_set, ids, np.zeros(3, int), seed=1337, image_size=8)
-    luma = np.asarray(augment.to_grayscale(crops["view1"] / 255.0))
+    luma = np.asarray(byol.to_grayscale(crops["view1"] / 255.0))
     assert np.abs(ours[:, 0, 0] - 255 * luma).max() <= 0.5 + 1e-3
     inverted = np.where(crops["view2"] < 127.5, crops["view2"], 255 - crops["view2"])
     assert np.array_equal(ours[:, 1, 0], inverted)
@@ -105,7 +106,7 @@ def test_every_operation_is_drawn_by_itself(photo) -> None:
     panels = views.draw_operations(pixels, jitter, 2)
     assert list(panels) == list(views.OPERATIONS) and len(panels) == 15
     shown = {name for names in views.OPERATIONS.values() for name in names}
-    assert shown == set(augment.PROBABILITIES)
+    assert shown == set(compose.PROBABILITIES)
     assert np.array_equal(panels["original"], pixels)
     assert np.array_equal(panels["colour drop"], pixels)  # it is grey
     assert np.array_equal(panels["crop, resize, flip"], panels["crop, resize"][:, ::-1])

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from byol_jax import augment, keys
-from byol_jax.boxes import AREA_RANGE, ASPECT_RANGE, check_ranges, random_resized_boxes
+from byol_jax import keys
+from byol_jax.augment import compose
+from byol_jax.augment.boxes import AREA_RANGE, ASPECT_RANGE, check_ranges, random_resized_boxes
 from byol_jax.data import crops, reader, service
 from byol_jax.data.images import ImageSet, Records
 from byol_jax.data.reader import Batch, Batches, Plan, Request
@@ -60,7 +61,7 @@ def train_batches(
     same_crop: bool = False,
     exif: bool = False,
     scaled: bool = False,
-    host_views: tuple[augment.AugmentParams, augment.AugmentParams] | None = None,
+    host_views: tuple[compose.AugmentParams, compose.AugmentParams] | None = None,
     num_threads: int = 0,
     prefetch: int = 2,
     address: str | None = None,

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import augment, keys
+from byol_jax import keys
+from byol_jax.augment import compose
 from byol_jax.data import crops, host
 from byol_jax.data.images import (
     ImageSet,
@@ -117,7 +118,7 @@ def crop(
 
 
 def augmentation(
-    seed: int, params: tuple[augment.AugmentParams, augment.AugmentParams]
+    seed: int, params: tuple[compose.AugmentParams, compose.AugmentParams]
 ) -> Augmentation:
     """The device's own augmentation of both views, T and T', as a function for tf.data."""
     tf = host.import_tensorflow()
@@ -125,7 +126,7 @@ def augmentation(
     def convert(view: int) -> Callable[..., Any]:
         def make_views(images: Any, ids: Any, epochs: Any, params: Any) -> Any:
             key = keys.named_key(jnp.int32(seed), "augment")
-            return augment.make_views(images, ids, epochs, key, view, params)
+            return compose.make_views(images, ids, epochs, key, view, params)
 
         return host.from_jax(make_views)
 

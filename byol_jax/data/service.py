@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.boxes import box_rule
+from byol_jax.augment.boxes import box_rule
 from byol_jax.data import crops, folder, reader
 from byol_jax.data.host import import_tensorflow
 from byol_jax.data.images import Files, ImageSet, Records

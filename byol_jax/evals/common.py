@@ -14,7 +14,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from byol_jax import augment, features, keys, update, weights
+from byol_jax import features, keys, update, weights
+from byol_jax.augment import compose
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import UserError, require
 from byol_jax.evals import results
@@ -136,7 +137,7 @@ class Cropping(NamedTuple):
       exif: whether images are turned as EXIF says.
     """
 
-    view: augment.AugmentParams
+    view: compose.AugmentParams
     area_range: tuple[float, float]
     aspect_range: tuple[float, float]
     eval_crop: str
@@ -152,7 +153,7 @@ def cropping_of(config: Mapping[str, Any], **view: Any) -> Cropping:
     """
     data = config.get("data", {})
     return Cropping(
-        augment.from_config({**config.get("augment", {}).get("view1", {}), **view}),
+        compose.from_config({**config.get("augment", {}).get("view1", {}), **view}),
         (data.get("area_min", 0.08), data.get("area_max", 1.0)),
         (data.get("aspect_min", 3 / 4), data.get("aspect_max", 4 / 3)),
         data.get("eval_crop", "paper"),

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from byol_jax import stats, weights
+from byol_jax import weights
 from byol_jax.errors import UserError
 from byol_jax.evals import common, few_label, knn, logistic, results, scores
+from byol_jax.objectives import collapse
 
 _logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def evaluate(
                 common.embeddings, network, params, state, batch_size=batch_size
             )
             fit, score = embed(split=data.fit), embed(split=data.score, projection=True)
-            std = float(stats.projection_std(jnp.asarray(score.projection)))
+            std = float(collapse.projection_std(jnp.asarray(score.projection)))
             add(
                 name,
                 _Score("projection", "std_sqrt_dim", std, "1", {"normalized": "l2"}),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.errors import require
-from byol_jax.stats import l2_normalize
+from byol_jax.objectives.normalize import l2_normalize
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "k"))

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from byol_jax import augment, classification, randaugment, weights
+from byol_jax import classification, weights
+from byol_jax.augment import compose, randaugment
 from byol_jax.data import benchmarks, crops, images, pipeline, reader, sources
 from byol_jax.errors import UserError, require
 from byol_jax.evals import common, training
@@ -79,7 +80,7 @@ class Data(NamedTuple):
     eval_crop: str
     exif: bool
     batch_size: int
-    view: augment.AugmentParams
+    view: compose.AugmentParams
     area_range: tuple[float, float]
     aspect_range: tuple[float, float]
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import augment, classification, features
+from byol_jax import classification, features
+from byol_jax.augment import compose
 from byol_jax.data import images, pipeline
 from byol_jax.errors import Diverged, Stopped, UserError, require
 from byol_jax.evals import common, scores
@@ -58,7 +59,7 @@ class Recipe(NamedTuple):
     logit_clip: float = 0.0
     logit_penalty: float = 0.0
     augmentation: str = "spatial"
-    view: augment.AugmentParams = augment.AugmentParams()
+    view: compose.AugmentParams = compose.AugmentParams()
     magnitude: float = 0.0
     exif: bool = False
     area_range: tuple[float, float] = (0.08, 1.0)
@@ -80,7 +81,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     return {"solver": SOLVER, "nesterov": True, "schedule": "cosine to 0", **said}
 
 
-def _named_numbers(view: augment.AugmentParams) -> dict[str, float]:
+def _named_numbers(view: compose.AugmentParams) -> dict[str, float]:
     return {name: float(value) for name, value in view._asdict().items() if value is not None}
 
 
@@ -91,7 +92,7 @@ def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int
         del said[name]
     # A list, as trainings that were begun without the extras have it.
     view = _named_numbers(recipe.view)
-    extras = {name: view.pop(name) for name in augment.EXTRAS if name in view}
+    extras = {name: view.pop(name) for name in compose.EXTRAS if name in view}
     said["view"] = [*view.values()]
     if extras:
         said["extras"] = extras

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from byol_jax import augment, features, keys, operations, weights
+from byol_jax import features, keys, weights
+from byol_jax.augment import byol, compose, simclr
 from byol_jax.data import images, pipeline, reader, sources
 from byol_jax.errors import require
 from byol_jax.evals import common, logistic, mlp, results
@@ -32,7 +33,7 @@ class Task(NamedTuple):
 
     Attributes:
       title: what is predicted.
-      operation: the probability of `augment.AugmentParams` that the label stands for.
+      operation: the probability of `compose.AugmentParams` that the label stands for.
       classes: how many.
     """
 
@@ -72,16 +73,16 @@ def draw_labels(
       int32 `[B]`; for two classes 1 where the operation is applied, else quarters of a turn.
     """
     key = keys.named_key(seed, f"transformation/{task}")
-    drawn = jax.vmap(augment.example_key, (None, 0, 0, None))(key, ids, epochs, 1)
+    drawn = jax.vmap(compose.example_key, (None, 0, 0, None))(key, ids, epochs, 1)
     uniforms = jax.vmap(jax.random.uniform)(drawn)
     bounds = jnp.cumsum(jnp.asarray(shares))[:-1]
     return jnp.sum(uniforms[:, None] >= bounds, axis=1, dtype=jnp.int32)
 
 
 def make_view(
-    task: str, image: jax.Array, key: jax.Array, label: jax.Array, params: augment.AugmentParams
+    task: str, image: jax.Array, key: jax.Array, label: jax.Array, params: compose.AugmentParams
 ) -> jax.Array:
-    """T with the task's operation as the label says; else as `augment.make_view`.
+    """T with the task's operation as the label says; else as `compose.make_view`.
 
     Args:
       task: one of `TASKS`.
@@ -95,14 +96,14 @@ def make_view(
     """
     operation = TASKS[task].operation
     if task != "rotation":
-        return augment.make_view(image, key, params._replace(**{operation: label}))
+        return compose.make_view(image, key, params._replace(**{operation: label}))
     # T draws its turns itself, so here it is made in two parts. Draws go by the names of the
     # operations: both parts together draw what the whole would.
-    moves = augment.AugmentParams(
+    moves = compose.AugmentParams(
         crop=params.crop, flip=params.flip, color_jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0
     )
-    turned = operations.rotate_quarters(augment.make_view(image, key, moves), label)
-    return augment.make_view(turned, key, params._replace(crop=None, flip=0.0, rotate=None))
+    turned = simclr.rotate_quarters(compose.make_view(image, key, moves), label)
+    return compose.make_view(turned, key, params._replace(crop=None, flip=0.0, rotate=None))
 
 
 def make_views(
@@ -112,14 +113,14 @@ def make_views(
     ids: jax.Array,
     epochs: jax.Array,
     seed: jax.Array | int,
-    params: augment.AugmentParams,
+    params: compose.AugmentParams,
 ) -> jax.Array:
     """`make_view` of a batch: uint8 `[B, S, S, 3]` -> normalised float32 `[B, S, S, 3]`."""
-    drawn = jax.vmap(augment.example_key, (None, 0, 0, None))(
+    drawn = jax.vmap(compose.example_key, (None, 0, 0, None))(
         keys.named_key(seed, "augment"), ids, epochs, 1
     )
     one = functools.partial(make_view, task, params=params)
-    return augment.normalize(jax.vmap(one)(augment.to_float(crops), drawn, labels))
+    return byol.normalize(jax.vmap(one)(byol.to_float(crops), drawn, labels))
 
 
 class Views(NamedTuple):
@@ -139,7 +140,7 @@ def _forward(
         batch: dict[str, jax.Array],
         seed: jax.Array,
         shares: jax.Array,
-        view: augment.AugmentParams,
+        view: compose.AugmentParams,
         params: features.Tree,
         state: features.Tree,
     ) -> dict[str, jax.Array]:

@@ -7,14 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import require
-from byol_jax.objectives.base import (
-    NORMALIZATIONS,
-    Logs,
-    Objective,
-    Outputs,
-    normalize,
-    stateless,
-)
+from byol_jax.objectives.base import Logs, Objective, Outputs, stateless
+from byol_jax.objectives.normalize import NORMALIZATIONS, normalize
 
 
 def regression_loss(

@@ -6,16 +6,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from byol_jax.objectives.base import (
-    Logs,
-    Objective,
-    Outputs,
-    Similarities,
-    positives,
-    similarities,
-    stateless,
-    top1,
-)
+from byol_jax.objectives.base import Logs, Objective, Outputs, stateless
+from byol_jax.objectives.similarities import Similarities, positives, similarities, top1
 
 
 def info_nce_loss(

@@ -9,17 +9,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from byol_jax.objectives.base import (
-    Logs,
-    Objective,
-    Outputs,
-    Similarities,
-    positives,
-    similarities,
-    stateless,
-    top1,
-)
+from byol_jax.objectives.base import Logs, Objective, Outputs, stateless
 from byol_jax.objectives.info_nce import contrastive_logs, info_nce_loss
+from byol_jax.objectives.similarities import Similarities, positives, similarities, top1
 
 
 def nt_xent_loss(similarity: Similarities, temperature: jax.Array | float) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from byol_jax import keys
-from byol_jax.boxes import random_resized_boxes
+from byol_jax.augment.boxes import random_resized_boxes
 from byol_jax.data import crops, host, pipeline
 from byol_jax.data.images import ImageSet
 from byol_jax.errors import UserError

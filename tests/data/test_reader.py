@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import augment, keys
+from byol_jax import keys
+from byol_jax.augment import compose
 from byol_jax.data import crops, host, images, pipeline, reader, sources
 from byol_jax.errors import UserError
 
@@ -428,10 +429,10 @@ def test_real_files_are_turned_upright(oddities) -> None:
         assert np.abs(picture - turned[0]).mean() < 6
 
 
-def columns() -> tuple[augment.AugmentParams, augment.AugmentParams]:
+def columns() -> tuple[compose.AugmentParams, compose.AugmentParams]:
     """T of Table 6, and T' with two of SimCLR's operations."""
     more = {"rotate": 0.5, "cutout": 0.5}
-    return augment.AugmentParams(), augment.AugmentParams(blur=0.1, solarize=0.2, **more)
+    return compose.AugmentParams(), compose.AugmentParams(blur=0.1, solarize=0.2, **more)
 
 
 def test_host_placement_is_the_device_s() -> None:
@@ -450,7 +451,7 @@ def test_host_placement_is_the_device_s() -> None:
     on_device = batches(image_set, **settings)
     on_host = batches(image_set, **settings, host_views=columns())
     key = keys.named_key(1, "augment")
-    augmented = jax.jit(augment.make_views, static_argnames="view")
+    augmented = jax.jit(compose.make_views, static_argnames="view")
     for ours, theirs in zip(on_host, on_device, strict=True):
         assert ours["ids"].tolist() == theirs["ids"].tolist()
         for view, params in enumerate(columns(), start=1):

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import operations, train
+from byol_jax import train
+from byol_jax.augment import simclr
 from byol_jax.data import images, pipeline, reader, sources
 from byol_jax.errors import UserError
 from byol_jax.runtime import checkpoints
@@ -39,7 +40,7 @@ def test_the_stream_is_the_one_of_crops(same_crop):
             assert ours[name].dtype == theirs[name].dtype
         for view in (1, 2):
             assert ours[f"box{view}"].dtype == np.int32
-            cropped = operations.crop_levels(made_up.images, ours["ids"], ours[f"box{view}"], 8)
+            cropped = simclr.crop_levels(made_up.images, ours["ids"], ours[f"box{view}"], 8)
             difference = np.abs(np.int32(cropped) - theirs[f"view{view}"])
             # The host's weights come from a table of 1/1024; levels are rounded once.
             assert difference.max() <= 1
@@ -50,9 +51,7 @@ def test_the_stream_is_the_one_of_crops(same_crop):
 def test_a_whole_image_stays_as_it_is():
     pixels = image_set(8, 8).images
     boxes = np.tile(np.array([0, 0, 8, 8], np.int32), (3, 1))
-    cropped = jax.jit(operations.crop_levels, static_argnums=3)(
-        pixels, np.array([4, 0, 9]), boxes, 8
-    )
+    cropped = jax.jit(simclr.crop_levels, static_argnums=3)(pixels, np.array([4, 0, 9]), boxes, 8)
     np.testing.assert_array_equal(cropped, pixels[[4, 0, 9]])
 
 

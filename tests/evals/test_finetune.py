@@ -11,7 +11,8 @@ import pytest
 
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import augment, weights
+from byol_jax import weights
+from byol_jax.augment import byol
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import common, finetune, linear, recipes, results, training
 from byol_jax.runtime import checkpoints, metrics
@@ -370,7 +371,7 @@ def test_the_saved_network_predicts_what_was_scored(supervised_run, dataset):
     params, state = training.encoder_weights(trained.online_params, trained.online_state)
     split = common.load_split(dataset, "test", image_size=8, eval_crop="full")
     (batch,) = split.batches()
-    views = augment.normalize(augment.to_float(batch["images"]))
+    views = byol.normalize(byol.to_float(batch["images"]))
     outputs, _ = jax.jit(network.apply, static_argnums=4)(params, state, None, views, False)
     head = trained.online_params["classifier"]
     logits = np.asarray(outputs["embedding"]) @ head["w"] + head["b"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import augment
+from byol_jax.augment import compose
 from byol_jax.errors import UserError
 from byol_jax.evals import recipes, training
 from experiments import classification as page
@@ -37,7 +37,7 @@ def test_what_a_config_leaves_open_is_the_runs_own():
     )
     assert data.area_range == (0.2, 1.0)
     assert data.aspect_range == (0.75, 1.5)
-    assert data.view == augment.AugmentParams(flip=0.25, blur=0.0)
+    assert data.view == compose.AugmentParams(flip=0.25, blur=0.0)
     assert (data.metric, data.benchmark, data.batch_size) == ("top1", None, 256)
 
 

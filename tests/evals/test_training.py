@@ -6,7 +6,8 @@ import pytest
 
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import augment, classification
+from byol_jax import classification
+from byol_jax.augment import byol
 from byol_jax.errors import UserError
 from byol_jax.evals import common, training
 from byol_jax.networks import siamese
@@ -44,7 +45,7 @@ def split_of(crops, labels, batch_size=8):
 
 
 def logits_of(network, encoder, heads, crops):
-    views = augment.normalize(augment.to_float(crops))
+    views = byol.normalize(byol.to_float(crops))
     outputs, _ = jax.jit(network.apply, static_argnums=4)(*encoder, None, views, False)
     embedding = np.float64(outputs["embedding"])
     return np.einsum("bc,rck->brk", embedding, heads["w"]) + heads["b"]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import tiny_checkpoints
-from byol_jax import augment, operations, weights
-from byol_jax.augment import AugmentParams
+from byol_jax import weights
+from byol_jax.augment import byol, compose, simclr
+from byol_jax.augment.compose import AugmentParams
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import UserError
 from byol_jax.evals import common, mlp, results, transformations
@@ -102,10 +103,10 @@ def test_the_operation_is_applied_exactly_if_the_label_says_so(make_view, image,
     key = jax.random.key(3)
     noise = jax.random.normal(jax.random.fold_in(key, zlib.crc32(b"noise_values")), image.shape)
     expected = {
-        "grayscale": [image, augment.to_grayscale(image)],
+        "grayscale": [image, byol.to_grayscale(image)],
         "rotation": [np.rot90(image, k) for k in range(4)],
-        "noise": [image, operations.gaussian_noise(image, noise)],
-        "sobel": [image, operations.sobel(image)],
+        "noise": [image, simclr.gaussian_noise(image, noise)],
+        "sobel": [image, simclr.sobel(image)],
     }[task]
     operation = transformations.TASKS[task].operation
     for params in (NOTHING, NOTHING._replace(**{operation: 0.5})):
@@ -118,7 +119,7 @@ def test_the_operation_is_applied_exactly_if_the_label_says_so(make_view, image,
 @pytest.mark.parametrize("task", ["grayscale", "rotation"])
 def test_all_else_is_drawn_as_t_draws_it(make_view, image, task):
     """In its own place of T, the same view as that of T where T applies the operation too."""
-    whole = jax.jit(augment.make_view)
+    whole = jax.jit(compose.make_view)
     operation = transformations.TASKS[task].operation
     classes = set()
     for seed in range(12):
@@ -180,7 +181,7 @@ def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
         for i, e in zip(ids.tolist(), epochs.tolist(), strict=True)
     ]
     assert found.labels.tolist() == labels
-    make_view = jax.jit(augment.make_view)
+    make_view = jax.jit(compose.make_view)
     views = np.stack(
         [
             make_view(
@@ -192,7 +193,7 @@ def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
         ]
     )
     expected, _ = jax.jit(network.apply, static_argnums=4)(
-        trained.online_params, trained.online_state, None, augment.normalize(views), False
+        trained.online_params, trained.online_state, None, byol.normalize(views), False
     )
     assert found.values.keys() == {"embedding", "projection"}
     for name, values in found.values.items():

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
-from byol_jax import augment, update
+from byol_jax import update
+from byol_jax.augment import compose
 from byol_jax.networks import resnet, siamese
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec
 
@@ -20,7 +21,7 @@ FULL = NetworkSpec("tiny", 1, "small", 3, HEAD, HEAD)
 HALF = FULL._replace(precision="bfloat16")
 SIZE, BATCH = 8, 4
 HPARAMS = update.Hyperparameters(
-    0.2, 10, 100, 1e-6, 1e-3, 0.9, 0.99, augment.AugmentParams(), augment.AugmentParams(blur=0.1)
+    0.2, 10, 100, 1e-6, 1e-3, 0.9, 0.99, compose.AugmentParams(), compose.AugmentParams(blur=0.1)
 )
 
 

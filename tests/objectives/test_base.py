@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax.objectives import base
+from byol_jax.objectives import base, optimal_predictor, similarities
+from byol_jax.objectives.normalize import NORMALIZATIONS, batch_normalize, normalize
 from byol_jax.runtime import spmd
 
 HALF = 0.5**0.5
-predictor = jax.jit(base.optimal_linear_predictor)
+predictor = jax.jit(optimal_predictor.optimal_linear_predictor)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ predictor = jax.jit(base.optimal_linear_predictor)
     ],
 )
 def test_normalisers_by_hand(normalization, expected):
-    out = base.normalize(jnp.array([[3.0, 4.0], [-1.0, 0.0]]), normalization)
+    out = normalize(jnp.array([[3.0, 4.0], [-1.0, 0.0]]), normalization)
     np.testing.assert_allclose(out, expected, rtol=1e-6)
 
 
@@ -48,23 +49,23 @@ def naive_normalize(x: np.ndarray, normalization: str) -> np.ndarray:
 def test_normalisers_are_those_of_the_paper(normalization):
     x = np.random.default_rng(0).normal(2, 3, size=(7, 5))
     with jax.enable_x64(True):
-        out = base.normalize(jnp.asarray(x), normalization)
+        out = normalize(jnp.asarray(x), normalization)
     np.testing.assert_allclose(out, naive_normalize(x, normalization), rtol=1e-12)
 
 
 def test_every_normalisation_has_a_name():
     x = jnp.ones((2, 3), jnp.bfloat16)
-    assert base.NORMALIZATIONS == ("l2", "layer", "batch", "none")
-    assert {base.normalize(x, name).dtype for name in base.NORMALIZATIONS} == {jnp.dtype("float32")}
+    assert NORMALIZATIONS == ("l2", "layer", "batch", "none")
+    assert {normalize(x, name).dtype for name in NORMALIZATIONS} == {jnp.dtype("float32")}
     with pytest.raises(KeyError):
-        base.normalize(x, "group")
+        normalize(x, "group")
 
 
 @pytest.mark.parametrize(("normalization", "fill"), [("layer", 3.0), ("batch", 3.0), ("l2", 0.0)])
 def test_nothing_to_divide_by_gives_zeros(normalization, fill):
     @jax.jit
     def run(x):
-        out, pull = jax.vjp(lambda x: base.normalize(x, normalization), x)
+        out, pull = jax.vjp(lambda x: normalize(x, normalization), x)
         return out, pull(jnp.ones_like(out))
 
     out, (gradient,) = run(jnp.full((4, 3), fill))
@@ -76,7 +77,7 @@ def test_batch_statistics_survive_large_outputs():
     # Figure 7 reaches norms of 3e6. In float32 the mean square minus the squared mean, each 1e13
     # with an error of about 1e6, would leave nothing of a variance of 1e6.
     x = (3e6 + 1e3 * np.random.default_rng(1).normal(size=(64, 2))).astype(np.float32)
-    out = base.batch_normalize(jnp.asarray(x))
+    out = batch_normalize(jnp.asarray(x))
     # The rounding of the mean, 3e6 x 2^-24 a sum, is below a thousandth of the deviation.
     np.testing.assert_allclose(out, naive_normalize(x.astype(np.float64), "batch"), atol=1e-3)
 
@@ -141,7 +142,7 @@ def test_optimal_linear_predictor_is_that_of_all_devices(check_replicas):
     def make(axis):
         def loss(online, target):
             z, other = online[0]["prediction"], target[1]["projection"]
-            q = base.optimal_linear_predictor(z, other, axis)
+            q = optimal_predictor.optimal_linear_predictor(z, other, axis)
             return jnp.sum((z @ q - other) ** 2, axis=1), {"trace": jnp.trace(q)}
 
         return base.stateless(loss)
@@ -155,14 +156,14 @@ def test_similarities_by_hand():
         {"projection": jnp.array([[0, 3.0], [1, 0]])},
         {"projection": jnp.array([[3.0, 4], [-1, 0]])},
     ]
-    first, second = base.similarities(online, target)
+    first, second = similarities.similarities(online, target)
     np.testing.assert_allclose(first.other, [[0.6, -1], [0.8, 0]], atol=1e-6)
     np.testing.assert_allclose(first.same, [[0, 1], [1, 0]], atol=1e-6)
     np.testing.assert_allclose(second.other, first.same)
     np.testing.assert_allclose(second.same, first.other)
     np.testing.assert_array_equal(first.own, [[True, False], [False, True]])
-    np.testing.assert_allclose(base.positives(first), [0.6, 0], atol=1e-6)
-    products, _ = base.similarities(online, target, l2=False)
+    np.testing.assert_allclose(similarities.positives(first), [0.6, 0], atol=1e-6)
+    products, _ = similarities.similarities(online, target, l2=False)
     np.testing.assert_allclose(products.other, [[6, -2], [4, 0]])
 
 
@@ -170,7 +171,7 @@ def test_a_device_knows_its_own_images():
     rows = jnp.arange(8.0).reshape(4, 2, 1) - 3.5
     online, target = [{"prediction": rows}] * 2, [{"projection": rows}] * 2
     mapped = jax.vmap(
-        lambda *views: base.similarities(*views, spmd.AXIS, l2=False)[0],
+        lambda *views: similarities.similarities(*views, spmd.AXIS, l2=False)[0],
         axis_name=spmd.AXIS,
     )
     found = mapped(online, target)
@@ -182,7 +183,7 @@ def test_a_device_knows_its_own_images():
 def test_top1_counts_ties_as_misses():
     own = jnp.eye(4, dtype=bool)
     other = jnp.array([[0.5, 0.4, -1, 0], [0.3, 0.2, 0, 0], [0, 0, 1, 1], [0, 0, -0.1, 0.1]])
-    similarity = base.Similarities(other, jnp.zeros((4, 4)), own)
-    assert float(base.top1(similarity)) == 50
-    collapsed = base.Similarities(jnp.ones((4, 4)), jnp.ones((4, 4)), own)
-    assert float(base.top1(collapsed)) == 0
+    similarity = similarities.Similarities(other, jnp.zeros((4, 4)), own)
+    assert float(similarities.top1(similarity)) == 50
+    collapsed = similarities.Similarities(jnp.ones((4, 4)), jnp.ones((4, 4)), own)
+    assert float(similarities.top1(collapsed)) == 0

@@ -7,8 +7,7 @@ import pytest
 
 from byol_jax.errors import UserError
 from byol_jax.objectives import byol
-from byol_jax.objectives.base import NORMALIZATIONS
-from byol_jax.stats import l2_normalize
+from byol_jax.objectives.normalize import NORMALIZATIONS, l2_normalize
 
 E1, E2 = [1.0, 0.0], [0.0, 1.0]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax.objectives import base, byol, info_nce
+from byol_jax.objectives import byol, info_nce, similarities
 
 LOGS = {"contrastive_top1", "contrastive_entropy", "mi_bound"}
 
@@ -165,10 +165,10 @@ def test_logs_are_those_of_a_loop_over_the_other_view(make_outputs):
 )
 def test_logs_by_hand(other, top1, entropy, bound):
     # The same view is not among the candidates.
-    similarities = base.Similarities(
+    given = similarities.Similarities(
         jnp.asarray(other, jnp.float32), jnp.full((4, 4), 7.0), jnp.eye(4, dtype=bool)
     )
-    logs = jax.jit(info_nce.contrastive_logs)([similarities] * 2, 0.01)
+    logs = jax.jit(info_nce.contrastive_logs)([given] * 2, 0.01)
     np.testing.assert_allclose(logs["contrastive_top1"], top1)
     np.testing.assert_allclose(logs["contrastive_entropy"], entropy, atol=1e-6)
     np.testing.assert_allclose(logs["mi_bound"], bound, atol=1e-5)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax.objectives import base, simclr
+from byol_jax.objectives import simclr, similarities
 
 MAKERS = {
     "nt_xent": lambda number, **kw: simclr.nt_xent(number, **kw),
@@ -144,7 +144,9 @@ def test_gradients_of_table_2(name):
 def one_anchor(*row):
     """An anchor with its positive first, then negatives."""
     other = jnp.array([row])
-    return base.Similarities(other, jnp.full_like(other, 9.0), jnp.arange(len(row))[None, :] == 0)
+    return similarities.Similarities(
+        other, jnp.full_like(other, 9.0), jnp.arange(len(row))[None, :] == 0
+    )
 
 
 def test_margin_triplet_by_hand():
@@ -156,7 +158,7 @@ def test_margin_triplet_by_hand():
 
 def test_margin_triplet_at_the_margin_has_no_gradient():
     def loss(other):
-        similarity = base.Similarities(other, other, jnp.array([[True, False, False]]))
+        similarity = similarities.Similarities(other, other, jnp.array([[True, False, False]]))
         return jnp.sum(simclr.margin_triplet_loss(similarity, ~similarity.own, 0.5))
 
     # u v+ - u v- is 0.5, not below it, and 0.25.

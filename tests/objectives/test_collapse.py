@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import stats
+from byol_jax.objectives import collapse
+from byol_jax.objectives.normalize import l2_norm, l2_normalize
 
 VARIANTS = pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 
@@ -17,7 +18,7 @@ def signed_axes(dim: int) -> np.ndarray:
 @VARIANTS
 def test_l2_norm(transform):
     x = jnp.array([[3.0, 4.0], [0.0, 0.0], [-5.0, 12.0]])
-    np.testing.assert_allclose(transform(stats.l2_norm)(x), [5.0, 0.0, 13.0], rtol=1e-6)
+    np.testing.assert_allclose(transform(l2_norm)(x), [5.0, 0.0, 13.0], rtol=1e-6)
 
 
 @VARIANTS
@@ -25,14 +26,14 @@ def test_l2_normalize_floors_the_norm(transform):
     x = jnp.array([[3.0, -4.0], [0.0, 0.0], [1e-7, 0.0]])
     # The last row is shorter than the floor of 1e-6, so it is divided by 1e-6.
     np.testing.assert_allclose(
-        transform(stats.l2_normalize)(x), [[0.6, -0.8], [0.0, 0.0], [0.1, 0.0]], rtol=1e-5
+        transform(l2_normalize)(x), [[0.6, -0.8], [0.0, 0.0], [0.1, 0.0]], rtol=1e-5
     )
 
 
 @VARIANTS
 def test_normalized_moments_by_hand(transform):
     # Normalised rows: (1, 0), (0, -1), (0.6, 0.8).
-    mean, mean_of_squares = transform(stats.normalized_moments)(
+    mean, mean_of_squares = transform(collapse.normalized_moments)(
         jnp.array([[2.0, 0.0], [0.0, -7.0], [3.0, 4.0]])
     )
     np.testing.assert_allclose(mean, [1.6 / 3, -0.2 / 3], rtol=1e-5)
@@ -42,7 +43,7 @@ def test_normalized_moments_by_hand(transform):
 @VARIANTS
 def test_std_sqrt_dim_by_hand(transform):
     # Variances 0.25 - 0.09 = 0.16 and 0.5 - 0.49 = 0.01: (0.4 + 0.1) / 2 * sqrt(2).
-    value = transform(stats.std_sqrt_dim)(jnp.array([0.3, -0.7]), jnp.array([0.25, 0.5]))
+    value = transform(collapse.std_sqrt_dim)(jnp.array([0.3, -0.7]), jnp.array([0.25, 0.5]))
     np.testing.assert_allclose(value, 0.25 * np.sqrt(2), rtol=1e-4)
 
 
@@ -51,24 +52,24 @@ def test_std_sqrt_dim_by_hand(transform):
 def test_rows_along_all_axes_give_one(transform, dim):
     # Mean 0 and mean of squares 1 / D in each dimension.
     scale = np.linspace(0.1, 9.0, 2 * dim, dtype=np.float32)[:, None]
-    value = transform(stats.projection_std)(jnp.asarray(scale * signed_axes(dim)))
+    value = transform(collapse.projection_std)(jnp.asarray(scale * signed_axes(dim)))
     np.testing.assert_allclose(value, 1.0, rtol=1e-4)
 
 
 def test_rows_along_one_axis():
     # One dimension of standard deviation 1, three of 0: 1 / 4 * sqrt(4).
     x = jnp.asarray(signed_axes(4)[:2])
-    np.testing.assert_allclose(stats.projection_std(x), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(collapse.projection_std(x), 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("row", [np.zeros(128), np.linspace(-1, 3, 128)], ids=["zero", "point"])
 def test_collapse_gives_zero(row):
     x = jnp.asarray(np.outer(np.linspace(1, 5, 50), row), jnp.float32)
-    assert 0 <= float(stats.projection_std(x)) < 1e-3
+    assert 0 <= float(collapse.projection_std(x)) < 1e-3
 
 
 def test_variance_below_zero_is_clipped():
-    value = stats.std_sqrt_dim(jnp.array([0.5, 0.0]), jnp.array([0.25 - 1e-6, 0.04]))
+    value = collapse.std_sqrt_dim(jnp.array([0.5, 0.0]), jnp.array([0.25 - 1e-6, 0.04]))
     np.testing.assert_allclose(value, 0.1 * np.sqrt(2), rtol=1e-4)
 
 
@@ -76,35 +77,35 @@ def test_sphere_against_numpy():
     x = np.random.default_rng(0).normal(size=(500, 32)) + 0.3
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     expected = unit.std(axis=0).mean() * np.sqrt(32)
-    np.testing.assert_allclose(stats.projection_std(jnp.asarray(x)), expected, rtol=1e-4)
+    np.testing.assert_allclose(collapse.projection_std(jnp.asarray(x)), expected, rtol=1e-4)
 
 
 def test_moments_of_halves_average_to_the_whole():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(12, 5)) + 1.0, jnp.float32)
-    halves = [stats.normalized_moments(half) for half in (x[:6], x[6:])]
+    halves = [collapse.normalized_moments(half) for half in (x[:6], x[6:])]
     averaged = [(a + b) / 2 for a, b in zip(*halves, strict=True)]
-    for actual, expected in zip(averaged, stats.normalized_moments(x), strict=True):
+    for actual, expected in zip(averaged, collapse.normalized_moments(x), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
-    whole = stats.projection_std(x)
-    np.testing.assert_allclose(stats.std_sqrt_dim(*averaged), whole, rtol=1e-4)
+    whole = collapse.projection_std(x)
+    np.testing.assert_allclose(collapse.std_sqrt_dim(*averaged), whole, rtol=1e-4)
     # The standard deviations themselves do not average: the reason for the moments.
-    mean_of_stds = (stats.projection_std(x[:6]) + stats.projection_std(x[6:])) / 2
+    mean_of_stds = (collapse.projection_std(x[:6]) + collapse.projection_std(x[6:])) / 2
     assert abs(mean_of_stds - whole) > 1e-3
 
 
 def test_half_precision_is_summed_in_float32():
     x = jnp.asarray(np.random.default_rng(2).normal(size=(64, 16)), jnp.bfloat16)
-    value = stats.projection_std(x)
+    value = collapse.projection_std(x)
     chex.assert_type(value, jnp.float32)
-    np.testing.assert_allclose(value, stats.projection_std(x.astype(jnp.float32)), rtol=1e-6)
-    chex.assert_type(stats.l2_norm(x), jnp.float32)
+    np.testing.assert_allclose(value, collapse.projection_std(x.astype(jnp.float32)), rtol=1e-6)
+    chex.assert_type(l2_norm(x), jnp.float32)
 
 
 def test_gradient_of_normalisation_is_finite_at_zero():
-    gradient = jax.grad(lambda x: stats.l2_normalize(x).sum())(jnp.zeros((2, 3)))
+    gradient = jax.grad(lambda x: l2_normalize(x).sum())(jnp.zeros((2, 3)))
     assert np.isfinite(gradient).all()
 
 
 def test_rank_is_checked():
     with pytest.raises(AssertionError):
-        stats.projection_std(jnp.zeros(4))
+        collapse.projection_std(jnp.zeros(4))

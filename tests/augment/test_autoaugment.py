@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from byol_jax import autoaugment, randaugment
+from byol_jax.augment import autoaugment, randaugment
 
 KEY = jax.random.key(7)
 GREY = (128, 128, 128)

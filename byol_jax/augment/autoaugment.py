@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import keys, randaugment
+from byol_jax import keys
+from byol_jax.augment import randaugment
 
 Scalar = jax.Array | float
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import augment
-from byol_jax.augment import AugmentParams
+from byol_jax.augment import byol, compose
+from byol_jax.augment.compose import AugmentParams
 
 NONE = AugmentParams(flip=0.0, color_jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 KEY = jax.random.key(5)
@@ -19,7 +19,7 @@ def image():
 
 @pytest.fixture(scope="module")
 def make_view():
-    return jax.jit(augment.make_view)
+    return jax.jit(compose.make_view)
 
 
 def test_nothing_applied_is_the_image(image, make_view):
@@ -75,31 +75,31 @@ def test_jitter_clips_after_each_operation():
     image = jnp.full((4, 4, 3), 0.8)
     amounts = jnp.array([0.4, 1.0, 1.0, 0.0])
     # Brightness first is cut at 1. (Uncut, grey 1.2 would stay 1.2 up to the end.)
-    out = augment.color_jitter(image, amounts, jnp.array([0, 1, 2, 3]))
+    out = byol.color_jitter(image, amounts, jnp.array([0, 1, 2, 3]))
     np.testing.assert_allclose(out, 1.0, atol=1e-6)
     # Two opposite brightness steps show the order: cut, then darker.
-    out = augment.color_jitter(out, amounts.at[0].set(-0.3), jnp.array([3, 2, 1, 0]))
+    out = byol.color_jitter(out, amounts.at[0].set(-0.3), jnp.array([3, 2, 1, 0]))
     np.testing.assert_allclose(out, 0.7, atol=1e-6)
 
 
 def test_a_view_depends_on_its_own_key_alone():
     images = np.random.default_rng(1).integers(0, 256, (6, 8, 8, 3), np.uint8)
     ids, epochs = np.arange(6, dtype=np.int32), np.zeros(6, np.int32)
-    views = jax.jit(augment.make_views, static_argnums=4)(
+    views = jax.jit(compose.make_views, static_argnums=4)(
         images, ids, epochs, KEY, 1, AugmentParams()
     )
     order = np.array([4, 1, 5])
-    some = augment.make_views(images[order], ids[order], epochs[order], KEY, 1, AugmentParams())
+    some = compose.make_views(images[order], ids[order], epochs[order], KEY, 1, AugmentParams())
     np.testing.assert_allclose(some, views[order], atol=1e-5)
     for changed in (
-        augment.make_views(images, ids, epochs, KEY, 2, AugmentParams()),
-        augment.make_views(images, ids, epochs + 1, KEY, 1, AugmentParams()),
-        augment.make_views(images, ids + 6, epochs, KEY, 1, AugmentParams()),
+        compose.make_views(images, ids, epochs, KEY, 2, AugmentParams()),
+        compose.make_views(images, ids, epochs + 1, KEY, 1, AugmentParams()),
+        compose.make_views(images, ids + 6, epochs, KEY, 1, AugmentParams()),
     ):
         assert float(jnp.abs(changed - views).max()) > 0.1
 
 
 def test_normalisation_of_imagenet():
-    out = augment.normalize(augment.to_float(np.full((1, 2, 2, 3), 255, np.uint8)))
+    out = byol.normalize(byol.to_float(np.full((1, 2, 2, 3), 255, np.uint8)))
     expected = (1 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     np.testing.assert_allclose(out[0, 0, 0], expected, rtol=1e-6)

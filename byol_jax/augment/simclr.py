@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from byol_jax import boxes, randaugment
+from byol_jax.augment import boxes, randaugment
 from byol_jax.errors import require
 
 Scalar = jax.Array | float

@@ -4,30 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-# A zero row stays zero instead of becoming NaN.
-_SQUARED_NORM_FLOOR = 1e-12
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """Widens half precision: losses and statistics are sums over many numbers."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def l2_norm(x: jax.Array) -> jax.Array:
-    """Euclidean norm of each row: `[B, D]` -> `[B]`."""
-    chex.assert_rank(x, 2)
-    return jnp.sqrt(jnp.sum(jnp.square(at_least_float32(x)), axis=-1))
-
-
-def l2_normalize(x: jax.Array) -> jax.Array:
-    """x / |x| for each row: `[B, D]` -> `[B, D]`, in float32 or wider.
-
-    The floor of |x| is 1e-6, as in the authors' code (docs/deviations.md, 5).
-    """
-    chex.assert_rank(x, 2)
-    x = at_least_float32(x)
-    squared_norm = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared_norm, _SQUARED_NORM_FLOOR))
+from byol_jax.objectives.normalize import l2_normalize
 
 
 def normalized_moments(projection: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from byol_jax.boxes import random_resized_boxes
+from byol_jax.augment.boxes import random_resized_boxes
 from byol_jax.errors import UserError
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from byol_jax import randaugment
+from byol_jax.augment import randaugment
 from byol_jax.errors import UserError
 
 KEY = jax.random.key(3)

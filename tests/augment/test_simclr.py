@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from byol_jax import boxes, operations
+from byol_jax.augment import boxes, simclr
 from byol_jax.data import crops
 from byol_jax.errors import UserError
 
@@ -16,7 +16,7 @@ KEY = jax.random.key(3)
 # Odd and not square; small; a pixel.
 SHAPES = ((13, 9), (8, 8), (1, 1))
 
-sobel = jax.jit(operations.sobel)
+sobel = jax.jit(simclr.sobel)
 
 
 def picture(shape, seed=0):
@@ -44,7 +44,7 @@ def resized(values, size):
 
 @pytest.fixture(scope="module")
 def crop():
-    return jax.jit(operations.random_resized_crop)
+    return jax.jit(simclr.random_resized_crop)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -97,7 +97,7 @@ def test_boxes_on_the_device_follow_the_rule_of_the_host():
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 def test_quarters(size):
     image = picture((size, size))
-    rotate = jax.jit(operations.rotate_quarters)
+    rotate = jax.jit(simclr.rotate_quarters)
     for turns in range(4):
         expected = np.empty_like(image)
         for i in range(size):
@@ -112,14 +112,14 @@ def test_quarters(size):
 
 def test_quarters_need_a_square():
     with pytest.raises(UserError, match="4x5 is turned by quarters: it must be square"):
-        operations.rotate_quarters(jnp.zeros((4, 5, 3)), jnp.int32(1))
+        simclr.rotate_quarters(jnp.zeros((4, 5, 3)), jnp.int32(1))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (17, 40), (8, 8), (1, 1)])
 def test_equalize_is_pillows(shape):
     dull = np.random.default_rng(0).normal((60, 120, 200), (15, 25, 8), (*shape, 3))
     levels = np.clip(dull, 0, 255).astype(np.uint8)
-    out = jax.jit(operations.equalize)(levels / np.float32(255))
+    out = jax.jit(simclr.equalize)(levels / np.float32(255))
     expected = np.asarray(ImageOps.equalize(Image.fromarray(levels)))
     np.testing.assert_allclose(np.asarray(out) * 255, expected, atol=1e-4)
     if math.prod(shape) > 255:
@@ -130,7 +130,7 @@ def test_equalize_is_pillows(shape):
 def test_motion_blur_is_a_mean_along_a_line(shape, radius):
     height, width = shape
     image = picture(shape)
-    blur = jax.jit(operations.motion_blur, static_argnums=2)
+    blur = jax.jit(simclr.motion_blur, static_argnums=2)
     for degrees in (0, 20, 90, 115):
         angle = np.deg2rad(degrees)
         expected = np.zeros(image.shape)
@@ -149,11 +149,11 @@ def test_motion_blur_is_a_mean_along_a_line(shape, radius):
 def test_motion_blur_of_a_point_by_hand():
     image = np.zeros((5, 5, 3), np.float32)
     image[2, 2] = 0.9
-    level = np.asarray(operations.motion_blur(image, 0.0, 1))[..., 0]
+    level = np.asarray(simclr.motion_blur(image, 0.0, 1))[..., 0]
     np.testing.assert_allclose(level[2], [0, 0.3, 0.3, 0.3, 0], atol=1e-6)
     assert level[[0, 1, 3, 4]].max() == 0
     # 45 degrees counterclockwise: from the lower left to the upper right.
-    slanted = np.asarray(operations.motion_blur(image, np.pi / 4, 1))[..., 1]
+    slanted = np.asarray(simclr.motion_blur(image, np.pi / 4, 1))[..., 1]
     np.testing.assert_allclose(slanted, 0.3 * np.diag([0, 1, 1, 1, 0])[::-1], atol=1e-6)
 
 
@@ -188,9 +188,9 @@ def test_sobel_of_edges_by_hand():
 def test_noise_is_added_and_cut():
     image = np.array([0.1, 0.5, 0.9], np.float32) * np.ones((2, 2, 1), np.float32)
     noise = np.array([-2.0, 1.0, 2.0], np.float32) * np.ones((2, 2, 1), np.float32)
-    out = jax.jit(operations.gaussian_noise)(image, noise)
+    out = jax.jit(simclr.gaussian_noise)(image, noise)
     np.testing.assert_allclose(out, np.broadcast_to([0, 0.6, 1], (2, 2, 3)), atol=1e-6)
-    weaker = jax.jit(operations.gaussian_noise)(image, noise, 0.01)
+    weaker = jax.jit(simclr.gaussian_noise)(image, noise, 0.01)
     np.testing.assert_allclose(weaker, np.broadcast_to([0.08, 0.51, 0.92], (2, 2, 3)), atol=1e-6)
 
 
@@ -215,11 +215,11 @@ def test_cutout_by_hand(shape, uniforms, share, rows, columns):
     image, fill = picture(shape), np.array([0.2, 0.4, 0.6], np.float32)
     expected = image.copy()
     expected[rows[0] : rows[1], columns[0] : columns[1]] = fill
-    ours = jax.jit(operations.cutout)(image, np.array(uniforms, np.float32), fill, share)
+    ours = jax.jit(simclr.cutout)(image, np.array(uniforms, np.float32), fill, share)
     np.testing.assert_array_equal(ours, expected)
 
 
 def test_cutout_covers_half_the_side_by_default():
     image = np.zeros((8, 8, 3), np.float32)
-    out = np.asarray(operations.cutout(image, jnp.array([0.5, 0.5]), jnp.ones(3)))
+    out = np.asarray(simclr.cutout(image, jnp.array([0.5, 0.5]), jnp.ones(3)))
     assert out[..., 0].sum() == 16

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import augment, dials, keys, train
-from byol_jax.augment import AugmentParams
+from byol_jax import dials, keys, train
+from byol_jax.augment import byol, compose
+from byol_jax.augment.compose import AugmentParams
 from byol_jax.errors import UserError
 from experiments import base
 
@@ -19,7 +20,7 @@ ORDER = (
     *("crop", "flip", "rotate", "randaugment", "autoaugment", "color_jitter", "grayscale"),
     *("equalize", "blur", "motion_blur", "solarize", "sobel", "noise", "cutout"),
 )
-NONE = AugmentParams(**dict.fromkeys(augment.PROBABILITIES, 0.0))
+NONE = AugmentParams(**dict.fromkeys(compose.PROBABILITIES, 0.0))
 
 
 def only(*names, **changes):
@@ -34,14 +35,14 @@ def image():
 
 @pytest.fixture(scope="module")
 def make_view():
-    return jax.jit(augment.make_view)
+    return jax.jit(compose.make_view)
 
 
 def test_a_column_has_these_probabilities():
-    assert sorted(ORDER) == sorted(augment.PROBABILITIES)
-    assert [name for name in ORDER if name in augment.EXTRAS] == list(augment.EXTRAS)
+    assert sorted(ORDER) == sorted(compose.PROBABILITIES)
+    assert [name for name in ORDER if name in compose.EXTRAS] == list(compose.EXTRAS)
     assert {name for name in AugmentParams._fields if getattr(AugmentParams(), name) is None} == {
-        *augment.EXTRAS
+        *compose.EXTRAS
     }
 
 
@@ -51,7 +52,7 @@ def test_a_column_has_these_probabilities():
         ORDER,
         # Without the ones that hide what came before them.
         [name for name in ORDER if name not in ("grayscale", "sobel", "autoaugment")],
-        [name for name in ORDER if name in augment.EXTRAS],
+        [name for name in ORDER if name in compose.EXTRAS],
         ["crop", "flip", "color_jitter", "blur", "noise", "cutout"],
     ],
 )
@@ -72,11 +73,12 @@ def test_no_two_draws_share_a_key(monkeypatch, image):
         names.append(name)
         return keys.named(key, name)
 
-    # Of this module alone: what it calls draws from keys of its own.
-    monkeypatch.setattr(augment, "keys", types.SimpleNamespace(named=named))
+    # Of these modules alone: what they call draws from keys of its own.
+    for module in (byol, compose):
+        monkeypatch.setattr(module, "keys", types.SimpleNamespace(named=named))
     # Not the function itself, whose trace another test may have left behind.
-    jax.make_jaxpr(lambda *given: augment.make_view(*given))(image, KEY, NONE)
-    assert set(augment.PROBABILITIES) < set(names)
+    jax.make_jaxpr(lambda *given: compose.make_view(*given))(image, KEY, NONE)
+    assert set(compose.PROBABILITIES) < set(names)
     assert len({zlib.crc32(name.encode()) for name in names}) == len(names)
 
 
@@ -102,7 +104,7 @@ def test_turns_are_uniform(make_view, image):
     count = 400
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(count))
     small = image[:4, :4]
-    rotate = jax.jit(jax.vmap(augment.EXTRAS["rotate"], (None, 0)))
+    rotate = jax.jit(jax.vmap(compose.EXTRAS["rotate"], (None, 0)))
     views = np.asarray(rotate(small, keys))
     found = [(views == np.rot90(small, k)).all((1, 2, 3)).sum() for k in range(4)]
     assert sum(found) == count
@@ -113,7 +115,7 @@ def test_turns_are_uniform(make_view, image):
 def test_cutout_is_zero_for_the_network_and_anywhere(make_view, image):
     corners = []
     for seed in range(30):
-        view = augment.normalize(make_view(image, jax.random.key(seed), only("cutout")))
+        view = byol.normalize(make_view(image, jax.random.key(seed), only("cutout")))
         is_zero = (np.abs(view) < 1e-6).all(-1)
         rows, columns = np.nonzero(is_zero)
         corners.append((rows.min(), rows.max() + 1, columns.min(), columns.max() + 1))
@@ -127,7 +129,7 @@ def test_cutout_is_zero_for_the_network_and_anywhere(make_view, image):
 
 def test_noise_is_normal_and_of_each_channel(make_view):
     grey = np.full((64, 64, 3), 0.5, np.float32)
-    noise = np.asarray(jax.jit(augment.EXTRAS["noise"])(grey, KEY)) - 0.5
+    noise = np.asarray(jax.jit(compose.EXTRAS["noise"])(grey, KEY)) - 0.5
     assert abs(noise.mean()) < 0.005 and abs(noise.std() - 0.1) < 0.005
     within = (np.abs(noise) < 0.1).mean()
     assert abs(within - 0.683) < 0.02
@@ -138,7 +140,7 @@ def test_motion_blur_is_as_long_as_the_gaussian(make_view):
     for size, radius in ((8, 0), (24, 1), (64, 3), (224, 11)):
         point = np.zeros((size, size, 3), np.float32)
         point[size // 2, size // 2] = 1
-        blurred = np.asarray(jax.jit(augment.EXTRAS["motion_blur"])(point, KEY))[..., 0]
+        blurred = np.asarray(jax.jit(compose.EXTRAS["motion_blur"])(point, KEY))[..., 0]
         rows, columns = np.nonzero(blurred)
         # A line whose longer side has a pixel for most of its steps.
         length = max(np.ptp(rows), np.ptp(columns)) + 1
@@ -148,28 +150,28 @@ def test_motion_blur_is_as_long_as_the_gaussian(make_view):
 
 def test_what_is_left_out_costs_nothing(image):
     def program(params):
-        return str(jax.make_jaxpr(augment.make_view)(image, KEY, params))
+        return str(jax.make_jaxpr(compose.make_view)(image, KEY, params))
 
     plain = program(AugmentParams())
-    assert program(augment.from_config(base.augmentation())) == plain
-    one = program(augment.from_config(base.augmentation(sobel=0.5)))
+    assert program(compose.from_config(base.augmentation())) == plain
+    one = program(compose.from_config(base.augmentation(sobel=0.5)))
     assert one != plain and "sqrt" in one and "sqrt" not in plain
     assert "scatter-add" not in one
-    assert "scatter-add" in program(augment.from_config(base.augmentation(equalize=0.5)))
+    assert "scatter-add" in program(compose.from_config(base.augmentation(equalize=0.5)))
 
 
 def test_from_config():
     column = base.augmentation(cutout=0.25, flip=0.0).to_dict()
-    assert augment.from_config(column) == AugmentParams(flip=0.0, cutout=0.25)
+    assert compose.from_config(column) == AugmentParams(flip=0.0, cutout=0.25)
     # A column from before there were extras, and one with gaps.
-    old = {name: value for name, value in column.items() if name not in augment.EXTRAS}
-    assert augment.from_config(old) == AugmentParams(flip=0.0)
-    assert augment.from_config({**old, "noise": None, "crop": 0}) == AugmentParams(flip=0.0)
+    old = {name: value for name, value in column.items() if name not in compose.EXTRAS}
+    assert compose.from_config(old) == AugmentParams(flip=0.0)
+    assert compose.from_config({**old, "noise": None, "crop": 0}) == AugmentParams(flip=0.0)
     with pytest.raises(TypeError, match="mirror"):
-        augment.from_config({"mirror": 0.5})
+        compose.from_config({"mirror": 0.5})
 
 
-@pytest.mark.parametrize("name", augment.EXTRAS)
+@pytest.mark.parametrize("name", compose.EXTRAS)
 def test_a_probability_out_of_range_is_a_mistake(name):
     config = base.get_config()
     config.augment.view2[name] = 1.5
@@ -190,11 +192,11 @@ def test_batches_of_any_size_stay_in_range(size):
     levels = np.random.default_rng(size).integers(0, 256, (6, size, size, 3), np.uint8)
     levels[0], levels[1] = 0, 255
     ids, epochs = np.arange(6, dtype=np.int32), np.zeros(6, np.int32)
-    params = AugmentParams()._replace(**dict.fromkeys(augment.EXTRAS, 0.5))
-    make_views = jax.jit(augment.make_views, static_argnums=4)
+    params = AugmentParams()._replace(**dict.fromkeys(compose.EXTRAS, 0.5))
+    make_views = jax.jit(compose.make_views, static_argnums=4)
     views = make_views(levels, ids, epochs, KEY, 1, params)
     assert views.shape == levels.shape and views.dtype == jnp.float32
-    pixels = np.asarray(augment.denormalize(views))
+    pixels = np.asarray(byol.denormalize(views))
     assert np.isfinite(pixels).all()
     assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
     # An example's view does not depend on its neighbours.

@@ -1,11 +1,9 @@
-"""Image augmentations of BYOL App. C and Table 6, on the device.
+"""T and T': the columns of BYOL Table 6, composed of App. C's operations and SimCLR's.
 
-Each operation takes one float image `[H, W, 3]` with values in [0, 1]; `make_view`
-composes them with one key, and its caller maps it over the batch. Every probability
-and strength is a traced value, so that varying them (Table 17) compiles nothing.
-App. C's crop is not here: it runs beside the JPEG decoder (data/crops.py). Those of
-SimCLR's operations that BYOL leaves out (`EXTRAS`) are part of a program only where it
-gives them a probability.
+`make_view` composes the operations with one key, and its caller maps it over the batch. Every
+probability and strength is a traced value, so that varying them (Table 17) compiles nothing. Those
+of SimCLR's operations that BYOL leaves out (`EXTRAS`) are part of a program only where it gives
+them a probability.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byol_jax import autoaugment, keys, operations, randaugment
-
-# Channel statistics of ImageNet, as the authors' code has them (App. C).
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# Weights of red, green and blue in the luma (App. C).
-LUMA = (0.2989, 0.5870, 0.1140)
-# Image heights per blur kernel: 23 taps at 224 pixels (App. C), other sizes in proportion.
-BLUR_DIVIDER = 10
-
-Scalar = jax.Array | float
+from byol_jax import keys
+from byol_jax.augment import autoaugment, randaugment, simclr
+from byol_jax.augment.byol import (
+    COLOR_OPS,
+    IMAGENET_MEAN,
+    Scalar,
+    blur_radius,
+    color_jitter,
+    gaussian_blur,
+    normalize,
+    random_flip,
+    solarize,
+    to_float,
+    to_grayscale,
+)
 
 
 class AugmentParams(NamedTuple):
@@ -59,137 +61,6 @@ class AugmentParams(NamedTuple):
     cutout: Scalar | None = None
 
 
-def adjust_brightness(image: jax.Array, offset: Scalar) -> jax.Array:
-    """Adds an offset; `[H, W, 3]`, not clipped."""
-    return image + offset
-
-
-def adjust_contrast(image: jax.Array, factor: Scalar) -> jax.Array:
-    """Scales the distance from each channel's mean; `[H, W, 3]`, not clipped."""
-    mean = jnp.mean(image, axis=(0, 1), keepdims=True)
-    return (image - mean) * factor + mean
-
-
-def rgb_to_hsv(rgb: jax.Array) -> jax.Array:
-    """Hue, saturation and value of colours `[..., 3]` in [0, 1]; hue in turns.
-
-    Ties of the largest channel go to red, then green; a grey has hue and
-    saturation 0.
-    """
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    value = jnp.maximum(jnp.maximum(red, green), blue)
-    spread = value - jnp.minimum(jnp.minimum(red, green), blue)
-    safe_spread = jnp.where(spread > 0, spread, 1)
-    sextant = jnp.where(
-        value == red,
-        (green - blue) / safe_spread,
-        jnp.where(value == green, 2 + (blue - red) / safe_spread, 4 + (red - green) / safe_spread),
-    )
-    hue = jnp.where(spread > 0, (sextant / 6) % 1, 0)
-    saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1), 0)
-    return jnp.stack([hue, saturation, value], axis=-1)
-
-
-def hsv_to_rgb(hsv: jax.Array) -> jax.Array:
-    """Inverse of `rgb_to_hsv`, `[..., 3]`; the hue is taken modulo one turn."""
-    hue, saturation, value = hsv[..., :1], hsv[..., 1:2], hsv[..., 2:]
-    # A channel falls from v to v (1 - s) and back as the hue goes round; red, green
-    # and blue do so a third of a turn apart.
-    phase = (hue * 6 + jnp.asarray([5, 3, 1], hsv.dtype)) % 6
-    dip = jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)
-    return value - value * saturation * dip
-
-
-def adjust_saturation(image: jax.Array, factor: Scalar) -> jax.Array:
-    """Scales the saturation, cut to [0, 1]; `[H, W, 3]`."""
-    hsv = rgb_to_hsv(image)
-    saturation = jnp.clip(hsv[..., 1:2] * factor, 0, 1)
-    return hsv_to_rgb(jnp.concatenate([hsv[..., :1], saturation, hsv[..., 2:]], axis=-1))
-
-
-def adjust_hue(image: jax.Array, turns: Scalar) -> jax.Array:
-    """Turns the hue; `[H, W, 3]`."""
-    hsv = rgb_to_hsv(image)
-    return hsv_to_rgb(jnp.concatenate([hsv[..., :1] + turns, hsv[..., 1:]], axis=-1))
-
-
-COLOR_OPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-
-
-def color_jitter(image: jax.Array, amounts: jax.Array, order: jax.Array) -> jax.Array:
-    """The four colour operations in the given order, clipped to [0, 1] after each.
-
-    Args:
-      image: `[H, W, 3]`.
-      amounts: `[4]`, one for each of `COLOR_OPS`.
-      order: `[4]`, a permutation: which operation comes first, second, ...
-    """
-
-    def apply_next(image: jax.Array, which: jax.Array) -> tuple[jax.Array, None]:
-        branches = [
-            lambda x, op=op, amount=amounts[i]: jnp.clip(op(x, amount), 0, 1)
-            for i, op in enumerate(COLOR_OPS)
-        ]
-        return jax.lax.switch(which, branches, image), None
-
-    # A scan: unrolled, the 16 operations are most of the step's compile time.
-    return jax.lax.scan(apply_next, image, order)[0]
-
-
-def to_grayscale(image: jax.Array) -> jax.Array:
-    """The luma in all three channels; `[H, W, 3]`."""
-    luma = sum(weight * image[..., i] for i, weight in enumerate(LUMA))
-    return jnp.broadcast_to(jnp.asarray(luma)[..., None], image.shape)
-
-
-def blur_radius(image: jax.Array) -> int:
-    """Pixels on each side of the middle of a blur's kernel; `[H, W, 3]`."""
-    return image.shape[0] // BLUR_DIVIDER // 2
-
-
-def gaussian_blur(image: jax.Array, sigma: Scalar) -> jax.Array:
-    """Separable Gaussian blur, zero outside the image; `[H, W, 3]`, sigma in pixels.
-
-    The kernel has 2 int(H / 20) + 1 taps: 23 at 224 pixels (App. C).
-    """
-    radius = blur_radius(image)
-    offsets = jnp.arange(-radius, radius + 1, dtype=image.dtype)
-    weights = jnp.exp(-(offsets**2) / (2 * jnp.square(jnp.asarray(sigma, image.dtype))))
-    weights = weights / jnp.sum(weights)
-    for axis in (0, 1):
-        # A sum of shifted images: XLA fuses it into one pass, and unlike a convolution
-        # with a kernel for each image it stays exact and fast on every backend.
-        padding = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
-        padded = jnp.pad(image, padding)
-        size = image.shape[axis]
-        image = jnp.zeros_like(image)
-        for i in range(2 * radius + 1):
-            image += weights[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-    return image
-
-
-def solarize(image: jax.Array, threshold: Scalar) -> jax.Array:
-    """x where x < threshold, else 1 - x; `[H, W, 3]`."""
-    return jnp.where(image < threshold, image, 1 - image)
-
-
-def normalize(images: jax.Array) -> jax.Array:
-    """Subtracts ImageNet's mean colour and divides by its standard deviation (App. C)."""
-    mean = jnp.asarray(IMAGENET_MEAN, images.dtype)
-    return (images - mean) / jnp.asarray(IMAGENET_STD, images.dtype)
-
-
-def denormalize(views: jax.Array) -> jax.Array:
-    """Undoes `normalize`."""
-    std = jnp.asarray(IMAGENET_STD, views.dtype)
-    return views * std + jnp.asarray(IMAGENET_MEAN, views.dtype)
-
-
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 pixels to float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
-
-
 def example_key(
     seed_key: jax.Array, example_id: jax.Array, epoch: jax.Array, view: int
 ) -> jax.Array:
@@ -199,21 +70,13 @@ def example_key(
     return seed_key
 
 
-def random_flip(image: jax.Array, key: jax.Array, probability: Scalar = 0.5) -> jax.Array:
-    """Exchanges left and right with the given probability; `[H, W, 3]`."""
-    is_flipped = jax.random.uniform(keys.named(key, "flip")) < probability
-    return jnp.where(is_flipped, image[:, ::-1], image)
-
-
 def _crop(image: jax.Array, key: jax.Array) -> jax.Array:
-    return operations.random_resized_crop(
-        image, jax.random.uniform(keys.named(key, "crop_box"), (4,))
-    )
+    return simclr.random_resized_crop(image, jax.random.uniform(keys.named(key, "crop_box"), (4,)))
 
 
 def _rotate(image: jax.Array, key: jax.Array) -> jax.Array:
     turns = jax.random.randint(keys.named(key, "rotate_turns"), (), 0, 4)
-    return operations.rotate_quarters(image, turns)
+    return simclr.rotate_quarters(image, turns)
 
 
 def _randaugment(image: jax.Array, key: jax.Array) -> jax.Array:
@@ -226,27 +89,27 @@ def _autoaugment(image: jax.Array, key: jax.Array) -> jax.Array:
 
 def _equalize(image: jax.Array, key: jax.Array) -> jax.Array:
     del key
-    return operations.equalize(image)
+    return simclr.equalize(image)
 
 
 def _motion_blur(image: jax.Array, key: jax.Array) -> jax.Array:
     angle = jax.random.uniform(keys.named(key, "motion_blur_angle"), maxval=jnp.pi)
-    return operations.motion_blur(image, angle, blur_radius(image))
+    return simclr.motion_blur(image, angle, blur_radius(image))
 
 
 def _sobel(image: jax.Array, key: jax.Array) -> jax.Array:
     del key
-    return operations.sobel(image)
+    return simclr.sobel(image)
 
 
 def _noise(image: jax.Array, key: jax.Array) -> jax.Array:
     noise = jax.random.normal(keys.named(key, "noise_values"), image.shape)
-    return operations.gaussian_noise(image, noise)
+    return simclr.gaussian_noise(image, noise)
 
 
 def _cutout(image: jax.Array, key: jax.Array) -> jax.Array:
     place = jax.random.uniform(keys.named(key, "cutout_place"), (2,))
-    return operations.cutout(image, place, jnp.asarray(IMAGENET_MEAN))
+    return simclr.cutout(image, place, jnp.asarray(IMAGENET_MEAN))
 
 
 # SimCLR's operations that the columns of BYOL Table 6 do without, with their draws.

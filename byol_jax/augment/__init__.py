@@ -1,0 +1,1 @@
+"""Augmentations: T and T' (BYOL App. C) and SimCLR's further operations, on the device."""
