@@ -35,7 +35,7 @@ import steps
 from PIL import Image
 
 from byol_jax.augment import boxes
-from byol_jax.data import host, images, pipeline, reader, sources
+from byol_jax.data import background, images, pipeline, reader, sources, tensorflow
 
 
 def seconds_per_batch(
@@ -59,7 +59,7 @@ def seconds_per_batch(
     return {name: statistics.median(times) for name, times in turns.items()}
 
 
-def our_input(image_set: images.ImageSet, size: int, batch_size: int) -> reader.Batches:
+def our_input(image_set: images.ImageSet, size: int, batch_size: int) -> background.Batches:
     """The pipeline that `train` runs, without an end."""
     return pipeline.train_batches(
         image_set, seed=0, image_size=size, batch_size=batch_size, num_steps=10**9
@@ -68,7 +68,7 @@ def our_input(image_set: images.ImageSet, size: int, batch_size: int) -> reader.
 
 def array_recipe(size: int, batch_size: int, pixels: np.ndarray) -> Iterator[tuple[object, ...]]:
     """The authors' recipe for arrays, without an end: two float32 views, each cropped by itself."""
-    tf = host.import_tensorflow()
+    tf = tensorflow.import_tensorflow()
     generator = np.random.default_rng(0)
 
     def crop(image: object, box: object) -> object:
@@ -121,7 +121,7 @@ def jpeg_seconds(
     )
 
     def recipe() -> Iterator[dict[str, np.ndarray]]:
-        tf = host.import_tensorflow()
+        tf = tensorflow.import_tensorflow()
 
         def view(data: object, box: object) -> object:
             patch = tf.image.decode_and_crop_jpeg(data, box, channels=3)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from byol_jax.data import crops, host, images, pipeline, reader, sources
+from byol_jax.data import crops, images, pipeline, reader, sources, tensorflow
 
 
 def milliseconds(part: Callable[[int], object], count: int) -> float:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the views in pixels")
     parser.add_argument("--count", type=int, default=150, help="how many images")
     flags = parser.parse_args()
-    tf = host.import_tensorflow()
+    tf = tensorflow.import_tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     records = sources.load(f"folder:{flags.jpegs}", "train+valid+test").images
     assert isinstance(records, images.Records)

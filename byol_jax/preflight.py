@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from byol_jax import dials, train, update
-from byol_jax.data import benchmarks, pipeline
+from byol_jax.data import pipeline, table10
 from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
@@ -202,8 +202,8 @@ def topology_of(pod: Pod) -> tuple[jax.Device, ...]:
 
 def data_of(config: ml_collections.ConfigDict) -> Data:
     """The numbers of a config's data set, by its name where BYOL Table 10 has it."""
-    row = benchmarks.of_dataset(config.dataset or "")
-    count = benchmarks.table_size(row, config.data.split) if row else None
+    row = table10.of_dataset(config.dataset or "")
+    count = table10.table_size(row, config.data.split) if row else None
     if row and count:
         # Where an image has several classes, pre-training is without labels.
         classes = 0 if row.metric == "map_11" else row.stored_classes or row.classes

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from byol_jax import dials, update, weights
 from byol_jax.augment import compose
-from byol_jax.data import crops, images, pipeline, reader, sources
+from byol_jax.data import background, crops, images, pipeline, sources, stored
 from byol_jax.errors import Diverged, Stopped, require
 from byol_jax.evals import common, frozen
 from byol_jax.networks import siamese
@@ -145,7 +145,7 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
     image_set = sources.load(config.dataset, config.data.split, config.data_dir)
     if config.data.cache:
         image_set = images.cached(image_set)
-    reader.check_readable(image_set)
+    stored.check_readable(image_set)
     return images.unlabelled(image_set) if image_set.multi_label else image_set
 
 
@@ -155,7 +155,7 @@ def _in_memory(train_set: images.ImageSet, config: ml_collections.ConfigDict) ->
     Raises:
       UserError: its images differ in size, cannot be read, or do not fit.
     """
-    train_set = reader.decoded(train_set, config.data.exif)
+    train_set = stored.decoded(train_set, config.data.exif)
     assert isinstance(train_set.images, np.ndarray)
     size, memory = train_set.images.nbytes, spmd.device_memory()
     # Half of it is for the network, at least.
@@ -169,7 +169,7 @@ def _in_memory(train_set: images.ImageSet, config: ml_collections.ConfigDict) ->
 
 def _batches(
     config: ml_collections.ConfigDict, train_set: images.ImageSet, start: int, end: int
-) -> reader.Batches:
+) -> background.Batches:
     """This process's batches of steps start .. end - 1: crops, or boxes of resident images."""
     stream: dict[str, Any] = {
         "seed": config.seed,

@@ -11,7 +11,7 @@ from matplotlib import figure
 
 from byol_jax import dials, keys, train
 from byol_jax.augment import byol, compose
-from byol_jax.data import crops, images, pipeline, reader
+from byol_jax.data import crops, images, pipeline, stored
 from byol_jax.errors import UserError, require
 from byol_jax.runtime import processes
 
@@ -122,7 +122,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     image_set = train.load_images(config)
     count = min(config.views.images, image_set.size)
     ids, _ = pipeline.stream(config.seed, image_set.size, 0, count)
-    pictures = [reader.picture(image_set, i, exif=config.data.exif) for i in ids.tolist()]
+    pictures = [stored.picture(image_set, i, exif=config.data.exif) for i in ids.tolist()]
     sheet = grid(pictures, draw(image_set, ids, config.views.draws, config))
     _write(sheet, workdir / "views.png")
 
@@ -193,7 +193,7 @@ def center_crop(path: str, size: int) -> np.ndarray:
         raise UserError(f"config.image={path} cannot be read: {reason}") from error
     labels = np.full(1, -1, np.int32)
     one = images.Records(1, lambda i: images.Encoded(data, -1), lambda i: path, lambda: labels)
-    picture = reader.picture(images.ImageSet(path, one, labels, 0), 0, exif=True)
+    picture = stored.picture(images.ImageSet(path, one, labels, 0), 0, exif=True)
     if picture is None:
         raise UserError(f"config.image={path} cannot be read: the image is damaged")
     height, width, _ = picture.shape

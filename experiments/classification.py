@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.dataset = config_dict.placeholder(str)  # the checkpoint's own if left out
     config.data_dir = config_dict.placeholder(str)  # of TFDS, likewise
-    # A row of Table 10 (byol_jax/data/benchmarks.py): validation cut and metric. That of
+    # A row of Table 10 (byol_jax/data/table10.py): validation cut and metric. That of
     # tfds:NAME by itself.
     config.benchmark = config_dict.placeholder(str)
     config.metric = config_dict.placeholder(str)  # top1 | mean_per_class | map_11; the row's

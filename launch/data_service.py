@@ -18,7 +18,7 @@ from typing import Any
 # Workers say which images they leave out.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-from byol_jax.data.host import import_tensorflow
+from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.errors import UserError, require
 
 USAGE = "usage: data_service.py dispatcher [PORT] | data_service.py worker HOST:PORT [PORT]"

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from byol_jax.data import benchmarks, tfds_sets
+from byol_jax.data import table10, tfds_sets
 
 # Training images of each class: as few as leave every class one or two after the cut. The last
 # 10,009 images of ImageNet leave 1,991 of 12,000.
@@ -44,7 +44,7 @@ def write(key: str, root: pathlib.Path) -> None:
     tfds_sets.import_tensorflow()
     import tensorflow_datasets as tfds
 
-    name = benchmarks.by_name(key).tfds
+    name = table10.by_name(key).tfds
     builder_class = tfds.builder_cls(name.partition("/")[0])
     splits_of = builder_class._split_generators
 

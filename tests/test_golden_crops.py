@@ -5,7 +5,7 @@ import pytest
 
 import golden_data
 from byol_jax.augment import byol, compose
-from byol_jax.data import bicubic, crops, images, pipeline, reader
+from byol_jax.data import bicubic, crops, host_views, images, pipeline, reader
 
 SIZE = 224
 # Crops reach the device as uint8: half a grey level beside the golden float.
@@ -91,7 +91,7 @@ def test_random_crops_in_both_placements(placement: str) -> None:
 
     plan = reader.Plan(image_set, SIZE, 2, windows, exif=False, seed=0)
     ids = np.arange(image_set.size)
-    on_host = reader.augmentation(0, (IDENTITY, IDENTITY)) if placement == "host" else None
+    on_host = host_views.augmentation(0, (IDENTITY, IDENTITY)) if placement == "host" else None
     (batch,) = reader.crop(plan, iter([reader.Request(ids, np.zeros_like(ids))]), on_host)
     tolerance = golden_data.specifications("crop")[r"\d/random_224_strided"]["tolerance"]
     for view in ("view1", "view2"):

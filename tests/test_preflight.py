@@ -9,7 +9,7 @@ import pytest
 
 import tiny_runs
 from byol_jax import dials, preflight, train, update
-from byol_jax.data import benchmarks
+from byol_jax.data import table10
 from byol_jax.errors import UserError
 from byol_jax.preflight import GIB, Analysis, Chip, Collectives, Data, Pod, Point
 
@@ -132,10 +132,10 @@ def test_a_data_set_that_is_not_there_is_assumed_unlabelled(tmp_path):
 
 
 def test_table_sizes():
-    row = benchmarks.by_name("voc2012")
-    assert benchmarks.table_size(row, "valid") == 2_119
-    assert benchmarks.table_size(row, "train+valid") is None
-    assert benchmarks.table_size(row, "extra") is None
+    row = table10.by_name("voc2012")
+    assert table10.table_size(row, "valid") == 2_119
+    assert table10.table_size(row, "train+valid") is None
+    assert table10.table_size(row, "extra") is None
 
 
 @pytest.mark.parametrize(

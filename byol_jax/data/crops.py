@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data import bicubic
-from byol_jax.data.host import import_tensorflow
+from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.errors import require
 
 EVALUATION_MODES = ("paper", "released", "full")

@@ -15,9 +15,11 @@ import numpy as np
 from byol_jax import keys
 from byol_jax.augment import compose
 from byol_jax.augment.boxes import AREA_RANGE, ASPECT_RANGE, check_ranges, random_resized_boxes
-from byol_jax.data import crops, reader, service
+from byol_jax.data import background, crops, reader, service
+from byol_jax.data.background import Batch, Batches
+from byol_jax.data.host_views import augmentation as augmentation_on_host
 from byol_jax.data.images import ImageSet, Records
-from byol_jax.data.reader import Batch, Batches, Plan, Request
+from byol_jax.data.reader import Plan, Request
 from byol_jax.errors import require
 
 
@@ -122,7 +124,7 @@ def train_batches(
     plan = _training_plan(
         image_set, seed, image_size, num_views, area_range, aspect_range, same_crop, exif
     )._replace(scaled=scaled)
-    augmentation = None if host_views is None else reader.augmentation(seed, host_views)
+    augmentation = None if host_views is None else augmentation_on_host(seed, host_views)
     return reader.crop(plan, requests, augmentation, num_threads=num_threads, ahead=prefetch)
 
 
@@ -177,7 +179,7 @@ def train_boxes(
             found = {f"box{view + 1}": placements[:, view, :4] for view in range(2)}
             yield {**found, "labels": labels[request.ids], "ids": ids, "epochs": epochs}
 
-    return reader.in_background(batches(), prefetch) if prefetch else batches()
+    return background.in_background(batches(), prefetch) if prefetch else batches()
 
 
 def _share(

@@ -10,50 +10,34 @@ import functools
 import itertools
 import logging
 import os
-import queue
-import re
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import keys
-from byol_jax.augment import compose
-from byol_jax.data import crops, host
+from byol_jax.data import crops, stored, tensorflow
+from byol_jax.data.background import Batch, Batches, in_background
+from byol_jax.data.host_views import Augmentation, augment_batch
 from byol_jax.data.images import (
     ImageSet,
-    Label,
-    Prepared,
     Records,
-    Unreadable,
-    all_labels,
-    no_label,
-    prepare,
 )
-from byol_jax.errors import UserError, require
+from byol_jax.data.stored import (
+    READERS,
+    Example,
+    decoding_errors,
+    error_of,
+    read_example,
+    too_many,
+)
 
 _logger = logging.getLogger(__name__)
-
-# Arrays by name, `[b, ...]` each.
-Batch = dict[str, np.ndarray]
-Batches = Generator[Batch, None, None]
-# A TensorFlow function of views by name, ids and epochs; compiled anew for another number of them.
-Augmentation = Callable[[dict[str, Any], Any, Any], dict[str, Any]]
-
-# More unreadable images than this share of the set end the run.
-TOLERATED_SHARE = 0.01
-# Headers looked at before a run; a larger set is judged by this many.
-_SAMPLE = 2000
 # Unreadable images are named up to this many, the rest counted.
 _NAMED = 20
-# Threads that read files, and images that are decoded and cropped in one go: few enough that a
-# damaged one costs little, many enough that the cost of a call does not show.
-_READERS, _CHUNK = 16, 16
-# A complete JPEG or PNG has its end mark, and seldom more, in its last bytes.
-_ENDS, _END_BYTES = (b"\xff\xd9", b"IEND"), 64
+# Images decoded and cropped in one call: few enough that a damaged one costs little, many enough
+# that the cost of the call does not show.
+_CHUNK = 16
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -117,118 +101,6 @@ def crop(
     return in_background(batches, ahead) if ahead else batches
 
 
-def augmentation(
-    seed: int, params: tuple[compose.AugmentParams, compose.AugmentParams]
-) -> Augmentation:
-    """The device's own augmentation of both views, T and T', as a function for tf.data."""
-    tf = host.import_tensorflow()
-
-    def convert(view: int) -> Callable[..., Any]:
-        def make_views(images: Any, ids: Any, epochs: Any, params: Any) -> Any:
-            key = keys.named_key(jnp.int32(seed), "augment")
-            return compose.make_views(images, ids, epochs, key, view, params)
-
-        return host.from_jax(make_views)
-
-    functions = [convert(view) for view in (1, 2)]
-    # float32 arguments, as on the device: constants would be computed in double precision.
-    numbers = [jax.tree.map(np.float32, column) for column in params]
-
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def augmented(views: dict[str, Any], ids: Any, epochs: Any) -> dict[str, Any]:
-        return {
-            name: function(views[name], ids, epochs, jax.tree.map(tf.constant, number))
-            for name, function, number in zip(views, functions, numbers, strict=True)
-        }
-
-    result: Augmentation = augmented
-    return result
-
-
-def check_readable(image_set: ImageSet) -> None:
-    """Looks at the files of a set, or at 2,000 of them, before a run builds on them.
-
-    Reads headers, and decodes what ends as if it were cut off.
-
-    Raises:
-      UserError: so many are no images that more than 1 % of the set must be.
-    """
-    records = image_set.images
-    if not isinstance(records, Records):
-        return
-    count = min(records.size, _SAMPLE)
-    sample, limit = np.arange(count), TOLERATED_SHARE * count
-    if count < records.size:
-        sample = keys.permutation(records.size, "check_readable", 0)[:count]
-        limit += 3 * (limit * (1 - TOLERATED_SHARE)) ** 0.5  # three standard deviations
-
-    def reason(i: int) -> str:
-        example = _read(image_set, i, exif=False)
-        image = example.image
-        if example.reason or any(end in image.data[-_END_BYTES:] for end in _ENDS):
-            return example.reason
-        return _error_of(crops.decode, image.data, [0, 0, image.height, image.width])
-
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        reasons = dict(zip(sample.tolist(), pool.map(reason, sample.tolist()), strict=True))
-    bad = {i: why for i, why in reasons.items() if why}
-    if len(bad) > limit:
-        raise _too_many(image_set, bad, count)
-
-
-def decoded(image_set: ImageSet, exif: bool = False) -> ImageSet:
-    """The same set with its images in memory, uint8 `[N, H, W, 3]`, and their labels.
-
-    Raises:
-      UserError: an image cannot be read, or they differ in size.
-    """
-    records = image_set.images
-    if not isinstance(records, Records):
-        return image_set
-    shape: tuple[int, ...] | None = None
-    pixels = np.empty((0, 0, 0, 3), np.uint8)
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(functools.partial(picture, image_set, exif=exif), range(records.size))
-        for i, image in enumerate(found):
-            if image is None:
-                raise UserError(f"{records.describe(i)} cannot be read: mend it, or take it away")
-            if shape is None:
-                shape = image.shape
-                pixels = np.empty((records.size, *shape), np.uint8)
-            require(
-                image.shape == shape,
-                f"{records.describe(i)} has {image.shape[0]} x {image.shape[1]} pixels, "
-                f"{records.describe(0)} {shape[0]} x {shape[1]}: kept in memory, all images of a "
-                "set must have one size",
-            )
-            pixels[i] = image
-    return image_set._replace(images=pixels, labels=all_labels(image_set))
-
-
-def picture(image_set: ImageSet, i: int, exif: bool = False) -> np.ndarray | None:
-    """One image as it is stored, uint8 `[H, W, 3]`; None if it cannot be read."""
-    if not isinstance(image_set.images, Records):
-        return image_set.images[i]
-    found: list[np.ndarray] = []
-    example = _read(image_set, i, exif)
-
-    def decode() -> None:
-        image = example.image
-        pixels = crops.decode(image.data, [0, 0, image.height, image.width])
-        found.append(crops.orient(pixels.numpy(), image.orientation))
-
-    _error_of(decode)
-    return found[0] if found else None
-
-
-class _Example(NamedTuple):
-    """A stored image and its label, or the reason why there is none."""
-
-    image: Prepared
-    label: Label
-    reason: str = ""
-
-
 class _Loaded(NamedTuple):
     """A request and what came of it: arrays `[b, ...]`.
 
@@ -253,23 +125,11 @@ class _Loaded(NamedTuple):
 _Patches = Generator[tuple[_Loaded, Iterator[Iterable[np.ndarray]]], None, None]
 
 
-def _read(image_set: ImageSet, i: int, exif: bool) -> _Example:
-    records = image_set.images
-    assert isinstance(records, Records)
-    try:
-        stored = records.read(i)
-        return _Example(prepare(stored.data, exif), stored.label)
-    except (OSError, Unreadable) as error:
-        # No bytes: TensorFlow stumbles over them as it does over a damaged image.
-        reason = str(error) or type(error).__name__
-        return _Example(Prepared(b"", 1, 1, 1), no_label(image_set), reason)
-
-
 def _load(plan: Plan, request: Request, pool: concurrent.futures.Executor) -> _Loaded:
     """Reads the images of a request and decides where they are cut."""
     images, labels = plan.image_set.images, plan.image_set.labels
     if isinstance(images, Records):
-        read = functools.partial(_read, plan.image_set, exif=plan.exif)
+        read = functools.partial(read_example, plan.image_set, exif=plan.exif)
         return _gather(plan, request, list(pool.map(read, request.ids.tolist())))
     assert labels is not None
     count = len(request.ids)
@@ -284,7 +144,7 @@ def _load(plan: Plan, request: Request, pool: concurrent.futures.Executor) -> _L
     )
 
 
-def _gather(plan: Plan, request: Request, examples: list[_Example]) -> _Loaded:
+def _gather(plan: Plan, request: Request, examples: list[Example]) -> _Loaded:
     images = [example.image for example in examples]
     heights = np.array([image.height for image in images], np.int32)
     widths = np.array([image.width for image in images], np.int32)
@@ -325,7 +185,7 @@ def _crop(
     cores = len(os.sched_getaffinity(0))
     bad: dict[int, str] = {}
     with (
-        concurrent.futures.ThreadPoolExecutor(_READERS) as readers,
+        concurrent.futures.ThreadPoolExecutor(READERS) as readers,
         concurrent.futures.ThreadPoolExecutor(num_threads or cores) as croppers,
     ):
         loaded = (_load(plan, request, readers) for request in itertools.chain([first], requests))
@@ -336,7 +196,7 @@ def _crop(
             for request, chunks in patches:
                 batch, kept = _finish(plan, request, chunks, size, croppers, bad)
                 if augmentation:
-                    batch |= _augment(augmentation, batch, size, croppers)
+                    batch |= augment_batch(augmentation, batch, size, croppers)
                 yield batch if kept.all() else {name: x[kept] for name, x in batch.items()}
         finally:
             patches.close()
@@ -355,7 +215,7 @@ def _in_memory(loaded: Iterator[_Loaded], size: int) -> _Patches:
 
 def _decoded(loaded: Iterator[_Loaded], size: int, num_threads: int, ahead: int) -> _Patches:
     """Requests, in order, with an iterator that next gives their chunks, decoded ahead."""
-    tf = host.import_tensorflow()
+    tf = tensorflow.import_tensorflow()
     start = next(loaded)
     inputs = _in_chunks(start, size)
     # A queue, not Dataset.from_generator: TensorFlow's threads never call Python then. If they do
@@ -427,7 +287,7 @@ def _finish(
         rows = range(start, min(start + size, count))
         try:
             patches = next(chunks)
-        except _damage():
+        except decoding_errors():
             _repair(plan, loaded, rows, bad, views, labels, kept)
         else:
             jobs.append(pool.submit(_place, plan, loaded, rows, patches, views))
@@ -452,23 +312,6 @@ def _place(
             view[i] = crops.place(patch, placement, plan.size, int(loaded.orientation[i]))
 
 
-def _augment(
-    augmentation: Augmentation, batch: Batch, size: int, pool: concurrent.futures.Executor
-) -> Batch:
-    """The views of a batch, augmented in chunks of one size, filled up with the last image."""
-    names = [name for name in batch if name.startswith("view")]
-    count = len(batch["ids"])
-
-    def augment_chunk(start: int) -> Batch:
-        rows = np.minimum(np.arange(start, start + size), count - 1)
-        views = {name: batch[name][rows] for name in names}
-        augmented = augmentation(views, batch["ids"][rows], batch["epochs"][rows])
-        return {name: augmented[name].numpy()[: count - start] for name in names}
-
-    parts = list(pool.map(augment_chunk, range(0, count, size)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
 def _repair(
     plan: Plan,
     loaded: _Loaded,
@@ -490,7 +333,7 @@ def _repair(
                 break
             uniform = keys.example_uniforms(plan.seed, "substitute", *one.request, attempt, 1)
             other = int(uniform.item() * plan.image_set.size)
-            example = _read(plan.image_set, other, plan.exif)
+            example = read_example(plan.image_set, other, plan.exif)
             made = _try(plan, other, _gather(plan, one.request, [example]), bad)
             labels[i] = example.label
         kept[i] = made is not None
@@ -528,7 +371,7 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> np.ndarray
         patch = crops.decode(*(x[0] for x in loaded.pixels.values())).numpy()
         _place(plan, loaded, range(1), [patch], views)
 
-    reason = reason or _error_of(crop_one)
+    reason = reason or error_of(crop_one)
     if reason and i not in bad:
         bad[i] = reason
         if len(bad) <= _NAMED:
@@ -536,88 +379,6 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> np.ndarray
             what = "is left out" if plan.seed is None else "another image stands in for it"
             assert isinstance(records, Records)
             _logger.warning("%s cannot be read, %s: %s", records.describe(i), what, reason)
-        if len(bad) > TOLERATED_SHARE * plan.image_set.size:
-            raise _too_many(plan.image_set, bad, plan.image_set.size)
+        if len(bad) > stored.TOLERATED_SHARE * plan.image_set.size:
+            raise too_many(plan.image_set, bad, plan.image_set.size)
     return None if reason else views[:, 0]
-
-
-def _damage() -> tuple[type[Exception], ...]:
-    """What TensorFlow's decoders raise."""
-    errors = host.import_tensorflow().errors
-    return errors.InvalidArgumentError, errors.DataLossError
-
-
-def _error_of(function: Callable[..., Any], *arguments: Any) -> str:
-    """What TensorFlow's decoders say against this call; nothing if it works."""
-    try:
-        function(*arguments)
-    except _damage() as error:
-        words = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(error)).strip().splitlines()
-        return words[0] if words else type(error).__name__
-    return ""
-
-
-def _too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
-    records = image_set.images
-    assert isinstance(records, Records)
-    first = "; ".join(f"{records.describe(i)} ({why})" for i, why in list(bad.items())[:3])
-    return UserError(
-        f"{len(bad)} of {count} images of {image_set.name} cannot be read, more than "
-        f"{TOLERATED_SHARE:.0%}: {first}{', ...' if len(bad) > 3 else ''}; "
-        "repair them or take them out"
-    )
-
-
-def in_background(
-    batches: Batches, depth: int, waiting: Callable[[float], None] | None = None
-) -> Batches:
-    """Runs a generator in a thread that is at most `depth` items ahead.
-
-    `waiting` is told every second for how many seconds there has been nothing to yield. It may
-    raise; whatever the thread is in is then left to itself.
-    """
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: Batch | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    break
-            put(None)
-        except BaseException as error:  # Raised again where the batch is missed.
-            put(error)
-        finally:
-            if stopped.is_set():
-                batches.close()
-
-    thread = threading.Thread(target=work, name="input", daemon=True)
-    thread.start()
-    seconds = 0
-    try:
-        while True:
-            try:
-                item = ready.get(timeout=1 if waiting else None)
-            except queue.Empty:
-                seconds += 1
-                assert waiting
-                waiting(seconds)
-                continue
-            seconds = 0
-            if item is None:
-                break
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join(timeout=1 if waiting else None)

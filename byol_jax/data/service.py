@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax.augment.boxes import box_rule
-from byol_jax.data import crops, folder, reader
-from byol_jax.data.host import import_tensorflow
+from byol_jax.data import background, crops, folder
 from byol_jax.data.images import Files, ImageSet, Records
+from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Crops(NamedTuple):
 
 def batches(
     address: str, image_set: ImageSet, stream: Stream, crop: Crops, *, ahead: int = 2
-) -> reader.Batches:
+) -> background.Batches:
     """Batches of `pipeline.train_batches`, made elsewhere, without an end.
 
     A worker's batches are whole ones of the stream, until it leaves out an image that it cannot
@@ -96,7 +96,7 @@ def batches(
         service.ShardingPolicy.DYNAMIC, f"grpc://{host}:{port}", identity, graph.element_spec
     )
     _logger.info("crops come from the tf.data service at %s:%d", host, port)
-    return reader.in_background(
+    return background.in_background(
         (batch for batch in fetched.as_numpy_iterator()), max(ahead, 1), _waiting(address)
     )
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.host import import_tensorflow
 from byol_jax.data.images import Encoded, Files, ImageSet, Label, Records
+from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.errors import UserError, require
 from byol_jax.runtime import cache
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from byol_jax import weights
-from byol_jax.data import benchmarks, sources
+from byol_jax.data import sources, table10
 from byol_jax.errors import GuardError, UserError, require
 from byol_jax.evals import common, overrides, results
 from byol_jax.runtime import metrics, processes
@@ -207,7 +207,7 @@ def data_sets(folders: str, datasets: str) -> dict[str, str]:
     pairs = [(k, f"folder:{v}") for k, v in overrides.parse_pairs("folders", folders).items()]
     pairs += overrides.parse_pairs("datasets", datasets).items()
     return {
-        benchmarks.by_name(re.sub(r"[^a-z0-9]", "", name.lower())).key: dataset
+        table10.by_name(re.sub(r"[^a-z0-9]", "", name.lower())).key: dataset
         for name, dataset in pairs
     }
 
@@ -231,7 +231,7 @@ def _read(config: ml_collections.ConfigDict, given: Mapping[str, str]) -> Traine
     )
     loaded = common.load_weights(config)
     dataset = loaded.config["dataset"]
-    row = benchmarks.of_dataset(dataset)
+    row = table10.of_dataset(dataset)
     named = {theirs: key for key, theirs in given.items()}
     return Trained(
         step=loaded.step,
@@ -275,7 +275,7 @@ def _wrong_network(cell: Cell, trained: Trained | None, config: ml_collections.C
     need = cell["network"]
     if need is None:
         return ""
-    data = benchmarks.by_name(need["data"]).name
+    data = table10.by_name(need["data"]).name
     words = _words(need["method"], need["depth"], need["width"], data)
     if trained is None:
         return f"no checkpoint: give {words} as --config.checkpoint"
@@ -294,7 +294,7 @@ def _planned(
 ) -> tuple[Plan | None, str]:
     """The config of a cell's run, or why there is none."""
     key = cell["benchmark"]
-    row = benchmarks.by_name(key)
+    row = table10.by_name(key)
     if key not in given and row.tfds is None:
         return None, f"{row.note} Then give --config.folders='{key}=DIR'"
     ours = ml_collections.ConfigDict(cell["config"])
@@ -308,7 +308,7 @@ def _planned(
     if need and need["variant"]:
         departures.append(f"the paper's checkpoint has {need['variant']}")
     kind, _, _ = ours.dataset.partition(":")
-    if kind not in ("folder", "npz") and benchmarks.of_dataset(ours.dataset) != row:
+    if kind not in ("folder", "npz") and table10.of_dataset(ours.dataset) != row:
         departures.append(f"{ours.dataset} instead of {row.name}")
     if kind == "tfds":
         ours.data_dir = config.data_dir or (trained.config.get("data_dir") if trained else None)

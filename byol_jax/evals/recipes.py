@@ -10,7 +10,7 @@ import numpy as np
 
 from byol_jax import classification, weights
 from byol_jax.augment import compose, randaugment
-from byol_jax.data import benchmarks, crops, images, pipeline, reader, sources
+from byol_jax.data import crops, images, pipeline, sources, stored, table10
 from byol_jax.errors import UserError, require
 from byol_jax.evals import common, training
 from byol_jax.optim import schedules
@@ -112,7 +112,7 @@ def data_of(config: ml_collections.ConfigDict, trained: Mapping[str, Any]) -> Da
     """
     dataset: str = config.dataset or trained.get("dataset") or ""
     require(dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
-    row = benchmarks.find(dataset, config.benchmark)
+    row = table10.find(dataset, config.benchmark)
     given = {name: value for name, value in config.view.items() if value is not None}
     theirs = common.cropping_of(trained, **given)
     flip = theirs.view.flip if config.flip is None else config.flip
@@ -231,7 +231,7 @@ def labelled_set(
       UserError: it cannot be read, or has no labels.
     """
     image_set = sources.load(dataset, split, data_dir, benchmark)
-    reader.check_readable(image_set)
+    stored.check_readable(image_set)
     require(
         image_set.num_classes > 1,
         f"{dataset} has {image_set.num_classes} classes: a classifier needs two or more, as "

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from byol_jax import weights
-from byol_jax.data import benchmarks
+from byol_jax.data import table10
 from byol_jax.errors import require
 from byol_jax.evals import common, logistic, results, scores
 
@@ -121,7 +121,7 @@ def _settings(
         "image_size": image_size,
         "reference": "BYOL App. E.2, Table 3",
     }
-    row = benchmarks.find(config.dataset, config.benchmark)
+    row = table10.find(config.dataset, config.benchmark)
     if row:
         settings["benchmark"] = row.key
     return settings
@@ -145,7 +145,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             f"config.network={config.network!r} must be one of {', '.join(common.NETWORKS)}, or "
             "several as in random+online",
         )
-    row = benchmarks.find(config.dataset, config.benchmark)
+    row = table10.find(config.dataset, config.benchmark)
     metric = config.metric or (row.metric if row else "top1")
     require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from byol_jax import features, keys, weights
 from byol_jax.augment import byol, compose, simclr
-from byol_jax.data import images, pipeline, reader, sources
+from byol_jax.data import images, pipeline, sources, stored
 from byol_jax.errors import require
 from byol_jax.evals import common, logistic, mlp, results
 from byol_jax.runtime import spmd
@@ -314,7 +314,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     @functools.cache  # once, however many checkpoints of a run are followed
     def load(dataset: str, split: str, data_dir: str | None) -> images.ImageSet:
         image_set = sources.load(dataset, split, data_dir)
-        reader.check_readable(image_set)
+        stored.check_readable(image_set)
         return image_set
 
     def evaluate(trained: weights.Weights) -> list[results.Record]:

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from byol_jax.data import bicubic, host
+from byol_jax.data import bicubic, tensorflow
 
 # A value near 300 is rounded to 2**-15 after each of some ten operations.
 ROUNDING = 10 * 2**-15
@@ -22,7 +22,7 @@ def resized(image: np.ndarray, *shape: int, dtype=np.float32, **settings) -> np.
 
 def theirs(image: np.ndarray, *shape: int) -> np.ndarray:
     """What the authors' `tf.image.resize(..., "bicubic")` computes."""
-    tf = host.import_tensorflow()
+    tf = tensorflow.import_tensorflow()
     return tf.image.resize(image, shape, "bicubic").numpy()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from byol_jax import keys
 from byol_jax.augment.boxes import random_resized_boxes
-from byol_jax.data import crops, host, pipeline
+from byol_jax.data import crops, pipeline, tensorflow
 from byol_jax.data.images import ImageSet
 from byol_jax.errors import UserError
 
@@ -90,7 +90,7 @@ def test_arrays_are_cropped_without_tensorflow(monkeypatch) -> None:
     def refuse():
         raise AssertionError("TensorFlow is imported")
 
-    monkeypatch.setattr(host, "import_tensorflow", refuse)
+    monkeypatch.setattr(tensorflow, "import_tensorflow", refuse)
     monkeypatch.setattr(crops, "import_tensorflow", refuse)
     assert len(batches(num_steps=2)) == 2
 

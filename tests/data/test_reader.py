@@ -15,7 +15,7 @@ from PIL import Image
 import tiny_runs
 from byol_jax import keys
 from byol_jax.augment import compose
-from byol_jax.data import crops, host, images, pipeline, reader, sources
+from byol_jax.data import crops, images, pipeline, reader, sources, stored, tensorflow
 from byol_jax.errors import UserError
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
@@ -30,7 +30,7 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def stored(count: int, damaged: dict[int, bytes | None] | None = None) -> images.ImageSet:
+def stored_set(count: int, damaged: dict[int, bytes | None] | None = None) -> images.ImageSet:
     """PNGs of a single colour, their number; `damaged` has other bytes, or None for no file."""
     data = [png(np.full((9 + i % 4, 12, 3), i % 256, np.uint8)) for i in range(count)]
     labels = np.arange(count, dtype=np.int32) % 5
@@ -131,7 +131,7 @@ def test_crops_are_those_of_the_whole_image(image_set) -> None:
         image = images.prepare(image_set.images.read(i).data)
         if not image.data.startswith(b"\x89PNG"):
             continue
-        whole = reader.picture(image_set, i)
+        whole = stored.picture(image_set, i)
         placements = pipeline.random_placements(
             reader.Request(np.array([i]), np.array([0])),
             np.array([image.height]),
@@ -146,7 +146,7 @@ def test_crops_are_those_of_the_whole_image(image_set) -> None:
 
 def test_views_of_jpegs_are_those_of_the_authors_recipe() -> None:
     """Each view decoded and cropped by itself, resized to float32; ours are rounded to uint8."""
-    tf = host.import_tensorflow()
+    tf = tensorflow.import_tensorflow()
     data = []
     for i in range(6):
         coarse = Image.fromarray(tiny_runs.images(6, 9)[i])
@@ -196,7 +196,7 @@ def test_evaluation_reads_every_image_once_in_order(folder_set, batch_size: int)
     assert all(len(b["images"]) == batch_size for b in found[:-1])
     assert np.concatenate([b["labels"] for b in found]).tolist() == folder_set.labels.tolist()
     crop = np.concatenate([b["images"] for b in found])[7]
-    whole = reader.picture(folder_set, 7)
+    whole = stored.picture(folder_set, 7)
     placement = crops.center_placement(*whole.shape[:2], 8, "paper")
     assert np.array_equal(crop, crops.place(whole, placement, 8))
 
@@ -230,7 +230,7 @@ DAMAGE = {
 @pytest.mark.parametrize(("kind", "shards"), [*((kind, 1) for kind in DAMAGE), ("text", 2)])
 def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -> None:
     """One of 100 images is within the tolerated 1 %; the others keep their crops."""
-    whole, damaged = stored(100), stored(100, {42: DAMAGE[kind]})
+    whole, damaged = stored_set(100), stored_set(100, {42: DAMAGE[kind]})
     expected = batches(whole)
     parts = [batches(damaged, process_index=i, process_count=shards) for i in range(shards)]
     seen = 0
@@ -250,7 +250,7 @@ def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -
 
 def test_substitutes_that_have_several_classes(warnings_seen) -> None:
     """A row of labels for each image; where none stands in, no row."""
-    whole = stored(100, {42: b"x"})
+    whole = stored_set(100, {42: b"x"})
     rows = (np.arange(100)[:, None] >> np.arange(7) & 1).astype(np.int32)
     records = whole.images._replace(
         read=lambda i: whole.images.read(i)._replace(label=rows[i]), scan_labels=lambda: rows
@@ -294,7 +294,7 @@ def test_the_crop_of_a_substitute_is_drawn_for_the_missing_image() -> None:
 
 
 def test_more_than_one_percent_ends_the_run() -> None:
-    damaged = stored(100, {3: b"", 60: b"x"})
+    damaged = stored_set(100, {3: b"", 60: b"x"})
     with pytest.raises(UserError, match=r"2 of 100 images of stored cannot be read, more than 1%"):
         batches(damaged)
     with pytest.raises(UserError, match=r"image 3 \(.+\); image 60 \(.+\); repair them"):
@@ -302,33 +302,33 @@ def test_more_than_one_percent_ends_the_run() -> None:
 
 
 def test_evaluation_leaves_unreadable_images_out(warnings_seen) -> None:
-    damaged = stored(100, {42: b"x"})
+    damaged = stored_set(100, {42: b"x"})
     found = list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=1))
     assert [b["ids"].item() for b in found] == [i for i in range(100) if i != 42]
     assert "image 42 cannot be read, is left out: " in warnings_seen.text
 
 
 def test_headers_are_checked_before_a_run() -> None:
-    reader.check_readable(stored(100, {42: None}))
+    stored.check_readable(stored_set(100, {42: None}))
     cut = DAMAGE["cut off"]
     with pytest.raises(UserError, match=r"2 of 100 images of stored cannot be read"):
-        reader.check_readable(stored(100, {42: None, 7: cut}))
-    reader.check_readable(images.ImageSet("arrays", tiny_runs.images(3), np.zeros(3, np.int32), 1))
+        stored.check_readable(stored_set(100, {42: None, 7: cut}))
+    stored.check_readable(images.ImageSet("arrays", tiny_runs.images(3), np.zeros(3, np.int32), 1))
 
 
 def test_a_large_set_is_judged_by_a_sample(monkeypatch) -> None:
     """100 of 4000: 1 is the limit by share, 4 with three standard deviations."""
-    monkeypatch.setattr(reader, "_SAMPLE", 100)
+    monkeypatch.setattr(stored, "_SAMPLE", 100)
     sample = keys.permutation(4000, "check_readable", 0)[:100].tolist()
-    few = stored(4000, dict.fromkeys(sample[:3], b""))
-    reader.check_readable(few)
+    few = stored_set(4000, dict.fromkeys(sample[:3], b""))
+    stored.check_readable(few)
     with pytest.raises(UserError, match="4 of 100 images"):
-        reader.check_readable(stored(4000, dict.fromkeys(sample[:4], b"")))
+        stored.check_readable(stored_set(4000, dict.fromkeys(sample[:4], b"")))
 
 
 def test_damaged_images_of_many_names_are_counted(monkeypatch, warnings_seen) -> None:
-    monkeypatch.setattr(reader, "TOLERATED_SHARE", 0.5)
-    damaged = stored(100, dict.fromkeys(range(25), b""))
+    monkeypatch.setattr(stored, "TOLERATED_SHARE", 0.5)
+    damaged = stored_set(100, dict.fromkeys(range(25), b""))
     batches(damaged)
     named = [r for r in warnings_seen.records if "stands in" in r.getMessage()]
     assert len(named) == 20
@@ -348,7 +348,7 @@ def test_exif_rotation_is_a_switch(exif: bool) -> None:
     labels = np.zeros(1, np.int32)
     records = images.Records(1, lambda i: images.Encoded(buffer.getvalue(), 0), str, lambda: labels)
     image_set = images.ImageSet("turned", records, labels, 1)
-    assert reader.picture(image_set, 0, exif).shape == ((12, 8, 3) if exif else (8, 12, 3))
+    assert stored.picture(image_set, 0, exif).shape == ((12, 8, 3) if exif else (8, 12, 3))
     (batch,) = pipeline.evaluation_batches(
         image_set, image_size=8, mode="full", batch_size=1, exif=exif
     )
@@ -366,7 +366,7 @@ def test_exif_rotation_is_a_switch(exif: bool) -> None:
         seed=1,
         size=SIZE,
     )[0, 0]
-    seen = reader.picture(image_set, 0, exif)
+    seen = stored.picture(image_set, 0, exif)
     assert np.array_equal(views["view1"][0], crops.place(seen, placement, SIZE))
 
 
@@ -397,17 +397,17 @@ def test_real_files_that_break_decoders(oddities, monkeypatch) -> None:
     names = [pathlib.Path(oddities.images.describe(i)).name for i in range(oddities.size)]
     cut_off = names.index("truncated_jpeg.jpg")
     with pytest.raises(UserError, match=r"1 of 15 images .* more than 1%: \S+truncated_jpeg.jpg"):
-        reader.check_readable(oddities)
+        stored.check_readable(oddities)
     with pytest.raises(UserError, match=r"truncated_jpeg.jpg"):
         batches(oddities, batch_size=15, num_steps=1)
-    monkeypatch.setattr(reader, "TOLERATED_SHARE", 0.1)
+    monkeypatch.setattr(stored, "TOLERATED_SHARE", 0.1)
     (batch,) = batches(oddities, batch_size=15, num_steps=1)
     assert sorted(batch["ids"].tolist()) == list(range(15))
     found = pipeline.evaluation_batches(oddities, image_size=8, mode="paper", batch_size=4)
     ids = np.concatenate([b["ids"] for b in found]).tolist()
     assert ids == [i for i in range(15) if i != cut_off]
     for i in ids:
-        ours = reader.picture(oddities, i)
+        ours = stored.picture(oddities, i)
         with Image.open(oddities.images.describe(i)) as image:
             theirs = np.asarray(image.convert("RGB"))
         assert ours.shape == theirs.shape, names[i]
@@ -420,7 +420,7 @@ def test_real_files_are_turned_upright(oddities) -> None:
     """The eight orientations of one photograph are one picture, but for compression."""
     names = [oddities.images.describe(i) for i in range(oddities.size)]
     turned = [
-        reader.picture(oddities, i, exif=True).astype(int)
+        stored.picture(oddities, i, exif=True).astype(int)
         for i, name in enumerate(names)
         if "hopper_orientation" in name
     ]
@@ -470,7 +470,7 @@ def test_host_placement_is_the_device_s() -> None:
 
 
 def test_an_error_while_reading_reaches_the_training() -> None:
-    whole = stored(100)
+    whole = stored_set(100)
 
     def read(i: int) -> images.Encoded:
         raise RuntimeError("a bug")
@@ -484,7 +484,7 @@ def test_an_abandoned_run_leaves_no_thread() -> None:
     before = threading.active_count()
     for _ in range(3):
         started = pipeline.train_batches(
-            stored(40), seed=1, image_size=SIZE, batch_size=8, num_steps=10**6
+            stored_set(40), seed=1, image_size=SIZE, batch_size=8, num_steps=10**6
         )
         next(started)
         started.close()

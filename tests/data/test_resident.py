@@ -12,7 +12,7 @@ from PIL import Image
 import tiny_runs
 from byol_jax import train
 from byol_jax.augment import simclr
-from byol_jax.data import images, pipeline, reader, sources
+from byol_jax.data import images, pipeline, sources, stored
 from byol_jax.errors import UserError
 from byol_jax.runtime import checkpoints
 
@@ -82,7 +82,7 @@ def load(root):
 
 def test_files_of_one_size_are_decoded(folder):
     root, pixels = folder
-    found = reader.decoded(load(root))
+    found = stored.decoded(load(root))
     assert found.images.dtype == np.uint8
     # By class, then by name.
     files = sorted(root.glob("train/*/*.png"))
@@ -95,7 +95,7 @@ def test_files_of_one_size_are_decoded(folder):
 
 def test_arrays_are_taken_as_they_are():
     made_up = image_set()
-    assert reader.decoded(made_up) is made_up
+    assert stored.decoded(made_up) is made_up
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_cannot_be_kept_is_refused(folder, size, damaged, message):
     if damaged:
         file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match=message):
-        reader.decoded(load(root))
+        stored.decoded(load(root))
 
 
 # Runs.
@@ -145,7 +145,7 @@ def test_what_contradicts_it_is_refused(dataset, tmp_path, monkeypatch):
     config = tiny_runs.tiny_config(dataset, data__resident=True, augment__placement="host")
     with pytest.raises(UserError, match="leave out one of the two"):
         train.pretrain(config, tmp_path)
-    monkeypatch.setattr(train.distributed, "device_memory", lambda: 2 * 24 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr(train.spmd, "device_memory", lambda: 2 * 24 * 8 * 8 * 3 - 1)
     with pytest.raises(UserError, match=r"24 images take 0[.]0 GiB, more than half of"):
         train.pretrain(tiny_runs.tiny_config(dataset, data__resident=True), tmp_path)
     assert not list(tmp_path.iterdir())

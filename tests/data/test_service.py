@@ -19,7 +19,7 @@ from PIL import Image
 
 import tiny_runs
 from byol_jax import keys, train
-from byol_jax.data import host, images, pipeline, service, sources
+from byol_jax.data import images, pipeline, service, sources, tensorflow
 from byol_jax.errors import UserError
 from byol_jax.runtime import checkpoints
 
@@ -62,7 +62,7 @@ def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
 
 @pytest.mark.parametrize("seed", [0, 1337, 2**31 - 1])
 def test_words_are_those_of_numpy(seed):
-    tf = host.import_tensorflow()
+    tf = tensorflow.import_tensorflow()
     counters = np.array([[0, 5, 6, 7], [0, 2**40, 0, 2], [3, 0, 1, 0]])
     expected = [keys.philox(seed, "crop", counter).random_raw(4) for counter in counters]
     for philox in (service._philox, tf.function(service._philox, autograph=False)):
@@ -187,7 +187,7 @@ def test_without_workers_the_run_ends(folder_set, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
     monkeypatch.setattr(service, "WARNING", 1)
     monkeypatch.setattr(service, "PATIENCE", 2)
-    servers = host.import_tensorflow().data.experimental.service
+    servers = tensorflow.import_tensorflow().data.experimental.service
     dispatcher = servers.DispatchServer()
     batches = pipeline.train_batches(
         folder_set, seed=0, image_size=8, batch_size=4, num_steps=2, address=dispatcher.target

@@ -13,7 +13,7 @@ import pytest
 import sklearn.datasets
 
 import tiny_runs
-from byol_jax.data import benchmarks, images, sources
+from byol_jax.data import images, sources, table10
 from byol_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -231,16 +231,16 @@ def described(split: str, dataset: str = "fake", benchmark: str | None = None) -
     return names
 
 
-def table(monkeypatch, key: str, rule: benchmarks.Rule, **changes) -> None:
+def table(monkeypatch, key: str, rule: table10.Rule, **changes) -> None:
     """Table 10 with another rule in one row, of two classes."""
-    row = benchmarks.by_name(key)._replace(rule=rule, classes=2, **changes)
-    rows = tuple(row if other.key == key else other for other in benchmarks.TABLE_10)
-    monkeypatch.setattr(benchmarks, "TABLE_10", rows)
+    row = table10.by_name(key)._replace(rule=rule, classes=2, **changes)
+    rows = tuple(row if other.key == key else other for other in table10.TABLE_10)
+    monkeypatch.setattr(table10, "TABLE_10", rows)
 
 
 @pytest.mark.parametrize("name", ["tfds:imagenet2012", "tfds:imagenet2012:5.1.0"])
 def test_the_last_training_images_are_for_validation(monkeypatch, name: str) -> None:
-    table(monkeypatch, "imagenet", benchmarks.Rule("last", 3))
+    table(monkeypatch, "imagenet", table10.Rule("last", 3))
     asked = fake_source(monkeypatch, name, 8, "test")
     train = [f"train {i}" for i in range(8)]
     assert described("valid", name) == train[5:]
@@ -254,7 +254,7 @@ def test_the_last_training_images_are_for_validation(monkeypatch, name: str) -> 
 
 def test_other_sets_have_no_last_images(monkeypatch) -> None:
     """Of 10, round(0.2 * 5) = 1 of each class."""
-    table(monkeypatch, "imagenet", benchmarks.Rule("last", 3))
+    table(monkeypatch, "imagenet", table10.Rule("last", 3))
     asked = fake_source(monkeypatch, "npz:set", 10, "test")
     for name in ("npz:set", "npz:imagenet2012", "tfds:imagenet2012_subset"):
         assert len(described("valid", name)) == 2
@@ -269,10 +269,10 @@ def test_other_sets_have_no_last_images(monkeypatch) -> None:
 )
 def test_the_validation_split_of_a_benchmark(monkeypatch, dataset, benchmark) -> None:
     """3 of each class, where the source has no validation split of its own."""
-    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3))
+    table(monkeypatch, "pets", table10.Rule("per_class", 3))
     fake_source(monkeypatch, dataset, 20, "test")
     valid = described("valid", dataset, benchmark)
-    expected = benchmarks.validation_rows(np.arange(20) % 2, benchmarks.by_name("pets"))
+    expected = table10.validation_rows(np.arange(20) % 2, table10.by_name("pets"))
     assert valid == [f"train {i}" for i in expected] and len(valid) == 6
     train = described("train", dataset, benchmark)
     assert joined([train, valid]) == sorted(f"train {i}" for i in range(20))
@@ -282,14 +282,14 @@ def test_the_validation_split_of_a_benchmark(monkeypatch, dataset, benchmark) ->
 
 
 def test_a_benchmark_that_is_named_goes_before_that_of_the_data_set(monkeypatch) -> None:
-    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3))
+    table(monkeypatch, "pets", table10.Rule("per_class", 3))
     fake_source(monkeypatch, "tfds:imagenet2012", 20, "test")
     assert len(described("valid", "tfds:imagenet2012", "pets")) == 6
 
 
 def test_a_test_split_that_is_missing_is_cut_first(monkeypatch) -> None:
     """A fifth of each class, 2 of 10; then 3 of each class of what is left."""
-    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3))
+    table(monkeypatch, "pets", table10.Rule("per_class", 3))
     fake_source(monkeypatch, "npz:x", 20)
     parts = [described(split, "npz:x", "pets") for split in SPLITS]
     assert [len(part) for part in parts] == [10, 6, 4]
@@ -297,7 +297,7 @@ def test_a_test_split_that_is_missing_is_cut_first(monkeypatch) -> None:
 
 
 def test_the_labels_of_the_test_split_decide_where_the_rule_says_so(monkeypatch) -> None:
-    table(monkeypatch, "birdsnap", benchmarks.Rule("as_test"))
+    table(monkeypatch, "birdsnap", table10.Rule("as_test"))
     arrays = {"train": np.arange(20) % 2, "test": np.array([0, 1, 1, 0, 1])}
     readers = sources._given(
         {
@@ -314,7 +314,7 @@ def test_the_labels_of_the_test_split_decide_where_the_rule_says_so(monkeypatch)
 
 
 def test_a_benchmark_without_a_validation_split(monkeypatch) -> None:
-    table(monkeypatch, "places365", benchmarks.Rule("none"))
+    table(monkeypatch, "places365", table10.Rule("none"))
     name = "tfds:places365_small"
     asked = fake_source(monkeypatch, name, 8, "test")
     assert described("train", name) == described("train+valid", name)
@@ -323,7 +323,7 @@ def test_a_benchmark_without_a_validation_split(monkeypatch) -> None:
 
 
 def test_a_validation_split_that_the_creators_give(monkeypatch) -> None:
-    table(monkeypatch, "aircraft", benchmarks.Rule("given"))
+    table(monkeypatch, "aircraft", table10.Rule("given"))
     fake_source(monkeypatch, "folder:x", 8, "test")
     with pytest.raises(UserError, match="give them as folder:DIR with valid/"):
         sources.load("folder:x", "valid", benchmark="aircraft")
@@ -361,8 +361,8 @@ def test_a_multi_label_set_is_cut_uniformly_and_not_read(monkeypatch) -> None:
 
 def test_table_10_beside_what_is_prepared(monkeypatch) -> None:
     """Two sets of two classes each, one of which has a validation split."""
-    table(monkeypatch, "pets", benchmarks.Rule("per_class", 3), original=20, train=14, valid=6)
-    table(monkeypatch, "dtd", benchmarks.Rule("given"))
+    table(monkeypatch, "pets", table10.Rule("per_class", 3), original=20, train=14, valid=6)
+    table(monkeypatch, "dtd", table10.Rule("given"))
     own = {"tfds:oxford_iiit_pet": ("test",), "tfds:dtd": ("valid", "test")}
     asked = []
 

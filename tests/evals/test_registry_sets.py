@@ -17,7 +17,7 @@ import mock_sets
 import tiny_checkpoints
 import tiny_runs
 from byol_jax import main, train
-from byol_jax.data import benchmarks, images, sources
+from byol_jax.data import images, sources, table10
 from byol_jax.errors import UserError
 from byol_jax.evals import common, frozen, results
 from experiments import evaluate, finetune, linear, semi, supervised, transfer
@@ -64,7 +64,7 @@ def prepared(tmp_path_factory) -> Callable[[str], dict[str, str]]:
     @functools.cache
     def of(key: str) -> dict[str, str]:
         mock_sets.write(key, root)
-        return {"dataset": f"tfds:{benchmarks.by_name(key).tfds}", "data_dir": str(root)}
+        return {"dataset": f"tfds:{table10.by_name(key).tfds}", "data_dir": str(root)}
 
     return of
 
@@ -192,7 +192,7 @@ def test_protocol(prepared, checkpoint, tmp_path, monkeypatch, key: str, protoco
 )
 def test_splits(prepared, key: str) -> None:
     """Their sizes, and images of each class in each but for ImageNet's last ones."""
-    row, where = benchmarks.by_name(key), prepared(key)
+    row, where = table10.by_name(key), prepared(key)
     for name, size in zip(sources.SPLITS, SIZES[key], strict=True):
         if not size:
             with pytest.raises(UserError, match=f"has no {name} images"):

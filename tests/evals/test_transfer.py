@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 import tiny_checkpoints
 from byol_jax import weights
-from byol_jax.data import benchmarks
+from byol_jax.data import table10
 from byol_jax.errors import UserError
 from byol_jax.evals import common, logistic, scores, transfer
 from experiments import transfer as page
@@ -102,7 +102,7 @@ def test_mistakes(parts):
 
 
 def test_every_metric_of_a_classification_set_is_known():
-    metrics = {row.metric for row in benchmarks.TABLE_10} - {"mean_iou"}  # segmentation
+    metrics = {row.metric for row in table10.TABLE_10} - {"mean_iou"}  # segmentation
     assert metrics == set(transfer.METRICS)
 
 

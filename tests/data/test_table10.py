@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from byol_jax.data import benchmarks, sources
+from byol_jax.data import sources, table10
 from byol_jax.errors import UserError
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
@@ -36,8 +36,8 @@ METRICS = {
 }
 
 
-def row(key: str) -> benchmarks.Benchmark:
-    return benchmarks.by_name(key)
+def row(key: str) -> table10.Benchmark:
+    return table10.by_name(key)
 
 
 def test_the_table_is_that_of_the_paper() -> None:
@@ -46,8 +46,8 @@ def test_the_table_is_that_of_the_paper() -> None:
         pytest.skip("needs the text of BYOL's appendices, optional local data: see BYOL_SHARED")
     lines = [line.split("\t") for line in papers[0].read_text().splitlines()]
     table = [cells for cells in lines if cells[0] in PAPER and len(cells) == 8]
-    assert [PAPER[cells[0]] for cells in table] == [r.key for r in benchmarks.TABLE_10]
-    for cells, ours in zip(table, benchmarks.TABLE_10, strict=True):
+    assert [PAPER[cells[0]] for cells in table] == [r.key for r in table10.TABLE_10]
+    for cells, ours in zip(table, table10.TABLE_10, strict=True):
         name, classes, original, train, valid, test, metric, provided = cells
         numbers = [None if n == "-" else int(n) for n in (classes, original, train, valid, test)]
         assert numbers == [ours.classes, ours.original, ours.train, ours.valid, ours.test], name
@@ -59,13 +59,13 @@ def test_the_table_is_that_of_the_paper() -> None:
 
 def test_what_is_cut_out_is_missing() -> None:
     """Where the creators give no validation split, train and validation are the original."""
-    for ours in benchmarks.TABLE_10:
+    for ours in table10.TABLE_10:
         if ours.rule.kind != "given" and ours.train is not None:
             assert ours.train + (ours.valid or 0) == ours.original, ours.key
 
 
 def test_keys_are_plain_and_differ() -> None:
-    keys = [ours.key for ours in benchmarks.TABLE_10]
+    keys = [ours.key for ours in table10.TABLE_10]
     assert len(set(keys)) == len(keys) == 15
     assert set(keys) == {*PAPER.values()}
 
@@ -102,7 +102,7 @@ def test_splits_by_class(key: str) -> None:
     ours, counts = row(key), CLASSES[key]
     labels = labels_of(counts)
     assert len(labels) == ours.original
-    valid = benchmarks.validation_rows(labels, ours)
+    valid = table10.validation_rows(labels, ours)
     assert valid.dtype == np.int64 and np.all(np.diff(valid) > 0)
     assert valid[0] >= 0 and valid[-1] < len(labels)
     expected = {
@@ -113,14 +113,14 @@ def test_splits_by_class(key: str) -> None:
     if key not in ("cifar100", "cars"):
         assert (len(labels) - len(valid), len(valid)) == (ours.train, ours.valid)
     # Fixed by the seed.
-    assert np.array_equal(valid, benchmarks.validation_rows(labels, ours))
-    other = benchmarks.validation_rows(labels, ours, seed=1)
+    assert np.array_equal(valid, table10.validation_rows(labels, ours))
+    other = table10.validation_rows(labels, ours, seed=1)
     assert len(other) == len(valid) and not np.array_equal(other, valid)
 
 
 def test_the_rules_are_those_of_the_paper() -> None:
     """App. E.1's own numbers; and those that Table 10 leaves no doubt about."""
-    amounts = {ours.key: ours.rule for ours in benchmarks.TABLE_10}
+    amounts = {ours.key: ours.rule for ours in table10.TABLE_10}
     assert amounts["sun397"] == ("per_class", 10)
     assert amounts["pets"] == ("per_class", 20)
     assert amounts["caltech101"] == ("per_class", 5)
@@ -132,10 +132,10 @@ def test_the_rules_are_those_of_the_paper() -> None:
 
 def test_where_the_tables_numbers_cannot_be_derived() -> None:
     """What comes instead, and the note says so."""
-    found = benchmarks.validation_rows(labels_of([500] * 100), row("cifar100"))
+    found = table10.validation_rows(labels_of([500] * 100), row("cifar100"))
     assert (len(found), row("cifar100").valid) == (5_000, 5_067)
     assert "5,000" in row("cifar100").note
-    found = benchmarks.validation_rows(labels_of(CLASSES["cars"]), row("cars"))
+    found = table10.validation_rows(labels_of(CLASSES["cars"]), row("cars"))
     assert abs(len(found) - 8_144 / 5) < 40 and row("cars").valid == 1_650
     assert "a fifth of each class" in row("cars").note
 
@@ -144,42 +144,42 @@ def test_birdsnap_takes_as_many_of_each_class_as_its_test_split() -> None:
     """2,443 of them, as the note says; a class that the test split lacks gives none."""
     ours = row("birdsnap")
     train, test = labels_of(uneven(500, 47_386)), labels_of([0, *uneven(499, 2_443)], seed=1)
-    valid = benchmarks.validation_rows(train, ours, test)
+    valid = table10.validation_rows(train, ours, test)
     assert np.array_equal(np.bincount(train[valid], minlength=500), np.bincount(test))
     assert len(valid) == 2_443 and "makes 2,443 and leaves 44,943" in ours.note
     with pytest.raises(UserError, match="as many of each class as its test images"):
-        benchmarks.validation_rows(train, ours)
+        table10.validation_rows(train, ours)
 
 
 def test_imagenet_takes_the_last() -> None:
     ours = row("imagenet")
-    valid = benchmarks.validation_rows(np.full(ours.original, -1), ours)
+    valid = table10.validation_rows(np.full(ours.original, -1), ours)
     assert valid.tolist() == list(range(1_271_158, 1_281_167))
 
 
 def test_places365_has_no_validation_split() -> None:
-    assert benchmarks.validation_rows(np.arange(9) % 3, row("places365")).size == 0
+    assert table10.validation_rows(np.arange(9) % 3, row("places365")).size == 0
 
 
 def test_voc2012_is_cut_uniformly() -> None:
     """Its images have several classes each: 2,119 of the 10,582, whichever they show."""
     labels = np.random.default_rng(0).integers(-1, 2, (10_582, 20))
-    valid = benchmarks.validation_rows(labels, row("voc2012"))
+    valid = table10.validation_rows(labels, row("voc2012"))
     assert len(valid) == len(set(valid.tolist())) == 2_119
-    unlabelled = benchmarks.validation_rows(np.full(10_582, -1), row("voc2012"))
+    unlabelled = table10.validation_rows(np.full(10_582, -1), row("voc2012"))
     assert np.array_equal(valid, unlabelled)
 
 
 @pytest.mark.parametrize("key", ["aircraft", "voc2007", "dtd", "flowers"])
 def test_the_creators_validation_split_is_not_made(key: str) -> None:
     with pytest.raises(UserError, match=f"of benchmark {key} are its creators'.*valid/"):
-        benchmarks.validation_rows(np.zeros(9, int), row(key))
+        table10.validation_rows(np.zeros(9, int), row(key))
 
 
 def test_a_class_that_would_lose_all_its_images() -> None:
     labels = labels_of([21, 20, 30])
     with pytest.raises(UserError) as error:
-        benchmarks.validation_rows(labels, row("pets"))
+        table10.validation_rows(labels, row("pets"))
     assert str(error.value) == (
         "benchmark pets takes 20 of the training images of each class for validation, but class 1 "
         "has 20; 21 or more are needed"
@@ -188,7 +188,7 @@ def test_a_class_that_would_lose_all_its_images() -> None:
 
 def test_images_of_no_class_are_trained_on() -> None:
     labels = np.array([-1] * 30 + [0] * 21 + [1] * 25)
-    valid = benchmarks.validation_rows(labels, row("pets"))
+    valid = table10.validation_rows(labels, row("pets"))
     assert np.bincount(labels[valid]).tolist() == [20, 20]
 
 
@@ -204,7 +204,7 @@ def test_images_of_no_class_are_trained_on() -> None:
 )
 def test_unknown_benchmarks(name: str, parts: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        benchmarks.by_name(name)
+        table10.by_name(name)
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert "\n" not in str(error.value)
 
@@ -217,24 +217,24 @@ def test_rows_of_tfds_names() -> None:
         "tfds:voc/2007": "voc2007",
     }
     for dataset, key in keys.items():
-        assert benchmarks.of_dataset(dataset) == row(key)
+        assert table10.of_dataset(dataset) == row(key)
     others = ["tfds:sun397", "tfds:imagenet2012_subset", "npz:cifar10", "cifar10", "folder:cars196"]
     others += ["tfds:", "tfds:None", "digits"]
-    assert [benchmarks.of_dataset(dataset) for dataset in others] == [None] * len(others)
+    assert [table10.of_dataset(dataset) for dataset in others] == [None] * len(others)
 
 
 def test_classes_of_a_set() -> None:
-    benchmarks.check_classes(row("pets"), "folder:x", 37)
+    table10.check_classes(row("pets"), "folder:x", 37)
     for classes in (101, 102):  # TFDS has the background too
-        benchmarks.check_classes(row("caltech101"), "folder:x", classes)
+        table10.check_classes(row("caltech101"), "folder:x", classes)
     with pytest.raises(UserError) as error:
-        benchmarks.check_classes(row("caltech101"), "folder:x", 100)
+        table10.check_classes(row("caltech101"), "folder:x", 100)
     assert str(error.value) == (
         "folder:x has 100 classes and benchmark caltech101 101 or 102 (BYOL Table 10): name the "
         "benchmark that the images are of, or none"
     )
     with pytest.raises(UserError, match=r"has 38 classes and benchmark pets 37 \(BYOL Table 10\)"):
-        benchmarks.check_classes(row("pets"), "folder:x", 38)
+        table10.check_classes(row("pets"), "folder:x", 38)
 
 
 def test_the_names_are_those_of_tfds(tmp_path) -> None:
@@ -242,7 +242,7 @@ def test_the_names_are_those_of_tfds(tmp_path) -> None:
     sources.tfds_sets.import_tensorflow()
     import tensorflow_datasets as tfds
 
-    for ours in benchmarks.TABLE_10:
+    for ours in table10.TABLE_10:
         if ours.tfds is None:
             assert ours.note.startswith("Not in TFDS. As folder:DIR, ")
             continue
@@ -254,15 +254,15 @@ def test_the_names_are_those_of_tfds(tmp_path) -> None:
 
 
 def test_the_table_as_text() -> None:
-    found: dict[str, benchmarks.Counts | str] = {
-        "cars": benchmarks.Counts(196, 8_144, 6_515, 1_629, 8_041),
-        "pets": benchmarks.Counts(37, 3_680, 2_940, 740, 3_669),
-        "places365": benchmarks.Counts(365, 1_803_460, 1_803_460, 0, 36_500),
+    found: dict[str, table10.Counts | str] = {
+        "cars": table10.Counts(196, 8_144, 6_515, 1_629, 8_041),
+        "pets": table10.Counts(37, 3_680, 2_940, 740, 3_669),
+        "places365": table10.Counts(365, 1_803_460, 1_803_460, 0, 36_500),
         "dtd": "tfds:dtd is not prepared",
-        "food101": benchmarks.Counts(101, 10, 5, 5, 10),
-        "sun397": benchmarks.Counts(397, 19_850, 15_880, 3_970, 19_849),
+        "food101": table10.Counts(101, 10, 5, 5, 10),
+        "sun397": table10.Counts(397, 19_850, 15_880, 3_970, 19_849),
     }
-    rows = benchmarks.table_rows(found)
+    rows = table10.table_rows(found)
     assert rows[0].split() == ["classes", "original", "train", "valid", "test"]
 
     def below(key: str) -> list[str]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax.data import host
+from byol_jax.data import tensorflow
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -31,14 +31,14 @@ def test_tensorflow_gets_no_accelerator(monkeypatch, started: bool) -> None:
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "")
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
-    assert host.import_tensorflow.__wrapped__() is fake
+    assert tensorflow.import_tensorflow.__wrapped__() is fake
     assert hidden == [([], "GPU"), ([], "TPU")]
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
 
 
 def test_importing_the_module_imports_no_tensorflow() -> None:
-    program = "import sys, byol_jax.data.host; assert 'tensorflow' not in sys.modules"
+    program = "import sys, byol_jax.data.tensorflow; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
@@ -52,12 +52,12 @@ def noisy(images: jax.Array, ids: jax.Array, strength: jax.Array) -> dict[str, j
 
 def test_a_jax_function_inside_tensorflow() -> None:
     """Called as it is, and from the threads of tf.data."""
-    tf = host.import_tensorflow()
+    tf = tensorflow.import_tensorflow()
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
     ids = np.array([5, 0, 2**31 - 1], np.int32)
     strength = np.float32(0.5)
     expected = jax.jit(noisy)(images, ids, strength)
-    function = tf.function(host.from_jax(noisy), autograph=False)
+    function = tf.function(tensorflow.from_jax(noisy), autograph=False)
     called = tf.nest.map_structure(np.asarray, function(images, ids, tf.constant(strength)))
     dataset = tf.data.Dataset.from_tensors((images, ids, strength)).repeat(2)
     mapped = dataset.map(function, num_parallel_calls=2)

@@ -1,0 +1,104 @@
+"""Sets of images that are arrays: the digits of scikit-learn, and npz files."""
+
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from byol_jax.data.images import ImageSet
+from byol_jax.errors import UserError, require
+
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def read_digits() -> dict[str, ImageSet]:
+    """1797 scans of 8x8 pixels, 10 classes; grey values 0..16 become 0..255, three times."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    return {"train": ImageSet("digits", images, digits.target.astype(np.int32), 10)}
+
+
+def read_npz(file: str) -> dict[str, ImageSet]:
+    """The splits of an npz file (docs/outside.md, `npz:FILE`).
+
+    Raises:
+      UserError: there is no such file, or its arrays are not images and labels.
+    """
+    arrays = _npz_arrays(file)
+    require(
+        "test_images" in arrays or "test_labels" not in arrays,
+        f"{file} has 'test_labels' without 'test_images'; add the images or leave both away",
+    )
+    splits = {}
+    for split in ("train", "test"):
+        if f"{split}_images" in arrays:
+            images = _checked_images(arrays, split, file)
+            splits[split] = images, _checked_labels(arrays, split, file, len(images))
+    num_classes = 1 + max(int(labels.max(initial=-1)) for _, labels in splits.values())
+    return {
+        split: ImageSet(f"npz:{file}", images, labels, num_classes)
+        for split, (images, labels) in splits.items()
+    }
+
+
+def _npz_arrays(file: str) -> dict[str, np.ndarray]:
+    path = os.path.expanduser(file)
+    require(
+        os.path.isfile(path),
+        f"there is no file {file}; npz:FILE needs one with {', '.join(_ARRAYS)}",
+    )
+    wrong = f"{file} is not a readable npz file; write one with numpy.savez(FILE, train_images=...)"
+    # A single .npy array is no npz; anything else that np.load would take is a pickle.
+    require(zipfile.is_zipfile(path), wrong)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = ", ".join(archive.files) or "none at all"
+            require(
+                "train_images" in archive.files,
+                f"{file} has no array 'train_images' but {names}; "
+                f"train_images is needed, {', '.join(_ARRAYS[1:])} are optional",
+            )
+            return {name: archive[name] for name in _ARRAYS if name in archive.files}
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{wrong} ({' '.join(str(error).split())})") from error
+
+
+def _checked_images(arrays: dict[str, np.ndarray], split: str, file: str) -> np.ndarray:
+    images = arrays[f"{split}_images"]
+    what = f"{split}_images in {file}"
+    if np.issubdtype(images.dtype, np.floating):
+        raise UserError(
+            f"{what} is {images.dtype}; uint8 in 0..255 is needed: multiply values in 0..1 by 255, "
+            "round and cast"
+        )
+    require(images.dtype == np.uint8, f"{what} is {images.dtype}; uint8 in 0..255 is needed")
+    require(
+        images.ndim == 4 and images.shape[-1] == 3 and 0 not in images.shape[1:],
+        f"{what} has the shape {list(images.shape)}; [N, H, W, 3] is needed "
+        "(repeat a grey channel three times, put channels last)",
+    )
+    return images
+
+
+def _checked_labels(arrays: dict[str, np.ndarray], split: str, file: str, count: int) -> np.ndarray:
+    if f"{split}_labels" not in arrays:
+        return np.full(count, -1, np.int32)
+    labels = arrays[f"{split}_labels"]
+    what = f"{split}_labels in {file}"
+    require(
+        np.issubdtype(labels.dtype, np.integer),
+        f"{what} is {labels.dtype}; integers are needed (classes from 0, negative = no label)",
+    )
+    require(
+        labels.shape == (count,),
+        f"{what} has the shape {list(labels.shape)}; one number for each of the {count} images "
+        f"is needed: [{count}]",
+    )
+    require(
+        labels.max(initial=0) < 2**31, f"{what} goes up to {labels.max(initial=0)}; int32 is needed"
+    )
+    return np.maximum(labels.astype(np.int64), -1).astype(np.int32)

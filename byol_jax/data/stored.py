@@ -1,0 +1,157 @@
+"""One stored image: its bytes, its pixels, or the reason why it cannot be read."""
+
+import concurrent.futures
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byol_jax import keys
+from byol_jax.data import crops, tensorflow
+from byol_jax.data.images import (
+    ImageSet,
+    Label,
+    Prepared,
+    Records,
+    Unreadable,
+    all_labels,
+    no_label,
+    prepare,
+)
+from byol_jax.errors import UserError, require
+
+# More unreadable images than this share of the set end the run.
+TOLERATED_SHARE = 0.01
+# Headers looked at before a run; a larger set is judged by this many.
+_SAMPLE = 2000
+# Threads that read files.
+READERS = 16
+# A complete JPEG or PNG has its end mark, and seldom more, in its last bytes.
+_ENDS, _END_BYTES = (b"\xff\xd9", b"IEND"), 64
+
+
+def check_readable(image_set: ImageSet) -> None:
+    """Looks at the files of a set, or at 2,000 of them, before a run builds on them.
+
+    Reads headers, and decodes what ends as if it were cut off.
+
+    Raises:
+      UserError: so many are no images that more than 1 % of the set must be.
+    """
+    records = image_set.images
+    if not isinstance(records, Records):
+        return
+    count = min(records.size, _SAMPLE)
+    sample, limit = np.arange(count), TOLERATED_SHARE * count
+    if count < records.size:
+        sample = keys.permutation(records.size, "check_readable", 0)[:count]
+        limit += 3 * (limit * (1 - TOLERATED_SHARE)) ** 0.5  # three standard deviations
+
+    def reason(i: int) -> str:
+        example = read_example(image_set, i, exif=False)
+        image = example.image
+        if example.reason or any(end in image.data[-_END_BYTES:] for end in _ENDS):
+            return example.reason
+        return error_of(crops.decode, image.data, [0, 0, image.height, image.width])
+
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        reasons = dict(zip(sample.tolist(), pool.map(reason, sample.tolist()), strict=True))
+    bad = {i: why for i, why in reasons.items() if why}
+    if len(bad) > limit:
+        raise too_many(image_set, bad, count)
+
+
+def decoded(image_set: ImageSet, exif: bool = False) -> ImageSet:
+    """The same set with its images in memory, uint8 `[N, H, W, 3]`, and their labels.
+
+    Raises:
+      UserError: an image cannot be read, or they differ in size.
+    """
+    records = image_set.images
+    if not isinstance(records, Records):
+        return image_set
+    shape: tuple[int, ...] | None = None
+    pixels = np.empty((0, 0, 0, 3), np.uint8)
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(functools.partial(picture, image_set, exif=exif), range(records.size))
+        for i, image in enumerate(found):
+            if image is None:
+                raise UserError(f"{records.describe(i)} cannot be read: mend it, or take it away")
+            if shape is None:
+                shape = image.shape
+                pixels = np.empty((records.size, *shape), np.uint8)
+            require(
+                image.shape == shape,
+                f"{records.describe(i)} has {image.shape[0]} x {image.shape[1]} pixels, "
+                f"{records.describe(0)} {shape[0]} x {shape[1]}: kept in memory, all images of a "
+                "set must have one size",
+            )
+            pixels[i] = image
+    return image_set._replace(images=pixels, labels=all_labels(image_set))
+
+
+def picture(image_set: ImageSet, i: int, exif: bool = False) -> np.ndarray | None:
+    """One image as it is stored, uint8 `[H, W, 3]`; None if it cannot be read."""
+    if not isinstance(image_set.images, Records):
+        return image_set.images[i]
+    found: list[np.ndarray] = []
+    example = read_example(image_set, i, exif)
+
+    def decode() -> None:
+        image = example.image
+        pixels = crops.decode(image.data, [0, 0, image.height, image.width])
+        found.append(crops.orient(pixels.numpy(), image.orientation))
+
+    error_of(decode)
+    return found[0] if found else None
+
+
+class Example(NamedTuple):
+    """A stored image and its label, or the reason why there is none."""
+
+    image: Prepared
+    label: Label
+    reason: str = ""
+
+
+def read_example(image_set: ImageSet, i: int, exif: bool) -> Example:
+    """The stored image at position `i`, or the reason why it cannot be read."""
+    records = image_set.images
+    assert isinstance(records, Records)
+    try:
+        stored = records.read(i)
+        return Example(prepare(stored.data, exif), stored.label)
+    except (OSError, Unreadable) as error:
+        # No bytes: TensorFlow stumbles over them as it does over a damaged image.
+        reason = str(error) or type(error).__name__
+        return Example(Prepared(b"", 1, 1, 1), no_label(image_set), reason)
+
+
+def decoding_errors() -> tuple[type[Exception], ...]:
+    """What TensorFlow's decoders raise."""
+    errors = tensorflow.import_tensorflow().errors
+    return errors.InvalidArgumentError, errors.DataLossError
+
+
+def error_of(function: Callable[..., Any], *arguments: Any) -> str:
+    """What TensorFlow's decoders say against this call; nothing if it works."""
+    try:
+        function(*arguments)
+    except decoding_errors() as error:
+        words = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(error)).strip().splitlines()
+        return words[0] if words else type(error).__name__
+    return ""
+
+
+def too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
+    """The error for `bad` unreadable images, reasons by position, among `count` that were read."""
+    records = image_set.images
+    assert isinstance(records, Records)
+    first = "; ".join(f"{records.describe(i)} ({why})" for i, why in list(bad.items())[:3])
+    return UserError(
+        f"{len(bad)} of {count} images of {image_set.name} cannot be read, more than "
+        f"{TOLERATED_SHARE:.0%}: {first}{', ...' if len(bad) > 3 else ''}; "
+        "repair them or take them out"
+    )
