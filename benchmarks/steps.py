@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import classification, update
+from byol_jax import update
 from byol_jax.augment import byol, compose
 from byol_jax.data import images, pipeline
-from byol_jax.evals import training
+from byol_jax.evals.sgd import classifiers, training
 from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.runtime import spmd
@@ -270,14 +270,14 @@ def sweep_seconds(
     batch = {"view1": random_images(batch_size, size), "labels": zeros, "epochs": zeros}
     batch["ids"] = np.arange(batch_size, dtype=np.int32)
     step = spmd.pmap(
-        functools.partial(classification.train_step, network=network, axis=spmd.AXIS),
+        functools.partial(classifiers.train_step, network=network, axis=spmd.AXIS),
         donate_argnums=(0,),
     )
 
     def runner(rates: tuple[float, ...]) -> Callable[[], None]:
-        heads = classification.init_heads(0, len(rates), features, classes)
-        carried = [spmd.replicate(classification.init(heads))]
-        hparams = classification.Hyperparameters(
+        heads = classifiers.init_heads(0, len(rates), features, classes)
+        carried = [spmd.replicate(classifiers.init(heads))]
+        hparams = classifiers.Hyperparameters(
             np.asarray(rates, np.float32), 0, 1000, 0.9, 0.0, 0.0, 0.0, 0.0, TABLE_6[0], 0.0
         )
         shared = spmd.replicate((np.int32(0), hparams))

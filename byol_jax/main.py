@@ -5,13 +5,13 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from byol_jax import jobs
 from byol_jax.errors import GUARD, USER_ERROR, GuardError, Stopped, UserError, require
 from byol_jax.runtime import cache, metrics, processes
 
@@ -40,80 +40,6 @@ _PREFLIGHT = flags.DEFINE_string(
 _LARGEST_BATCH = flags.DEFINE_bool(
     "largest_batch", False, "With --preflight: predict it from a second compilation."
 )
-
-
-def _pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax import train
-
-    train.pretrain(config, workdir)
-
-
-def _views(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax import views
-
-    views.run(config, workdir)
-
-
-def _operations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax import views
-
-    views.run_operations(config, workdir)
-
-
-def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax.evals import frozen
-
-    frozen.run(config, workdir)
-
-
-def _linear(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax.evals import linear
-
-    linear.run(config, workdir)
-
-
-def _finetune(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax.evals import finetune
-
-    finetune.run(config, workdir)
-
-
-def _transfer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax.evals import transfer
-
-    transfer.run(config, workdir)
-
-
-def _transformations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax.evals import transformations
-
-    transformations.run(config, workdir)
-
-
-def _paper(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax.evals import paper
-
-    paper.run(config, workdir, JOBS)
-
-
-def _ablate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    from byol_jax import ablate
-
-    ablate.run(config, workdir)
-
-
-JOBS: Mapping[str, Callable[[ml_collections.ConfigDict, pathlib.Path], None]] = {
-    "pretrain": _pretrain,
-    "evaluate": _evaluate,
-    "transfer": _transfer,
-    "views": _views,
-    "operations": _operations,
-    "linear": _linear,
-    "finetune": _finetune,
-    "transformations": _transformations,
-    "paper": _paper,
-    "ablate": _ablate,
-}
 
 
 def _explain(error: Exception) -> str:
@@ -173,14 +99,14 @@ def main(argv: Sequence[str]) -> None:
     )
     config = _CONFIG.value
     require(
-        config.get("job") in JOBS,
-        f"config.job={config.get('job')!r} must be one of: {', '.join(JOBS)}",
+        config.get("job") in jobs.JOBS,
+        f"config.job={config.get('job')!r} must be one of: {', '.join(jobs.JOBS)}",
     )
     metrics.show_messages()
     if _PREFLIGHT.value:
-        from byol_jax import preflight
+        from byol_jax.jobs.preflight import report
 
-        preflight.run(config, _PREFLIGHT.value, _LARGEST_BATCH.value)
+        report.run(config, _PREFLIGHT.value, _LARGEST_BATCH.value)
         return
     if not any(argument.startswith("--verbosity") for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
@@ -195,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
         )
     )
     processes.require_same({"--workdir": workdir} | _flatten("config", config.to_dict()))
-    JOBS[config.job](config, pathlib.Path(workdir))
+    jobs.job_of(config.job)(config, pathlib.Path(workdir))
 
 
 def run() -> None:

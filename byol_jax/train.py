@@ -13,96 +13,15 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax import dials, update, weights
-from byol_jax.augment import compose
-from byol_jax.data import background, crops, images, pipeline, sources, stored
+from byol_jax import update, weights
+from byol_jax.data import background, images, pipeline, sources, stored
 from byol_jax.errors import Diverged, Stopped, require
-from byol_jax.evals import common, frozen
+from byol_jax.evals import evaluate, follow
+from byol_jax.method import check, hyperparameters, method_of, view_parameters
 from byol_jax.networks import siamese
 from byol_jax.runtime import checkpoints, interrupts, metrics, processes, profiler, spmd
 
 _logger = logging.getLogger(__name__)
-
-PLACEMENTS = ("device", "host")
-
-
-def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
-    """Refuses, before anything is computed, what no run could use.
-
-    Args:
-      config: of a pre-training run.
-      devices: how many it will have; by default those that there are.
-
-    Raises:
-      UserError: naming the key, its value and what would be right.
-    """
-    for name in ("image_size", "batch_size", "log_every", "checkpoint_every"):
-        require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
-    require(config.profile.steps >= 0, f"config.profile.steps={config.profile.steps} is below 0")
-    require(
-        config.profile.first >= 2,
-        f"config.profile.first={config.profile.first} must be at least 2: the first step compiles",
-    )
-    for name in ("num_steps", "stop_at"):
-        value = config[name]
-        require(value is None or value >= 1, f"config.{name}={value} must be at least 1")
-    require(config.num_epochs > 0, f"config.num_epochs={config.num_epochs} must be above 0")
-    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
-    require(
-        config.precision in siamese.PRECISIONS,
-        f"config.precision={config.precision!r} must be one of: {', '.join(siamese.PRECISIONS)}",
-    )
-    require(
-        config.target_init in ("paper", "released"),
-        f"config.target_init={config.target_init!r} must be paper or released",
-    )
-    require(0 <= config.tau_base <= 1, f"config.tau_base={config.tau_base} must be in [0, 1]")
-    require(
-        config.data.eval_crop in crops.EVALUATION_MODES,
-        f"config.data.eval_crop={config.data.eval_crop!r} must be one of: "
-        f"{', '.join(crops.EVALUATION_MODES)}",
-    )
-    require(
-        config.augment.placement in PLACEMENTS,
-        f"config.augment.placement={config.augment.placement!r} must be one of: "
-        f"{', '.join(PLACEMENTS)}",
-    )
-    require(
-        not (config.data.resident and config.augment.placement == "host"),
-        "config.data.resident keeps the images on the device, where config.augment.placement=host "
-        "cannot reach them: leave out one of the two",
-    )
-    require(
-        not (config.data.resident and config.data.scaled_decoding),
-        "config.data.resident keeps whole images, which config.data.scaled_decoding would make "
-        "smaller for some crops: leave out one of the two",
-    )
-    for given, key in (
-        (config.data.resident, "data.resident"),
-        (config.data.cache, "data.cache"),
-        (config.data.exif, "data.exif"),
-        (config.data.scaled_decoding, "data.scaled_decoding"),
-        (config.augment.placement == "host", "augment.placement=host"),
-    ):
-        require(
-            not (config.data.service and given),
-            f"config.data.service makes the crops elsewhere, without config.{key}: leave out one "
-            "of the two",
-        )
-    for view in ("view1", "view2"):
-        column = config.augment[view]
-        for name in compose.PROBABILITIES:
-            require(
-                0 <= column[name] <= 1,
-                f"config.augment.{view}.{name}={column[name]} is a probability: from 0 to 1",
-            )
-        require(
-            0 < column.blur_sigma_min <= column.blur_sigma_max,
-            f"config.augment.{view}: blur_sigma_min={column.blur_sigma_min} must be above 0 "
-            f"and at most blur_sigma_max={column.blur_sigma_max}",
-        )
-    spmd.check_batch(config.batch_size, config.accumulate, devices)
-    dials.check(config)
 
 
 def network_of(config: ml_collections.ConfigDict, num_classes: int) -> hk.TransformedWithState:
@@ -193,7 +112,7 @@ def _batches(
         **stream,
         exif=config.data.exif,
         scaled=config.data.scaled_decoding,
-        host_views=dials.view_parameters(config) if on_host else None,
+        host_views=view_parameters(config) if on_host else None,
         num_threads=config.data.threads,
         address=config.data.service,
     )
@@ -272,7 +191,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     evaluation = config.evaluation.to_dict()
     data = None
     if evaluation["at_end"] or evaluation["knn_every"]:
-        data = frozen.load(
+        data = evaluate.load(
             config.dataset,
             image_size=config.image_size,
             eval_crop=config.data.eval_crop,
@@ -293,7 +212,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     end = min(config.stop_at or total_steps, total_steps)
 
     network = network_of(config, train_set.num_classes)
-    method = dials.method_of(config)
+    method = method_of(config)
     initial = update.init(config.seed, network, config.image_size, method, config.target_init)
     directory = workdir / "checkpoints"
     host, start = _restore(directory, jax.device_get(initial))
@@ -327,7 +246,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     state = spmd.replicate(host)
     kept = () if resident is None else (spmd.replicate(resident),)
     seed = spmd.replicate(np.int32(config.seed))
-    hparams = spmd.replicate(dials.hyperparameters(config, num_examples, total_steps))
+    hparams = spmd.replicate(hyperparameters(config, num_examples, total_steps))
 
     with contextlib.ExitStack() as stack:
         signal_number = stack.enter_context(interrupts.signals())
@@ -365,7 +284,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 finite = bool(_save(manager, state, record).finite)
             if display and data and evaluation["knn_every"] and done % evaluation["knn_every"] == 0:
                 online = _weights(spmd.to_host(state), record)
-                display.writer.write(done, "test", frozen.monitor(online, data, evaluation))
+                display.writer.write(done, "test", evaluate.monitor(online, data, evaluation))
         if display and late:
             display.show(*late, config.batch_size)
         if done > start:
@@ -387,7 +306,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     if end < total_steps:
         _logger.info("ended at config.stop_at=%d, saved in %s", end, saved)
-    elif evaluation["at_end"] and data and data.fit.size > frozen.LARGEST:
+    elif evaluation["at_end"] and data and data.fit.size > evaluate.LARGEST:
         _logger.info("not evaluated on %d images: experiments/evaluate.py does", data.fit.size)
     elif evaluation["at_end"] and data and is_first:
-        common.report(frozen.evaluate(_weights(host, record), data, evaluation), workdir)
+        follow.report(evaluate.evaluate(_weights(host, record), data, evaluation), workdir)

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import classification, keys
+from byol_jax import keys
 from byol_jax.augment import compose, simclr
+from byol_jax.evals.sgd import classifiers
 from byol_jax.networks.siamese import Outputs
 from byol_jax.objectives import byol, collapse
 from byol_jax.objectives.base import Objective
@@ -192,7 +193,7 @@ def probe_loss(logits: jax.Array, labels: jax.Array, axis: str | None) -> tuple[
     Returns:
       The loss, and logs `probe_loss`, `probe_top1`, `probe_top5` (percent).
     """
-    weights = classification.label_weights(labels >= 0, logits.dtype, axis)
+    weights = classifiers.label_weights(labels >= 0, logits.dtype, axis)
     targets = jnp.maximum(labels, 0)
     loss = jnp.mean(
         weights * optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)

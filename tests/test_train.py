@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import dials, train, weights
+from byol_jax import train, weights
 from byol_jax.errors import GuardError, Stopped, UserError
-from byol_jax.evals import frozen
+from byol_jax.evals import evaluate
+from byol_jax.method import check
 from byol_jax.runtime import checkpoints, metrics
 
 
@@ -201,8 +202,8 @@ def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
     assert by_row["online", "knn"]["n_examples"] == 12
 
     # The job `evaluate` reads the same checkpoint and finds the same values.
-    data = frozen.load(dataset, image_size=8, eval_crop="full")
-    again = frozen.evaluate(weights.load(tmp_path), data, config.evaluation.to_dict())
+    data = evaluate.load(dataset, image_size=8, eval_crop="full")
+    again = evaluate.evaluate(weights.load(tmp_path), data, config.evaluation.to_dict())
     assert [r._asdict() for r in again] == records
 
 
@@ -239,7 +240,7 @@ def test_too_many_unreadable_files_are_refused_before_anything_is_written(tmp_pa
 
 
 def test_a_large_set_is_left_to_the_evaluation_job(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "LARGEST", 23)
+    monkeypatch.setattr(evaluate, "LARGEST", 23)
     train.pretrain(tiny_runs.tiny_config(dataset, num_steps=1, evaluation__at_end=True), tmp_path)
     assert not (tmp_path / "results.json").exists()
 
@@ -345,7 +346,7 @@ def test_mistakes_are_refused_before_anything_is_written(dataset, tmp_path, chan
 def test_negatives_need_other_images(dataset):
     config = tiny_runs.tiny_config(dataset, objective__name="nt_xent", accumulate=8)
     with pytest.raises(UserError, match=r"1 is its size: .*SimCLR Figure 9, BYOL Table 16"):
-        dials.check(config)  # on one device; more divide no batch of 1
+        check(config)  # on one device; more divide no batch of 1
 
 
 @pytest.mark.parametrize(
@@ -364,7 +365,7 @@ def test_negatives_need_other_images(dataset):
 )
 def test_dials_that_are_known_to_collapse_are_warned_of(dataset, changes, message, caplog):
     with caplog.at_level("WARNING"):
-        train.check(tiny_runs.tiny_config(dataset, **changes))
+        check(tiny_runs.tiny_config(dataset, **changes))
     assert [m.startswith(message) for m in caplog.messages] == ([True] if message else [])
 
 

@@ -25,11 +25,14 @@ import haiku as hk
 import jax
 import ml_collections
 
-from byol_jax import classification, update, weights
+from byol_jax import update, weights
 from byol_jax.data import images
 from byol_jax.errors import Diverged, GuardError, require
-from byol_jax.evals import common, recipes, results, training
+from byol_jax.evals import checkpoint, follow
+from byol_jax.evals.sgd import classifiers, recipes, training
+from byol_jax.evals.splits import Split, check_disjoint
 from byol_jax.networks import siamese
+from byol_jax.results.records import Record, end_of_grid
 from byol_jax.runtime import checkpoints, metrics, processes, spmd
 
 _logger = logging.getLogger(__name__)
@@ -75,8 +78,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     recipes.check(config)
     require(
-        config.network in common.NETWORKS,
-        f"config.network={config.network!r} must be one of: {', '.join(common.NETWORKS)}",
+        config.network in checkpoint.NETWORKS,
+        f"config.network={config.network!r} must be one of: {', '.join(checkpoint.NETWORKS)}",
     )
     require(
         config.checkpoint or config.network == "random",
@@ -97,7 +100,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     splits = {"fit_split": config.fit_split, "score_split": config.score_split}
     if config.valid_split:
         splits["valid_split"] = config.valid_split
-    common.check_disjoint({f"config.{key}": split for key, split in splits.items()})
+    check_disjoint({f"config.{key}": split for key, split in splits.items()})
     if config.bn_decay not in ("", _TRANSFER):
         try:
             decay = float(config.bn_decay)
@@ -122,13 +125,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     one = functools.partial(evaluate, config=config, workdir=workdir)
     if config.checkpoint:
         done = recipes.finished(config, protocol_of(config))
-        common.for_each_checkpoint(config, one, workdir, **done)
+        follow.for_each_checkpoint(config, one, workdir, **done)
     else:
         records = one(None)
         # In the workdir of a run, it is that run's.
         if processes.is_first_process() and not (workdir / "config.json").exists():
             metrics.write_json(workdir / "config.json", config.to_dict())
-        common.report(records, workdir)
+        follow.report(records, workdir)
 
 
 def _check_workdir(workdir: pathlib.Path, mark: int | None = None) -> None:
@@ -163,7 +166,7 @@ def _start(
 ) -> training.Encoder:
     """The encoder that training starts from."""
     if trained is not None and config.network != "random":
-        params, state = common.network_of(trained, config.network, image_size, lambda: iter(()))
+        params, state = checkpoint.network_of(trained, config.network, image_size, lambda: iter(()))
         return training.encoder_weights(params, state)
     network_config = trained.config["network"] if trained else config.encoder.to_dict()
     network = siamese.encoder(siamese.make_spec(network_config, 0))
@@ -207,12 +210,12 @@ class _Job(NamedTuple):
 
     def train(
         self, cell: Cell, train_set: images.ImageSet, name: str
-    ) -> tuple[classification.State, training.Recipe]:
+    ) -> tuple[classifiers.State, training.Recipe]:
         """Trains one cell, or goes on with it."""
         config = self.config
         recipe = self.recipe(cell, train_set.size)
         network = self.network(train_set, spmd.AXIS)
-        heads = classification.init_heads(
+        heads = classifiers.init_heads(
             config.seed,
             1,
             training.feature_size(
@@ -223,7 +226,7 @@ class _Job(NamedTuple):
         state = training.fit(
             network,
             train_set,
-            classification.init(heads, self.encoder),
+            classifiers.init(heads, self.encoder),
             ({}, {}),
             recipe,
             description=f"{self.record['protocol']}, {name}",
@@ -237,7 +240,7 @@ class _Job(NamedTuple):
 
 def evaluate(
     trained: weights.Weights | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> list[results.Record]:
+) -> list[Record]:
     """Trains the grid on one checkpoint, or from scratch; scores the best cell."""
     protocol = protocol_of(config)
     data = recipes.data_of(config, trained.config if trained else {"image_size": None})
@@ -284,7 +287,7 @@ def evaluate(
     if valid_split:
         best, by_cell = _search(job, cells, fit_set, valid_split)
         settings |= {"valid_split": config.valid_split, "cells": by_cell}
-        settings["learning_rate_at_end_of_grid"] = results.end_of_grid(
+        settings["learning_rate_at_end_of_grid"] = end_of_grid(
             "learning_rate", [cell.learning_rate for cell in cells], best.learning_rate
         )
     else:
@@ -312,7 +315,7 @@ def evaluate(
     if config.save_network and processes.is_first_process():
         _save(workdir, config, data, job.network_config, state, mark)
     return [
-        results.Record(
+        Record(
             metric=metric,
             value=value,
             unit="percent",
@@ -330,7 +333,7 @@ def evaluate(
 
 
 def _search(
-    job: _Job, cells: list[Cell], fit_set: images.ImageSet, valid_split: common.Split
+    job: _Job, cells: list[Cell], fit_set: images.ImageSet, valid_split: Split
 ) -> tuple[Cell, dict[str, float | None]]:
     """Trains what is left of the grid; the best cell, the first of equals, and all scores.
 
@@ -369,9 +372,7 @@ def _search(
     return best, by_cell
 
 
-def _score(
-    job: _Job, cell: Cell, fit_set: images.ImageSet, valid_split: common.Split
-) -> float | None:
+def _score(job: _Job, cell: Cell, fit_set: images.ImageSet, valid_split: Split) -> float | None:
     """Trains one cell, or goes on with it; its validation score, None where it diverged."""
     try:
         state, _ = job.train(cell, fit_set, cell.name)
@@ -407,7 +408,7 @@ def _save(
     config: ml_collections.ConfigDict,
     data: recipes.Data,
     network_config: dict[str, Any],
-    state: classification.State,
+    state: classifiers.State,
     mark: int,
 ) -> None:
     """Writes the network as a checkpoint that every evaluation can read, called online."""

@@ -12,9 +12,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from byol_jax import classification, weights
+from byol_jax import weights
 from byol_jax.errors import require
-from byol_jax.evals import common, recipes, results, training
+from byol_jax.evals import checkpoint, follow
+from byol_jax.evals.sgd import classifiers, recipes, training
+from byol_jax.evals.splits import Batches, check_disjoint
+from byol_jax.results.records import Record, end_of_grid
 
 
 def protocol_of(config: ml_collections.ConfigDict) -> str:
@@ -40,8 +43,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             f"config.valid_split is empty, and {len(config.learning_rates)} learning rates are "
             "given: without a validation split give one",
         )
-    common.check_disjoint({f"config.{key}": split for key, split in splits.items()})
-    common.for_each_checkpoint(
+    check_disjoint({f"config.{key}": split for key, split in splits.items()})
+    follow.for_each_checkpoint(
         config,
         functools.partial(evaluate, config=config, workdir=workdir),
         workdir,
@@ -51,7 +54,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def evaluate(
     trained: weights.Weights, config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> list[results.Record]:
+) -> list[Record]:
     """Trains and scores the classifiers of one checkpoint."""
     data = recipes.data_of(config, trained.config)
     train_set = data.train_set(config.fit_split)
@@ -59,14 +62,14 @@ def evaluate(
     score_split = data.split(config.score_split)
     valid_split = data.split(config.valid_split) if config.valid_split else None
 
-    def shuffled() -> common.Batches:
+    def shuffled() -> Batches:
         return data.split(config.fit_split).shuffled()
 
     encoder = training.encoder_weights(
-        *common.network_of(trained, config.network, data.image_size, shuffled)
+        *checkpoint.network_of(trained, config.network, data.image_size, shuffled)
     )
     network = training.encoder_of(trained.config["network"])
-    heads = classification.init_heads(
+    heads = classifiers.init_heads(
         config.seed,
         len(recipe.learning_rates),
         training.feature_size(network, encoder, data.image_size),
@@ -75,7 +78,7 @@ def evaluate(
     state = training.fit(
         network,
         train_set,
-        classification.init(heads),
+        classifiers.init(heads),
         encoder,
         recipe,
         description=f"linear, {config.network}",
@@ -105,13 +108,13 @@ def evaluate(
     rate = recipe.learning_rates[best]
     settings["learning_rate"] = rate
     if valid_split:
-        settings["learning_rate_at_end_of_grid"] = results.end_of_grid(
+        settings["learning_rate_at_end_of_grid"] = end_of_grid(
             "learning_rate", recipe.learning_rates, rate
         )
     chosen = {name: leaf[best : best + 1] for name, leaf in state.heads.items()}
     test = training.predict(network, encoder, chosen, score_split, data.batch_size)
     return [
-        common.record(
+        follow.record(
             trained,
             config.network,
             protocol=protocol_of(config),

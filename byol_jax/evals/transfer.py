@@ -16,7 +16,11 @@ import numpy as np
 from byol_jax import weights
 from byol_jax.data import table10
 from byol_jax.errors import require
-from byol_jax.evals import common, logistic, results, scores
+from byol_jax.evals import checkpoint, features, follow
+from byol_jax.evals.probes import logistic
+from byol_jax.evals.splits import Split, check_disjoint, load_split
+from byol_jax.results import scores
+from byol_jax.results.records import Record
 
 _logger = logging.getLogger(__name__)
 
@@ -52,9 +56,9 @@ class Transfer(NamedTuple):
 
 
 def transfer(
-    train: common.Features,
-    valid: common.Features,
-    test: common.Features,
+    train: features.Features,
+    valid: features.Features,
+    test: features.Features,
     metric: str,
     *,
     l2_grid: Sequence[float] = logistic.L2_GRID,
@@ -128,7 +132,7 @@ def _settings(
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """The job `transfer`: reads `config.checkpoint`, writes results.json, prints the table.
+    """The job `transfer`: reads `config.checkpoint`, writes json, prints the table.
 
     Raises:
       UserError: for a config that does not fit, before anything is computed.
@@ -137,21 +141,21 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     splits = {
         f"config.{name}": config[name] for name in ("fit_split", "valid_split", "score_split")
     }
-    common.check_disjoint(splits)
+    check_disjoint(splits)
     networks = config.network.split("+")
     for name in networks:
         require(
-            name in common.NETWORKS,
-            f"config.network={config.network!r} must be one of {', '.join(common.NETWORKS)}, or "
-            "several as in random+online",
+            name in checkpoint.NETWORKS,
+            f"config.network={config.network!r} must be one of {', '.join(checkpoint.NETWORKS)}, "
+            "or several as in random+online",
         )
     row = table10.find(config.dataset, config.benchmark)
     metric = config.metric or (row.metric if row else "top1")
     require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
 
     @functools.cache  # once, however many checkpoints of a run are followed
-    def load(split: str, image_size: int, exif: bool) -> common.Split:
-        return common.load_split(
+    def load(split: str, image_size: int, exif: bool) -> Split:
+        return load_split(
             config.dataset,
             split,
             image_size=image_size,
@@ -162,17 +166,17 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             batch_size=config.eval_batch_size,
         )
 
-    def evaluate(trained: weights.Weights) -> list[results.Record]:
+    def evaluate(trained: weights.Weights) -> list[Record]:
         image_size = config.image_size or trained.config["image_size"]
         exif = trained.config["data"].get("exif", False)
         parts = [load(split, image_size, exif) for split in splits.values()]
-        network = common.siamese_of(trained)
+        network = checkpoint.siamese_of(trained)
         records = []
         for name in networks:
             _logger.info("features of the %s network", name)
-            params, state = common.network_of(trained, name, image_size, parts[0].shuffled)
+            params, state = checkpoint.network_of(trained, name, image_size, parts[0].shuffled)
             train, valid, test = (
-                common.embeddings(network, params, state, part, config.eval_batch_size).labelled()
+                features.embeddings(network, params, state, part, config.eval_batch_size).labelled()
                 for part in parts
             )
             _logger.info("%d penalties on %d x %d", len(config.l2_grid), *train.values.shape)
@@ -182,7 +186,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 standardize=config.standardize,
             )
             records.append(
-                common.record(
+                follow.record(
                     trained,
                     name,
                     protocol=PROTOCOL,
@@ -198,5 +202,5 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     # Records are written together: the last one stands for all.
     done = {"protocol": PROTOCOL, "dataset": config.dataset, "split": config.score_split}
-    done["network"] = max(networks, key=common.NETWORKS.index)
-    common.for_each_checkpoint(config, evaluate, workdir, **done)
+    done["network"] = max(networks, key=checkpoint.NETWORKS.index)
+    follow.for_each_checkpoint(config, evaluate, workdir, **done)

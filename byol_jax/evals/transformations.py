@@ -18,11 +18,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from byol_jax import features, keys, weights
+from byol_jax import keys, weights
 from byol_jax.augment import byol, compose, simclr
 from byol_jax.data import images, pipeline, sources, stored
 from byol_jax.errors import require
-from byol_jax.evals import common, logistic, mlp, results
+from byol_jax.evals import checkpoint, features, follow
+from byol_jax.evals.probes import logistic, mlp
+from byol_jax.evals.splits import Batches, check_disjoint, load_split
+from byol_jax.results.records import Record
 from byol_jax.runtime import spmd
 
 _logger = logging.getLogger(__name__)
@@ -164,7 +167,7 @@ class Source(NamedTuple):
 
     image_set: images.ImageSet
     image_size: int
-    cropping: common.Cropping
+    cropping: checkpoint.Cropping
 
 
 def extract(
@@ -255,10 +258,10 @@ def check(config: ml_collections.ConfigDict) -> tuple[list[str], list[str], list
     Raises:
       UserError: for what no run could use, naming the key, its value and what would be right.
     """
-    networks = _chosen(config, "network", common.NETWORKS, "random+online")
+    networks = _chosen(config, "network", checkpoint.NETWORKS, "random+online")
     tasks = _chosen(config, "tasks", [*TASKS], "grayscale+rotation")
     outputs = _chosen(config, "representations", [*REPRESENTATIONS], "embedding+projection")
-    common.check_disjoint({f"config.{name}": config[name] for name in ("fit_split", "score_split")})
+    check_disjoint({f"config.{name}": config[name] for name in ("fit_split", "score_split")})
     for name in ("epochs_of_views", "num_epochs", "batch_size", "eval_batch_size"):
         require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
     for name in ("image_size", "hidden_size"):
@@ -286,7 +289,7 @@ def _pretrained_with(trained: weights.Weights, task: str) -> dict[str, float]:
     }
 
 
-def format_table(records: Sequence[results.Record]) -> str:
+def format_table(records: Sequence[Record]) -> str:
     """The records in the form of Table 3: a row for each task."""
     columns = dict.fromkeys((r.network, r.settings["representation"]) for r in records)
     rows = [["predicted", "in T", "chance", *map(" ".join, columns)]]
@@ -304,7 +307,7 @@ def format_table(records: Sequence[results.Record]) -> str:
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """The job `transformations`: reads `config.checkpoint`, writes results.json, prints tables.
+    """The job `transformations`: reads `config.checkpoint`, writes json, prints tables.
 
     Raises:
       UserError: for a config that does not fit, before anything is computed.
@@ -317,14 +320,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         stored.check_readable(image_set)
         return image_set
 
-    def evaluate(trained: weights.Weights) -> list[results.Record]:
+    def evaluate(trained: weights.Weights) -> list[Record]:
         is_supervised = trained.config.get("job") == "finetune"
         require(
             not (is_supervised and "projection" in outputs),
             "config.representations: this checkpoint was trained on labels and has no g: "
             "--config.representations=embedding",
         )
-        cropping = common.cropping_of(trained.config)
+        cropping = checkpoint.cropping_of(trained.config)
         # Checkpoints of the first version do not know `data_dir`.
         dataset: str = config.dataset or trained.config["dataset"]
         data_dir = config.data_dir or (None if config.dataset else trained.config.get("data_dir"))
@@ -334,8 +337,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             for split in (config.fit_split, config.score_split)
         )
 
-        def shuffled() -> common.Batches:
-            return common.load_split(
+        def shuffled() -> Batches:
+            return load_split(
                 dataset,
                 config.fit_split,
                 image_size=image_size,
@@ -345,7 +348,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 batch_size=config.eval_batch_size,
             ).shuffled()
 
-        chosen = {name: common.network_of(trained, name, image_size, shuffled) for name in networks}
+        chosen = {
+            name: checkpoint.network_of(trained, name, image_size, shuffled) for name in networks
+        }
         records = [
             record
             for name, network in chosen.items()
@@ -360,11 +365,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # Records are written together: the last one stands for all.
     done = {
         "protocol": protocol_of(tasks[-1], outputs[-1]),
-        "network": max(networks, key=common.NETWORKS.index),
+        "network": max(networks, key=checkpoint.NETWORKS.index),
         "split": config.score_split,
     }
     done |= {"dataset": config.dataset} if config.dataset else {}
-    common.for_each_checkpoint(config, evaluate, workdir, **done)
+    follow.for_each_checkpoint(config, evaluate, workdir, **done)
 
 
 def protocol_of(task: str, output: str) -> str:
@@ -382,13 +387,13 @@ def _evaluate(
     dataset: str,
     outputs: Sequence[str],
     config: ml_collections.ConfigDict,
-) -> list[results.Record]:
+) -> list[Record]:
     """One task on one network: a pass over the views, and an MLP for each representation."""
     _logger.info("%s, %s network", TASKS[task].title, name)
     shares = shares_of(task, config.probabilities)
     draw = functools.partial(
         extract,
-        common.siamese_of(trained),
+        checkpoint.siamese_of(trained),
         *chosen,
         task=task,
         seed=config.seed,
@@ -444,7 +449,7 @@ def _evaluate(
             "reference": "SimCLR section 4.2, Table 3",
         }
         records.append(
-            common.record(
+            follow.record(
                 trained,
                 name,
                 protocol=protocol_of(task, output),

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import dials, keys, train
+from byol_jax import keys
 from byol_jax.augment import byol, compose
 from byol_jax.augment.compose import AugmentParams
 from byol_jax.errors import UserError
+from byol_jax.method import check, view_parameters
 from experiments import base
 
 KEY = jax.random.key(11)
@@ -176,13 +177,13 @@ def test_a_probability_out_of_range_is_a_mistake(name):
     config = base.get_config()
     config.augment.view2[name] = 1.5
     with pytest.raises(UserError, match=rf"config.augment.view2.{name}=1.5 is a probability"):
-        train.check(config)
+        check(config)
 
 
 def test_a_run_leaves_out_what_has_no_probability():
     config = base.get_config()
     config.augment.view2.sobel = 0.25
-    ours, theirs = dials.view_parameters(config)
+    ours, theirs = view_parameters(config)
     assert ours == AugmentParams()
     assert theirs == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
 

@@ -10,7 +10,9 @@ import pytest
 import tiny_checkpoints
 from byol_jax import update, weights
 from byol_jax.errors import UserError
-from byol_jax.evals import common, results
+from byol_jax.evals import checkpoint, features, follow
+from byol_jax.evals.splits import check_disjoint, load_split
+from byol_jax.results.records import read_results, validate, write_results
 from byol_jax.runtime import checkpoints
 
 
@@ -32,7 +34,7 @@ def make_config(checkpoint, **changes):
 
 def one_record(trained, protocol="test", value=50.0):
     return [
-        common.record(
+        follow.record(
             trained,
             "online",
             protocol=protocol,
@@ -59,7 +61,7 @@ class Clock:
 
     def __init__(self, monkeypatch, *events):
         self.now, self.events = 0.0, list(events)
-        monkeypatch.setattr(common, "time", self)
+        monkeypatch.setattr(follow, "time", self)
 
     def monotonic(self):
         """As in `time`."""
@@ -73,36 +75,36 @@ class Clock:
 
 
 def test_a_record_names_the_step_of_trained_networks_alone(run):
-    trained = common.load_weights(make_config(run))
+    trained = checkpoint.load_weights(make_config(run))
     assert (trained.step, trained.total_steps) == (6, 6)
     fields = {"protocol": "p", "metric": "m", "value": 1.0, "dataset": "d", "split": "test"}
     for network, step in (("online", 6), ("target", 6), ("random", None), ("pixels", None)):
-        record = common.record(trained, network, n_examples=2, settings={"a": 1}, **fields)
-        results.validate(record)
+        record = follow.record(trained, network, n_examples=2, settings={"a": 1}, **fields)
+        validate(record)
         assert (record.network, record.checkpoint_step) == (network, step)
         assert (record.seed, record.unit, record.settings) == (1337, "percent", {"a": 1})
 
 
 def test_networks_of_a_checkpoint(run):
     trained = weights.load(run)
-    split = common.load_split("digits", "train", image_size=8, eval_crop="full")
+    split = load_split("digits", "train", image_size=8, eval_crop="full")
 
     def unread():
         raise AssertionError("a trained network needs no images")
 
-    online = common.network_of(trained, "online", 8, unread)
-    target = common.network_of(trained, "target", 8, unread)
+    online = checkpoint.network_of(trained, "online", 8, unread)
+    target = checkpoint.network_of(trained, "target", 8, unread)
     assert online == (trained.online_params, trained.online_state)
     assert target == (trained.target_params, trained.target_state)
-    params, state = common.network_of(trained, "random", 8, split.shuffled)
-    drawn, empty = update.init_network(1337, "online", common.siamese_of(trained), 8)
+    params, state = checkpoint.network_of(trained, "random", 8, split.shuffled)
+    drawn, empty = update.init_network(1337, "online", checkpoint.siamese_of(trained), 8)
     jax.tree.map(np.testing.assert_array_equal, params, drawn)
     # Its averages are those of the images, neither the empty ones nor the trained ones.
     for other in (empty, trained.online_state):
         pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
         assert any(not np.allclose(a, b) for a, b in pairs)
     with pytest.raises(UserError, match="network='both' must be one of: random, target, online"):
-        common.network_of(trained, "both", 8, unread)
+        checkpoint.network_of(trained, "both", 8, unread)
 
 
 def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
@@ -112,26 +114,26 @@ def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
     checkpoints.finish(manager)
     checkpoints.close(manager)
     with pytest.raises(UserError, match=r"holds no encoder: give one of a pre-training") as e:
-        common.load_weights(make_config(tmp_path))
+        checkpoint.load_weights(make_config(tmp_path))
     assert "\n" not in str(e.value)
     with pytest.raises(UserError, match=r"config\.checkpoint is needed"):
-        common.load_weights(make_config(""))
+        checkpoint.load_weights(make_config(""))
 
 
 def test_labelled_examples_of_one_and_of_several_classes():
     values = np.arange(8, dtype=np.float32).reshape(4, 2)
-    one = common.Features(values, np.array([2, -1, 0, -1])).labelled()
+    one = features.Features(values, np.array([2, -1, 0, -1])).labelled()
     assert one.values.tolist() == [[0, 1], [4, 5]] and one.labels.tolist() == [2, 0]
     targets = np.array([[0, -1], [-1, -1], [1, 0], [-1, 0]])
-    several = common.Features(values, targets).labelled()
+    several = features.Features(values, targets).labelled()
     assert several.values.tolist() == [[0, 1], [4, 5], [6, 7]]
     assert several.labels.tolist() == [[0, -1], [1, 0], [-1, 0]]
 
 
 def test_splits_that_share_images_are_refused():
-    common.check_disjoint({"a": "train", "b": "valid", "c": "test"})
+    check_disjoint({"a": "train", "b": "valid", "c": "test"})
     with pytest.raises(UserError, match=r"b=train\+test and c=test share test: what is scored"):
-        common.check_disjoint({"a": "valid", "b": "train+test", "c": "test"})
+        check_disjoint({"a": "valid", "b": "train+test", "c": "test"})
 
 
 def test_one_checkpoint_is_evaluated_once(run, tmp_path):
@@ -142,9 +144,9 @@ def test_one_checkpoint_is_evaluated_once(run, tmp_path):
         return one_record(trained)
 
     for path in (run, run / "checkpoints" / "4", run):
-        common.for_each_checkpoint(make_config(path, follow=False), evaluate, tmp_path)
+        follow.for_each_checkpoint(make_config(path, follow=False), evaluate, tmp_path)
     assert seen == [6, 4, 6]
-    records = results.read_results(tmp_path / "results.json")
+    records = read_results(tmp_path / "results.json")
     assert sorted(record.checkpoint_step for record in records) == [4, 6]
     assert (tmp_path / "config.json").exists()
 
@@ -162,20 +164,20 @@ def test_a_run_is_followed_from_before_its_first_checkpoint_to_its_end(run, tmp_
 
     def evaluate(trained):
         path = out / "results.json"
-        found = results.read_results(path) if path.exists() else []
+        found = read_results(path) if path.exists() else []
         written.append((trained.step, [r.checkpoint_step for r in found]))
         return one_record(trained)
 
-    common.for_each_checkpoint(make_config(workdir), evaluate, out, protocol="test")
-    # In order, and results.json is brought up to date after each.
+    follow.for_each_checkpoint(make_config(workdir), evaluate, out, protocol="test")
+    # In order, and json is brought up to date after each.
     assert written == [(2, []), (4, [2]), (6, [2, 4])]
     assert not clock.events and clock.now == pytest.approx(0.04)
 
 
 def test_what_was_evaluated_is_not_evaluated_again(run, tmp_path):
     trained = {step: weights.load(run / "checkpoints" / str(step)) for step in (2, 4)}
-    results.write_results(tmp_path / "results.json", one_record(trained[2]))
-    results.write_results(tmp_path / "results.json", one_record(trained[4], "another"))
+    write_results(tmp_path / "results.json", one_record(trained[2]))
+    write_results(tmp_path / "results.json", one_record(trained[4], "another"))
     seen = []
 
     def evaluate(trained):
@@ -183,7 +185,7 @@ def test_what_was_evaluated_is_not_evaluated_again(run, tmp_path):
         return one_record(trained)
 
     for _ in range(2):  # and ends at once when all is done
-        common.for_each_checkpoint(make_config(run), evaluate, tmp_path, protocol="test")
+        follow.for_each_checkpoint(make_config(run), evaluate, tmp_path, protocol="test")
         assert seen == [4, 6]
 
 
@@ -199,7 +201,7 @@ def test_a_step_that_was_deleted_meanwhile_is_left_out(run, tmp_path, monkeypatc
         return one_record(trained)
 
     with caplog.at_level("INFO"):
-        common.for_each_checkpoint(make_config(workdir), evaluate, tmp_path / "out")
+        follow.for_each_checkpoint(make_config(workdir), evaluate, tmp_path / "out")
     assert seen == [2, 6]
     (line,) = (m for m in caplog.messages if "gone" in m)
     assert line == f"checkpoint {workdir / 'checkpoints' / '4'} is gone: left out"
@@ -213,10 +215,10 @@ def test_a_step_that_is_being_deleted_is_left_out_and_a_damaged_one_refused(
     copy_step(run, tmp_path / "run", 6)
     shutil.rmtree(folder / "2" / "state")
     with pytest.raises(UserError, match="2 is damaged"):
-        common.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
+        follow.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
     Clock(monkeypatch, lambda: shutil.rmtree(folder / "2"))
-    common.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
-    (record,) = results.read_results(tmp_path / "out" / "results.json")
+    follow.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
+    (record,) = read_results(tmp_path / "out" / "results.json")
     assert record.checkpoint_step == 6
 
 
@@ -225,7 +227,7 @@ def test_following_ends_when_nothing_comes_any_more(run, tmp_path, monkeypatch, 
     clock = Clock(monkeypatch, *[lambda: None] * 50, lambda: copy_step(run, workdir, 2))
     config = make_config(workdir, follow_hours=1.0, follow_seconds=60.0)
     with caplog.at_level("INFO"):
-        common.for_each_checkpoint(config, one_record, tmp_path / "out")
+        follow.for_each_checkpoint(config, one_record, tmp_path / "out")
     # Step 2 came after 51 minutes; an hour and a minute after it the end.
     assert clock.now == 60 * (51 + 61)
     (line,) = (m for m in caplog.messages if "no new checkpoint" in m)
@@ -237,7 +239,7 @@ def test_old_checkpoints_do_not_know_their_end(tmp_path, monkeypatch):
     assert weights.load(tmp_path).total_steps is None
     clock = Clock(monkeypatch)
     config = make_config(tmp_path, follow_seconds=1800.0)
-    common.for_each_checkpoint(config, one_record, tmp_path / "out")
+    follow.for_each_checkpoint(config, one_record, tmp_path / "out")
     assert clock.now == 3 * 1800
 
 
@@ -247,10 +249,10 @@ def test_one_step_cannot_be_followed(run, tmp_path):
         ("", r"config\.checkpoint is needed: the workdir to follow"),
     ):
         with pytest.raises(UserError, match=message):
-            common.for_each_checkpoint(make_config(path), one_record, tmp_path)
+            follow.for_each_checkpoint(make_config(path), one_record, tmp_path)
 
 
 def test_several_processes_cannot_follow(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(common.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(follow.jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"config\.follow is for one process, and these are 2"):
-        common.for_each_checkpoint(make_config(run), one_record, tmp_path)
+        follow.for_each_checkpoint(make_config(run), one_record, tmp_path)

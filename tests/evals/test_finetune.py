@@ -14,7 +14,10 @@ import tiny_runs
 from byol_jax import weights
 from byol_jax.augment import byol
 from byol_jax.errors import GuardError, Stopped, UserError
-from byol_jax.evals import common, finetune, linear, recipes, results, training
+from byol_jax.evals import finetune, linear
+from byol_jax.evals.sgd import recipes, training
+from byol_jax.evals.splits import load_split
+from byol_jax.results.records import read_results, validate
 from byol_jax.runtime import checkpoints, metrics
 from experiments import classification, semi, supervised
 from experiments import finetune as transfer_page
@@ -129,8 +132,8 @@ def test_the_share_of_labels_is_part_of_the_protocol():
 
 
 def test_records_say_all_of_the_protocol(finished, dataset):
-    (record,) = results.read_results(finished / "results.json")
-    results.validate(record)
+    (record,) = read_results(finished / "results.json")
+    validate(record)
     assert (record.metric, record.unit, record.protocol) == ("top1", "percent", "finetune")
     assert (record.network, record.dataset, record.split) == ("online", dataset, "test")
     assert (record.n_examples, record.checkpoint_step, record.seed) == (12, 6, 1337)
@@ -176,7 +179,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
 
 
 def test_the_best_network_and_the_last_one_are_kept_and_no_other(finished):
-    (record,) = results.read_results(finished / "results.json")
+    (record,) = read_results(finished / "results.json")
     best = max(record.settings["cells"], key=record.settings["cells"].get)
     folder = finished / "training" / "finetune-online-6"
     kept = {path.name for path in folder.iterdir() if checkpoints.steps(path / "checkpoints")}
@@ -203,7 +206,7 @@ def test_fine_tuning_moves_the_encoder_and_its_averages(finished, checkpoint):
 
 
 def test_a_finished_grid_is_not_trained_again(finished, checkpoint, monkeypatch):
-    before = results.read_results(finished / "results.json")
+    before = read_results(finished / "results.json")
 
     def refuse(*arguments, **settings):
         raise AssertionError("trained again")
@@ -211,7 +214,7 @@ def test_a_finished_grid_is_not_trained_again(finished, checkpoint, monkeypatch)
     monkeypatch.setattr(training.pipeline, "train_batches", refuse)
     # Threads change no bit, and so no training.
     finetune.run(config_of(checkpoint, refit=True, threads=3), finished)
-    assert results.read_results(finished / "results.json") == before
+    assert read_results(finished / "results.json") == before
 
 
 def test_a_longer_grid_trains_what_is_new(checkpoint, tmp_path, monkeypatch):
@@ -224,7 +227,7 @@ def test_a_longer_grid_trains_what_is_new(checkpoint, tmp_path, monkeypatch):
     finetune.run(config_of(checkpoint, **config, learning_rates=(1e-9, 1e-8, 0.05)), tmp_path)
     name = "rate=0.05,epochs=1,decay=0"
     assert seen == [(name, 36), (f"refit,{name}", 45)]
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     assert len(record.settings["cells"]) == 3
 
 
@@ -284,9 +287,7 @@ def test_a_stopped_grid_goes_on_with_its_cell(finished, checkpoint, tmp_path, mo
         "rate=0.05,epochs=1,decay=0",
         "rate=0.05,epochs=2,decay=0",
     ]
-    assert results.read_results(tmp_path / "results.json") == results.read_results(
-        finished / "results.json"
-    )
+    assert read_results(tmp_path / "results.json") == read_results(finished / "results.json")
     whole = finished / "training" / "finetune-online-6"
     for name in (second, seen[-1][0]):
         curve = (folder / name / "metrics.jsonl").read_text()
@@ -302,7 +303,7 @@ def test_a_cell_that_diverges_is_the_worst(checkpoint, tmp_path, caplog):
     with caplog.at_level("WARNING", logger="byol_jax"):
         finetune.run(config, tmp_path)
     assert "is not finite: lower the learning rate 1e+38" in caplog.text
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     assert record.settings["cells"]["rate=1e+38,epochs=1,decay=0"] is None
     assert record.settings["learning_rate"] == 1e-9
 
@@ -323,7 +324,7 @@ def test_a_fraction_of_the_labels(checkpoint, tmp_path, monkeypatch):
     finetune.run(config_of(checkpoint, fraction=0.5, **changes), tmp_path)
     ((_, size),) = seen
     assert size == 18
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     assert (record.protocol, record.settings["labels"]) == ("finetune/50%", 18)
     assert record.settings["subset"] == "class-balanced, seed 0"
 
@@ -334,7 +335,7 @@ def test_another_set_to_learn_from(checkpoint, tmp_path, monkeypatch):
     changes = {"learning_rates": (0.05,), "sweep_epochs": (), "valid_split": "", "num_steps": 1}
     finetune.run(config_of(checkpoint, train_dataset=other, **changes), tmp_path / "a")
     assert [size for _, size in seen] == [72]
-    (record,) = results.read_results(tmp_path / "a" / "results.json")
+    (record,) = read_results(tmp_path / "a" / "results.json")
     assert record.settings["subset"] == other
     wrong = tiny_checkpoints.write_easy_npz(tmp_path / "wrong.npz", classes=4)
     with pytest.raises(UserError, match=r"has 4 classes, npz:.* has 3"):
@@ -352,7 +353,7 @@ def supervised_run(dataset, tmp_path_factory):
 
 
 def test_supervised_from_scratch(supervised_run):
-    (record,) = results.read_results(supervised_run / "results.json")
+    (record,) = read_results(supervised_run / "results.json")
     assert (record.protocol, record.network) == ("supervised", "random")
     assert record.checkpoint_step is None
     settings = record.settings
@@ -369,13 +370,13 @@ def test_the_saved_network_predicts_what_was_scored(supervised_run, dataset):
     assert trained.config["dataset"] == dataset and trained.config["image_size"] == 8
     network = training.encoder_of(trained.config["network"])
     params, state = training.encoder_weights(trained.online_params, trained.online_state)
-    split = common.load_split(dataset, "test", image_size=8, eval_crop="full")
+    split = load_split(dataset, "test", image_size=8, eval_crop="full")
     (batch,) = split.batches()
     views = byol.normalize(byol.to_float(batch["images"]))
     outputs, _ = jax.jit(network.apply, static_argnums=4)(params, state, None, views, False)
     head = trained.online_params["classifier"]
     logits = np.asarray(outputs["embedding"]) @ head["w"] + head["b"]
-    (record,) = results.read_results(supervised_run / "results.json")
+    (record,) = read_results(supervised_run / "results.json")
     right = logits.argmax(axis=1) == batch["labels"]
     assert record.value == pytest.approx(100 * right.mean())
 
@@ -386,7 +387,7 @@ def test_the_saved_network_is_evaluated_like_any_other(supervised_run, tmp_path)
     )
     config.valid_split = ""
     linear.run(config, tmp_path)
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     assert (record.network, record.checkpoint_step) == ("online", 5)
 
 
@@ -424,7 +425,7 @@ def test_supervised_training_with_every_augmentation(dataset, tmp_path, augment)
     config.encoder.update(tiny_runs.tiny_config(dataset).network)
     values = {"dataset": dataset, "image_size": 8, "eval_crop": "full", "num_steps": 2}
     finetune.run(tiny_checkpoints.small(config, **values), tmp_path)
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     named = {"randaugment": "magnitude", "simclr": "view"}
     assert named[augment] in record.settings
 
@@ -439,7 +440,7 @@ def test_the_transfer_page_on_a_small_grid(checkpoint, tmp_path):
         sweep_weight_decays=(0.0, 1e-3),
     )
     finetune.run(config, tmp_path)
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     assert (record.protocol, record.settings["bn_decay"]) == ("transfer/finetune", "transfer")
     assert list(record.settings["cells"]) == [
         "rate=0.01,decay=0",

@@ -11,7 +11,10 @@ import tiny_checkpoints
 import tiny_runs
 from byol_jax.data import pipeline
 from byol_jax.errors import GuardError, Stopped, UserError
-from byol_jax.evals import common, linear, results, training
+from byol_jax.evals import linear
+from byol_jax.evals.sgd import recipes, training
+from byol_jax.evals.splits import load_split
+from byol_jax.results.records import read_results, validate
 from byol_jax.runtime import checkpoints, metrics
 from experiments import linear as page
 
@@ -50,8 +53,8 @@ def only_training(workdir):
 
 
 def test_records_say_all_of_the_protocol(finished, dataset):
-    (record,) = results.read_results(finished / "results.json")
-    results.validate(record)
+    (record,) = read_results(finished / "results.json")
+    validate(record)
     assert record[:1] + record[2:10] == (
         "top1",
         "percent",
@@ -111,14 +114,14 @@ def test_the_best_rate_is_named_when_it_ends_the_sweep(checkpoint, tmp_path, cap
     with caplog.at_level("WARNING", logger="byol_jax"):
         linear.run(config, tmp_path)
     assert "the best learning_rate, 0.2, is at the high end of the grid 1e-09 .. 0.2" in caplog.text
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     assert record.settings["learning_rate"] == 0.2
     assert np.argmax(record.settings["valid_top1"]) == 0
 
 
 def test_the_test_split_is_read_once_after_the_choice(checkpoint, finished, tmp_path, monkeypatch):
     events = []
-    load, predict, score = common.load_split, training.predict, training.score
+    load, predict, score = load_split, training.predict, training.score
 
     def load_and_tell(dataset, name, **settings):
         split = load(dataset, name, **settings)
@@ -137,7 +140,7 @@ def test_the_test_split_is_read_once_after_the_choice(checkpoint, finished, tmp_
         events.append(("score", head))
         return score(predictions, head, metric)
 
-    monkeypatch.setattr(common, "load_split", load_and_tell)
+    monkeypatch.setattr(recipes, "load_split", load_and_tell)
     monkeypatch.setattr(training, "predict", predict_and_tell)
     monkeypatch.setattr(training, "score", score_and_tell)
     linear.run(config_of(checkpoint), tmp_path)
@@ -145,9 +148,7 @@ def test_the_test_split_is_read_once_after_the_choice(checkpoint, finished, tmp_
         *(("heads", 2), "valid", ("score", 0), ("score", 1)),
         *(("heads", 1), "test", ("score", 0)),
     ]
-    assert results.read_results(tmp_path / "results.json") == results.read_results(
-        finished / "results.json"
-    )
+    assert read_results(tmp_path / "results.json") == read_results(finished / "results.json")
 
 
 def test_one_device_gives_what_two_give(checkpoint, finished, tmp_path, monkeypatch):
@@ -156,9 +157,7 @@ def test_one_device_gives_what_two_give(checkpoint, finished, tmp_path, monkeypa
     monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     linear.run(config_of(checkpoint), tmp_path)
-    assert results.read_results(tmp_path / "results.json") == results.read_results(
-        finished / "results.json"
-    )
+    assert read_results(tmp_path / "results.json") == read_results(finished / "results.json")
     one, two = only_training(tmp_path), only_training(finished)
     assert one.keys() == two.keys()
     for name, value in two.items():
@@ -193,14 +192,14 @@ def test_a_stopped_training_goes_on_bit_for_bit(checkpoint, finished, tmp_path, 
 
 
 def test_a_finished_training_is_not_repeated(checkpoint, finished, monkeypatch):
-    before = results.read_results(finished / "results.json")
+    before = read_results(finished / "results.json")
 
     def refuse(*arguments, **settings):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(pipeline, "train_batches", refuse)
     linear.run(config_of(checkpoint), finished)
-    assert results.read_results(finished / "results.json") == before
+    assert read_results(finished / "results.json") == before
 
 
 @pytest.mark.parametrize(
@@ -238,7 +237,7 @@ def test_other_networks_have_encoders_of_their_own(checkpoint, tmp_path, network
         config = config_of(checkpoint, network=name, num_steps=1, learning_rates=(0.2,))
         config.valid_split = ""
         linear.run(config, tmp_path)
-    records = results.read_results(tmp_path / "results.json")
+    records = read_results(tmp_path / "results.json")
     assert [(r.network, r.checkpoint_step) for r in records] == [("online", 6), (network, step)]
     folders = [tmp_path / "training" / f"linear-{r.network}-6" / "checkpoints" for r in records]
     one, other = (checkpoints.read(folder, 1)[0]["heads/w"] for folder in folders)
@@ -259,7 +258,7 @@ def test_the_variation_of_table_7_is_trained_and_recorded(checkpoint, tmp_path):
         page.get_config("augment=pretrain,logits=regularized"), checkpoint=checkpoint, num_steps=2
     )
     linear.run(config, tmp_path)
-    (record,) = results.read_results(tmp_path / "results.json")
+    (record,) = read_results(tmp_path / "results.json")
     assert (record.settings["logit_clip"], record.settings["logit_penalty"]) == (20.0, 1e-2)
     assert record.settings["augmentation"] == "pretrain"
     assert record.settings["view"]["color_jitter"] == 0.8

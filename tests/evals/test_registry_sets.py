@@ -16,10 +16,14 @@ import pytest
 import mock_sets
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import main, train
+from byol_jax import jobs, train
 from byol_jax.data import images, sources, table10
 from byol_jax.errors import UserError
-from byol_jax.evals import common, frozen, results
+from byol_jax.evals import evaluate as evaluation
+from byol_jax.evals import transfer as evals_transfer
+from byol_jax.evals.sgd import recipes
+from byol_jax.evals.splits import Split, load_split
+from byol_jax.results.records import Record, read_results
 from experiments import evaluate, finetune, linear, semi, supervised, transfer
 
 # Images in train, valid and test, from `mock_sets.TRAIN_PER_CLASS` and the rule of each row:
@@ -117,9 +121,9 @@ def cases() -> list:
     ]
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[results.Record]:
-    main.JOBS[config.job](config, workdir)
-    return results.read_results(workdir / "results.json")
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Record]:
+    jobs.job_of(config.job)(config, workdir)
+    return read_results(workdir / "results.json")
 
 
 @pytest.mark.parametrize(("key", "protocol"), cases())
@@ -129,18 +133,18 @@ def test_protocol(prepared, checkpoint, tmp_path, monkeypatch, key: str, protoco
     if protocol != "supervised":
         config.checkpoint = checkpoint
     seen: dict[str, int] = {}
-    load_split = common.load_split
 
-    def spy(dataset: str, name: str, **crops) -> common.Split:
+    def spy(dataset: str, name: str, **crops) -> Split:
         split = load_split(dataset, name, **crops)
         seen[name] = split.size
         return split
 
-    monkeypatch.setattr(common, "load_split", spy)
+    for module in (evaluation, recipes, evals_transfer):
+        monkeypatch.setattr(module, "load_split", spy)
     if key == "imagenet":
         # No regression in the job `evaluate`, as on the real set: these images would allow it, but
         # a thousand classes take minutes.
-        monkeypatch.setattr(frozen, "_REGRESSION_NUMBERS", 2**16)
+        monkeypatch.setattr(evaluation, "_REGRESSION_NUMBERS", 2**16)
     train_size, valid_size, test_size = SIZES[key]
 
     if key == "places365" and protocol in ("transfer", "finetune"):
@@ -239,7 +243,7 @@ def test_pretraining_on_several_classes_evaluates_what_it_can(
         num_steps=1, data__split="train", evaluation__at_end=True, **prepared("voc2007")
     )
     train.pretrain(config, tmp_path)
-    records = results.read_results(tmp_path / "results.json")
+    records = read_results(tmp_path / "results.json")
     assert [(r.network, r.metric) for r in records] == [
         (network, "std_sqrt_dim") for network in ("random", "target", "online")
     ]

@@ -11,23 +11,27 @@ import tiny_checkpoints
 from byol_jax import weights
 from byol_jax.data import table10
 from byol_jax.errors import UserError
-from byol_jax.evals import common, logistic, scores, transfer
+from byol_jax.evals import features, transfer
+from byol_jax.evals.checkpoint import siamese_of
+from byol_jax.evals.probes import logistic
+from byol_jax.evals.splits import load_split
+from byol_jax.results import scores
 from experiments import transfer as page
 
 GRID = (1e-4, 1.0, 10.0, 1e4)
 
 
-def make_part(n: int, seed: int) -> common.Features:
+def make_part(n: int, seed: int) -> features.Features:
     """Three classes of uneven size, ten features of uneven scale."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.zeros(n // 2, int), np.ones(n // 3, int), np.full(n // 6, 2)])
     centres = np.random.default_rng(99).normal(size=(3, 10))
     values = centres[labels] + 1.5 * rng.normal(size=(len(labels), 10))
-    return common.Features((values * np.linspace(0.1, 3, 10) + 2).astype(np.float32), labels)
+    return features.Features((values * np.linspace(0.1, 3, 10) + 2).astype(np.float32), labels)
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[common.Features, ...]:
+def parts() -> tuple[features.Features, ...]:
     return make_part(60, 0), make_part(60, 1), make_part(300, 2)
 
 
@@ -90,7 +94,7 @@ def test_the_test_split_has_no_say(parts):
 
 def test_mistakes(parts):
     shown = [part._replace(labels=np.eye(3, dtype=int)[part.labels]) for part in parts]
-    empty = common.Features(np.zeros((0, 10), np.float32), np.zeros(0, int))
+    empty = features.Features(np.zeros((0, 10), np.float32), np.zeros(0, int))
     for message, call in (
         ("must be one of: top1, mean_per_class", lambda: transfer.transfer(*parts, "mean_iou")),
         ("the train split has several", lambda: transfer.transfer(*shown, "top1")),
@@ -145,13 +149,13 @@ def test_the_job(checkpoint, tmp_path, capsys):
 
     # The same from the parts.
     trained = weights.load(checkpoint)
-    network = common.siamese_of(trained)
+    network = siamese_of(trained)
     splits = [
-        common.load_split("digits", split, image_size=8, eval_crop="full")
+        load_split("digits", split, image_size=8, eval_crop="full")
         for split in ("train", "valid", "test")
     ]
     found = [
-        common.embeddings(network, trained.online_params, trained.online_state, split, 256)
+        features.embeddings(network, trained.online_params, trained.online_state, split, 256)
         for split in splits
     ]
     again = transfer.transfer(*found, "top1", l2_grid=GRID)

@@ -14,7 +14,9 @@ from byol_jax.augment import byol, compose, simclr
 from byol_jax.augment.compose import AugmentParams
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import UserError
-from byol_jax.evals import common, mlp, results, transformations
+from byol_jax.evals import checkpoint, transformations
+from byol_jax.evals.probes import mlp
+from byol_jax.results.records import read_results
 from experiments import transformations as page
 
 SHARES = {
@@ -154,9 +156,9 @@ def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
     """Beside the crops and views of each example by itself, in batches of ten that span epochs."""
     image_set = images.select(sources.load(dataset, "train"), np.arange(11))
     view = AugmentParams(blur=0.5)
-    cropping = common.cropping_of({"data": {"area_min": 0.3}})._replace(view=view)
+    cropping = checkpoint.cropping_of({"data": {"area_min": 0.3}})._replace(view=view)
     source = transformations.Source(image_set, 8, cropping)
-    network = common.siamese_of(trained)
+    network = checkpoint.siamese_of(trained)
     given = (network, trained.online_params, trained.online_state, source)
 
     def extract(epochs):
@@ -228,7 +230,7 @@ def digits(tmp_path_factory):
 def test_the_job(digits, tmp_path, capsys):
     recipe = {"batch_size": 64, "num_epochs": 30, "learning_rate": 1e-2}
     transformations.run(small_page(digits, tasks="sobel", **recipe), tmp_path)
-    records = results.read_results(tmp_path / "results.json")
+    records = read_results(tmp_path / "results.json")
     assert [(r.network, r.checkpoint_step, r.protocol) for r in records] == [
         ("random", None, "transformation/sobel/h"),
         ("random", None, "transformation/sobel/g(h)"),
@@ -278,11 +280,11 @@ def test_the_job(digits, tmp_path, capsys):
 
     # The same from the parts: g(h) of the online network.
     trained = weights.load(digits)
-    cropping = common.cropping_of(trained.config)
+    cropping = checkpoint.cropping_of(trained.config)
     assert cropping.area_range == (0.5, 1.0)
     fit, score = (
         transformations.extract(
-            common.siamese_of(trained),
+            checkpoint.siamese_of(trained),
             trained.online_params,
             trained.online_state,
             transformations.Source(sources.load("digits", split), 8, cropping),
@@ -334,7 +336,7 @@ def test_a_run_is_followed_and_nothing_is_evaluated_twice(dataset, tmp_path, mon
             ("grayscale", 12, range(1)),
         ]
         assert recipes == 4 * [(4, 7), (4, 7), (2, 7), (2, 7)]
-    records = results.read_results(tmp_path / "out" / "results.json")
+    records = read_results(tmp_path / "out" / "results.json")
     assert [r.checkpoint_step for r in records] == [2] * 8 + [4] * 8
     assert [r.network for r in records] == 2 * (["online"] * 4 + ["target"] * 4)
     assert [r.protocol for r in records] == 4 * [

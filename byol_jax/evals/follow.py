@@ -1,0 +1,164 @@
+"""Evaluating one checkpoint, or each one of a run as it comes, and writing the records."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+
+from byol_jax import weights
+from byol_jax.errors import UserError, require
+from byol_jax.evals.checkpoint import _logger, _with_encoder, load_weights
+from byol_jax.results import tables
+from byol_jax.results.records import Record, read_results, write_results
+from byol_jax.runtime import checkpoints, metrics, processes
+
+
+def record(
+    trained: weights.Weights,
+    network: str,
+    *,
+    protocol: str,
+    metric: str,
+    value: float,
+    dataset: str,
+    split: str,
+    n_examples: int,
+    settings: dict[str, Any],
+    unit: str = "percent",
+) -> Record:
+    """A record of one of the checkpoint's networks, or of what stands beside them."""
+    return Record(
+        metric=metric,
+        value=value,
+        unit=unit,
+        protocol=protocol,
+        network=network,
+        dataset=dataset,
+        split=split,
+        n_examples=n_examples,
+        checkpoint_step=trained.step if network in ("online", "target") else None,
+        seed=trained.config["seed"],
+        settings=settings,
+    )
+
+
+def report(records: list[Record], workdir: pathlib.Path) -> None:
+    """Writes json and prints the table, on the first process."""
+    if not processes.is_first_process():
+        return
+    write_results(workdir / "results.json", records)
+    print(tables.format_table(records), flush=True)
+    print(f"written: {workdir / 'results.json'}", flush=True)
+
+
+def for_each_checkpoint(
+    config: ml_collections.ConfigDict,
+    evaluate: Callable[[weights.Weights], list[Record]],
+    workdir: pathlib.Path,
+    **done: Any,
+) -> None:
+    """Evaluates `config.checkpoint`, or with `config.follow` each checkpoint of a run as it comes.
+
+    A followed workdir may still be empty. Its complete steps are evaluated in order, but not those
+    that `workdir` has the results of; a step that was deleted meanwhile (`keep_checkpoints`) is
+    left out. It ends with the run's last step, or when `config.follow_hours` have brought no new
+    one. Table and json are brought up to date after each.
+
+    Args:
+      config: `checkpoint`, `follow`, `follow_seconds` between two looks, `follow_hours`.
+      evaluate: the protocol.
+      workdir: where the results go.
+      **done: fields, or settings, of the records that a step has once it was evaluated, as
+        in `protocol="knn"`.
+
+    Raises:
+      UserError: there is no checkpoint, or it is damaged; `follow` of something else than a
+        workdir, or in several processes; and what `evaluate` refuses.
+    """
+    if not config.follow:
+        _write(evaluate(load_weights(config)), config, workdir)
+        return
+    require(config.checkpoint, "config.checkpoint is needed: the workdir to follow")
+    count = jax.process_count()
+    require(
+        count == 1,
+        f"config.follow is for one process, and these are {count}: each would find checkpoints at "
+        "another time",
+    )
+    require(
+        config.get("network") != "random",
+        "config.follow with config.network=random: the same number at every checkpoint",
+    )
+    directory = pathlib.Path(config.checkpoint)
+    if directory.name != "checkpoints":
+        directory /= "checkpoints"
+    require(
+        not directory.parent.name.isdigit() or directory.parent.parent.name != "checkpoints",
+        f"config.follow needs a workdir, not one step of it: checkpoint={config.checkpoint}",
+    )
+    seen = _steps_with(workdir / "results.json", done)
+    last_news = time.monotonic()
+    while True:
+        found = checkpoints.steps(directory)
+        for step in [step for step in found if step not in seen]:
+            trained = _read_or_none(directory, step, config.follow_seconds)
+            if trained:
+                _write(evaluate(trained), config, workdir)
+            seen.add(step)
+            last_news = time.monotonic()
+        # New ones may have come in the meantime: they are found before the end is.
+        found = checkpoints.steps(directory)
+        if not seen.issuperset(found):
+            continue
+        if found and _is_last(directory, found[-1]):
+            return
+        if time.monotonic() - last_news > config.follow_hours * 3600:
+            hours = config.follow_hours
+            _logger.info("no new checkpoint in %s for %g hours: ended", directory, hours)
+            return
+        time.sleep(config.follow_seconds)
+
+
+def _steps_with(path: pathlib.Path, fields: dict[str, Any]) -> set[int]:
+    """Checkpoint steps of a results file that have a record with these fields or settings."""
+    records = read_results(path) if path.exists() else []
+    return {
+        record.checkpoint_step
+        for record in records
+        if record.checkpoint_step is not None
+        and fields.items() <= {**record.settings, **record._asdict()}.items()
+    }
+
+
+def _is_last(directory: pathlib.Path, step: int) -> bool:
+    """Whether a step ends its run, as far as its record knows."""
+    try:
+        total_steps = checkpoints.read_record(directory, step).get("total_steps")
+    except UserError:
+        return False  # deleted just now, as there is a newer one
+    return total_steps is not None and step >= total_steps
+
+
+def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights.Weights | None:
+    """The weights of a step, or None when it has gone."""
+    path = directory / str(step)
+    try:
+        return _with_encoder(weights.load(path), path)
+    except UserError:
+        # It may be half deleted: then it is gone at the next look.
+        time.sleep(seconds if path.exists() else 0)
+        if path.exists():
+            raise
+    _logger.info("checkpoint %s is gone: left out", path)
+    return None
+
+
+def _write(records: list[Record], config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    if processes.is_first_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
+            metrics.write_json(workdir / "config.json", config.to_dict())
+    report(records, workdir)

@@ -1,0 +1,1 @@
+"""Solvers and classifiers on frozen features, arrays in and arrays out."""

@@ -1,0 +1,98 @@
+"""A split of a data set as the networks see it: evaluation crops, in order."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from byol_jax import keys
+from byol_jax.data import images, pipeline, sources
+from byol_jax.errors import require
+from byol_jax.evals import features
+
+# Evaluation crops of a split are kept in memory up to this many bytes, else made anew each time.
+_KEPT_BYTES = 2**30
+
+# `images` uint8 `[b, S, S, 3]`, `labels` int32 `[b]` (`[b, K]` of several classes an image), `ids`
+# int32 `[b]`.
+Batches = Iterator[dict[str, np.ndarray]]
+
+
+class Split(NamedTuple):
+    """A split as the networks see it.
+
+    Attributes:
+      name: of the split, as in `train+valid`.
+      size: images in it, unreadable ones included.
+      num_classes: of the data set; 0 without labels.
+      multi_label: whether an image has several classes.
+      batches: one pass over its evaluation crops, in order.
+      shuffled: likewise, over as many as `features.calibrate` uses, in random order.
+    """
+
+    name: str
+    size: int
+    num_classes: int
+    multi_label: bool
+    batches: Callable[[], Batches]
+    shuffled: Callable[[], Batches]
+
+
+def load_split(
+    dataset: str,
+    name: str,
+    *,
+    image_size: int,
+    eval_crop: str,
+    data_dir: str | None = None,
+    benchmark: str | None = None,
+    exif: bool = False,
+    batch_size: int = 256,
+) -> Split:
+    """A split of `dataset` as evaluation crops; `benchmark` as in `sources.load`.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    image_set = sources.load(dataset, name, data_dir, benchmark)
+    crop = functools.partial(
+        pipeline.evaluation_batches,
+        image_size=image_size,
+        mode=eval_crop,
+        batch_size=batch_size,
+        exif=exif,
+    )
+    order = keys.permutation(image_set.size, "calibrate", 0)
+    some = images.select(image_set, order[: features.CALIBRATION_BATCHES * batch_size])
+    batches: Callable[[], Batches] = functools.partial(crop, image_set)
+    if image_set.size * image_size**2 * 3 <= _KEPT_BYTES:
+        batches = _kept(batches)
+    return Split(
+        name=name,
+        size=image_set.size,
+        num_classes=image_set.num_classes,
+        multi_label=image_set.multi_label,
+        batches=batches,
+        shuffled=functools.partial(crop, some),
+    )
+
+
+def _kept(batches: Callable[[], Batches]) -> Callable[[], Batches]:
+    @functools.cache
+    def everything() -> list[dict[str, np.ndarray]]:
+        return list(batches())
+
+    return lambda: iter(everything())
+
+
+def check_disjoint(splits: Mapping[str, str]) -> None:
+    """Refuses splits, by the keys that name them, of which two share images."""
+    for (key, mine), (other, theirs) in itertools.combinations(splits.items(), 2):
+        shared = {*mine.split("+")} & {*theirs.split("+")}
+        require(
+            not shared,
+            f"{key}={mine} and {other}={theirs} share {', '.join(sorted(shared))}: "
+            "what is scored must not be fitted",
+        )

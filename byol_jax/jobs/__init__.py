@@ -1,0 +1,31 @@
+"""The jobs by name, and those around training and evaluation: tables, pictures, pre-flight."""
+
+import importlib
+import pathlib
+from collections.abc import Callable, Mapping
+
+import ml_collections
+
+Job = Callable[[ml_collections.ConfigDict, pathlib.Path], None]
+
+# The function of each `config.job`. It is imported when the job runs: `--help`, and a mistake in a
+# flag, need neither JAX nor TensorFlow.
+JOBS: Mapping[str, str] = {
+    "pretrain": "byol_jax.train:pretrain",
+    "evaluate": "byol_jax.evals.evaluate:run",
+    "linear": "byol_jax.evals.linear:run",
+    "finetune": "byol_jax.evals.finetune:run",
+    "transfer": "byol_jax.evals.transfer:run",
+    "transformations": "byol_jax.evals.transformations:run",
+    "views": "byol_jax.jobs.pictures:run",
+    "operations": "byol_jax.jobs.pictures:run_operations",
+    "ablate": "byol_jax.jobs.ablate:run",
+    "paper": "byol_jax.jobs.paper:run",
+}
+
+
+def job_of(name: str) -> Job:
+    """The function of a job, `function(config, workdir)`."""
+    module, function = JOBS[name].split(":")
+    job: Job = getattr(importlib.import_module(module), function)
+    return job

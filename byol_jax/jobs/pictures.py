@@ -1,0 +1,216 @@
+"""Pictures: what a recipe makes of a user's own images, and what each operation does to one."""
+
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from matplotlib import figure
+
+from byol_jax import keys, train
+from byol_jax.augment import byol, compose
+from byol_jax.data import crops, images, pipeline, stored
+from byol_jax.errors import UserError, require
+from byol_jax.method import check, view_parameters
+from byol_jax.runtime import processes
+
+# Inches of a cell, and the pixels an inch has at least.
+_CELL, _DPI = 1.5, 100
+
+# Panels: the title, and what is applied. The first ten are those of SimCLR Figure 4.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "original": (),
+    "crop, resize": ("crop",),
+    "crop, resize, flip": ("crop", "flip"),
+    "colour drop": ("grayscale",),
+    "colour jitter": ("color_jitter",),
+    "rotate": ("rotate",),
+    "cutout": ("cutout",),
+    "Gaussian noise": ("noise",),
+    "Gaussian blur": ("blur",),
+    "Sobel filter": ("sobel",),
+    "solarize": ("solarize",),
+    "equalize": ("equalize",),
+    "motion blur": ("motion_blur",),
+    "RandAugment": ("randaugment",),
+    "AutoAugment": ("autoaugment",),
+}
+_COLUMNS = 5
+
+
+def draw(
+    image_set: images.ImageSet,
+    ids: np.ndarray,
+    draws: int,
+    config: ml_collections.ConfigDict,
+) -> np.ndarray:
+    """Views of examples as the run of this config sees them in its first epochs.
+
+    Args:
+      image_set: what the config trains on.
+      ids: int64 `[n]`.
+      draws: views of each kind, one an epoch.
+      config: a pre-training config.
+
+    Returns:
+      uint8 `[n, 2, draws, S, S, 3]`: T, then T'.
+    """
+    key = keys.named_key(config.seed, "augment")
+    augmented = jax.jit(compose.make_views, static_argnames="view")
+    epochs = []
+    for epoch in range(draws):
+        batch = pipeline.example_views(
+            image_set,
+            ids,
+            np.full_like(ids, epoch),
+            seed=config.seed,
+            image_size=config.image_size,
+            area_range=(config.data.area_min, config.data.area_max),
+            aspect_range=(config.data.aspect_min, config.data.aspect_max),
+            same_crop=config.data.same_crop,
+            exif=config.data.exif,
+        )
+        views = [
+            augmented(batch[name], batch["ids"], batch["epochs"], key, view=view, params=params)
+            for view, (name, params) in enumerate(
+                zip(("view1", "view2"), view_parameters(config), strict=True), start=1
+            )
+        ]
+        epochs.append(np.stack([byol.denormalize(v) for v in views], axis=1))
+    pixels = np.clip(np.stack(epochs, axis=2), 0, 1)
+    return np.rint(pixels * 255).astype(np.uint8)
+
+
+def grid(pictures: list[np.ndarray | None], views: np.ndarray) -> figure.Figure:
+    """A row for each image: itself, whole, then its views.
+
+    Args:
+      pictures: uint8 `[H, W, 3]` of any size; None where there is none.
+      views: uint8 `[n, 2, draws, S, S, 3]`.
+    """
+    count, _, draws, size = views.shape[:4]
+    columns = 1 + 2 * draws
+    sheet = figure.Figure(
+        figsize=(_CELL * columns, _CELL * count + 0.3),
+        dpi=max(_DPI, size / _CELL),
+        layout="constrained",
+    )
+    axes = sheet.subplots(count, columns, squeeze=False)
+    titles = ["image", *["T"] * draws, *["T'"] * draws]
+    for row, picture in enumerate(pictures):
+        for column, (axis, title) in enumerate(zip(axes[row], titles, strict=True)):
+            axis.set_axis_off()
+            shown = picture if column == 0 else views[row].reshape(-1, size, size, 3)[column - 1]
+            if shown is not None:
+                axis.imshow(shown, interpolation="nearest")
+            if row == 0:
+                axis.set_title(title)
+    return sheet
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `views.png`: the first images of the run of this config, untouched, and T and T'.
+
+    Raises:
+      UserError: for a config or images that cannot be used.
+    """
+    check(config)
+    for name in ("images", "draws"):
+        value = config.views[name]
+        require(value >= 1, f"config.views.{name}={value} must be at least 1")
+    image_set = train.load_images(config)
+    count = min(config.views.images, image_set.size)
+    ids, _ = pipeline.stream(config.seed, image_set.size, 0, count)
+    pictures = [stored.picture(image_set, i, exif=config.data.exif) for i in ids.tolist()]
+    sheet = grid(pictures, draw(image_set, ids, config.views.draws, config))
+    _write(sheet, workdir / "views.png")
+
+
+def _write(sheet: figure.Figure, path: pathlib.Path) -> None:
+    if processes.is_first_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.savefig(path)
+        print(f"written: {path}", flush=True)
+
+
+def draw_operations(
+    pixels: np.ndarray, jitter: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Each of `OPERATIONS` with probability 1, all from one key.
+
+    Args:
+      pixels: uint8 `[S, S, 3]`.
+      jitter: the `max` values of `AugmentParams`.
+      seed: of the key.
+
+    Returns:
+      uint8 `[S, S, 3]` by title.
+    """
+    key = keys.named_key(seed, "operations")
+    image = byol.to_float(jnp.asarray(pixels))
+    # The strongest blur of App. C, as a weak one can hardly be seen. Probabilities of 0 stay in:
+    # one program serves all panels.
+    nothing = compose.AugmentParams(
+        **{**jitter, **dict.fromkeys(compose.PROBABILITIES, 0.0), "blur_sigma_min": 2.0}
+    )
+    make_view = jax.jit(compose.make_view)
+    drawn = {}
+    for title, names in OPERATIONS.items():
+        view = make_view(image, key, nothing._replace(**dict.fromkeys(names, 1.0)))
+        drawn[title] = np.rint(np.asarray(view) * 255).astype(np.uint8)
+    return drawn
+
+
+def titled(panels: Mapping[str, np.ndarray]) -> figure.Figure:
+    """Pictures uint8 `[S, S, 3]` in rows of five, each under its title."""
+    rows = -(-len(panels) // _COLUMNS)
+    size = max(len(panel) for panel in panels.values())
+    sheet = figure.Figure(
+        figsize=(_CELL * _COLUMNS, (_CELL + 0.2) * rows),
+        dpi=max(_DPI, size / _CELL),
+        layout="constrained",
+    )
+    for axis in sheet.subplots(rows, _COLUMNS, squeeze=False).flat:
+        axis.set_axis_off()
+    for axis, (title, panel) in zip(sheet.axes, panels.items(), strict=False):
+        axis.imshow(panel, interpolation="nearest")
+        axis.set_title(title, fontsize="small")
+    return sheet
+
+
+def center_crop(path: str, size: int) -> np.ndarray:
+    """An image file turned upright, its short side resized, its centre kept: uint8 `[S, S, 3]`.
+
+    Raises:
+      UserError: there is no such file, or it cannot be read as an image.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+        images.prepare(data)
+    except (OSError, images.Unreadable) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"config.image={path} cannot be read: {reason}") from error
+    labels = np.full(1, -1, np.int32)
+    one = images.Records(1, lambda i: images.Encoded(data, -1), lambda i: path, lambda: labels)
+    picture = stored.picture(images.ImageSet(path, one, labels, 0), 0, exif=True)
+    if picture is None:
+        raise UserError(f"config.image={path} cannot be read: the image is damaged")
+    height, width, _ = picture.shape
+    placement = crops.center_placement(height, width, size, "full")
+    return crops.place(picture, placement, size)
+
+
+def run_operations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `operations.png`: one image through each augmentation alone.
+
+    Raises:
+      UserError: for an image or a size that cannot be used.
+    """
+    require(config.image, "config.image is needed: the path of an image file")
+    require(config.image_size >= 1, f"config.image_size={config.image_size} must be at least 1")
+    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
+    pixels = center_crop(config.image, config.image_size)
+    sheet = titled(draw_operations(pixels, config.jitter.to_dict(), config.seed))
+    _write(sheet, workdir / "operations.png")

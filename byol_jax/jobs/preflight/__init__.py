@@ -1,0 +1,1 @@
+"""What a config's update step would be on a pod of TPUs."""

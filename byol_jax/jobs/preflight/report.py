@@ -1,0 +1,319 @@
+"""A pod before it is rented: the update step of a config, compiled for it on a machine without one.
+
+The TPU compiler is a library, `libtpu`, that needs no TPU. What it says of the compiled step, its
+memory, work and collectives, is printed beside what the chips have. No time here is measured: each
+is what a step takes at least.
+"""
+
+import logging
+import math
+import time
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import ml_collections
+import numpy as np
+
+from byol_jax import train, update
+from byol_jax.data import pipeline, table10
+from byol_jax.errors import UserError, require
+from byol_jax.jobs.preflight.chips import GIB, Pod, pod_of, topology_of
+from byol_jax.jobs.preflight.hlo import (
+    Analysis,
+    TooLarge,
+    bounds,
+    collectives,
+    estimate,
+    has_memory_on_chip,
+    needed,
+    traffic,
+)
+from byol_jax.method import check, hyperparameters, method_of
+
+_logger = logging.getLogger(__name__)
+
+PyTree = Any
+
+
+class Data(NamedTuple):
+    """What a step and its schedule depend on of a data set.
+
+    Attributes:
+      num_examples: None if nobody knows.
+      num_classes: of the probe.
+      words: where the numbers are from.
+    """
+
+    num_examples: int | None
+    num_classes: int
+    words: str
+
+
+def data_of(config: ml_collections.ConfigDict) -> Data:
+    """The numbers of a config's data set, by its name where BYOL Table 10 has it."""
+    row = table10.of_dataset(config.dataset or "")
+    count = table10.table_size(row, config.data.split) if row else None
+    if row and count:
+        # Where an image has several classes, pre-training is without labels.
+        classes = 0 if row.metric == "map_11" else row.stored_classes or row.classes
+        return Data(count, classes, "BYOL Table 10")
+    try:
+        train_set = train.load_images(config)
+    except UserError as error:
+        return Data(None, 0, f"assumed to have no labels, so that there is no probe: {error}")
+    return Data(train_set.size, train_set.num_classes, "counted")
+
+
+def arguments(
+    config: ml_collections.ConfigDict,
+    network: hk.TransformedWithState,
+    method: update.Method,
+    hparams: update.Hyperparameters,
+    devices: int,
+) -> tuple[PyTree, PyTree, PyTree, PyTree]:
+    """Shapes and types of the state, batch, seed and numbers that `train.mapped_step` gets."""
+
+    def on_all(leaf: Any) -> jax.ShapeDtypeStruct:
+        leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        return jax.ShapeDtypeStruct(
+            (devices, *leaf.shape), jax.dtypes.canonicalize_dtype(leaf.dtype)
+        )
+
+    state = jax.eval_shape(
+        lambda: update.init(config.seed, network, config.image_size, method, config.target_init)
+    )
+    size = config.batch_size // (config.accumulate * devices)
+    rows = (devices, size) if config.accumulate == 1 else (devices, config.accumulate, size)
+    on_host = config.augment.placement == "host"
+    view = jax.ShapeDtypeStruct(
+        (*rows, config.image_size, config.image_size, 3), np.float32 if on_host else np.uint8
+    )
+    number = jax.ShapeDtypeStruct(rows, np.int32)
+    batch = {"view1": view, "view2": view, "labels": number, "ids": number, "epochs": number}
+    return (
+        jax.tree.map(on_all, state),
+        batch,
+        on_all(np.int32(config.seed)),
+        jax.tree.map(on_all, hparams),
+    )
+
+
+def compile_step(
+    config: ml_collections.ConfigDict, data: Data, pod: Pod, devices: tuple[jax.Device, ...]
+) -> Analysis:
+    """The update step of the config, compiled for the pod.
+
+    Raises:
+      TooLarge: a device cannot hold it.
+    """
+    network = train.network_of(config, data.num_classes)
+    method = method_of(config)
+    # Numbers are traced: any that are allowed will do.
+    hparams = hyperparameters(config, data.num_examples or config.batch_size, 1)
+    shapes = arguments(config, network, method, hparams, len(devices))
+    start = time.monotonic()
+    lowered = train.mapped_step(network, method, devices=devices).lower(*shapes)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(needed(str(error))) from error
+    finally:
+        _logger.info("the compiler took %.0f s", time.monotonic() - start)
+    sizes, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    memory = (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+        + sizes.temp_size_in_bytes
+        + sizes.generated_code_size_in_bytes
+    )
+    text = compiled.as_text()
+    return Analysis(
+        memory,
+        costs["flops"],
+        # The compiler also counts what is read and written in memory on the chip, where it has any.
+        traffic(text) if has_memory_on_chip(text) else costs["bytes accessed"],
+        estimate(costs.get("optimal_seconds", 0.0)),
+        collectives(text, pod, config.accumulate),
+    )
+
+
+def image_bytes(config: ml_collections.ConfigDict) -> int:
+    """Of one image on its way to a device: two views, label, id and epoch."""
+    number = 4 if config.augment.placement == "host" else 1
+    return 2 * config.image_size**2 * 3 * number + 3 * 4
+
+
+def waiting_bytes(config: ml_collections.ConfigDict, pod: Pod) -> int:
+    """Of the batches that a device keeps ready beside the one in use (`distributed.prefetch`)."""
+    return config.data.prefetch * config.batch_size // pod.devices * image_bytes(config)
+
+
+class Point(NamedTuple):
+    """Images on a device at a time, and the bytes that they and the program need."""
+
+    images: int
+    memory: float
+
+
+def largest(first: Point, second: Point, available: float) -> int:
+    """The most images that fit, if memory grows by as much with each; 0 if none does.
+
+    Compilers pad: what lies between or beyond two compiled batches need not be on their line.
+    """
+    an_image = (second.memory - first.memory) / (second.images - first.images)
+    if not an_image > 0:  # also where a number is not known
+        return max((p.images for p in (first, second) if p.memory <= available), default=0)
+    return max(0, math.floor(first.images + (available - first.memory) / an_image))
+
+
+def _per_device(config: ml_collections.ConfigDict, pod: Pod) -> int:
+    return int(config.batch_size // (config.accumulate * pod.devices))
+
+
+def split_for(config: ml_collections.ConfigDict, pod: Pod, images: int) -> int | None:
+    """The least `accumulate` with at most `images` on a device at a time; None if there is none."""
+    each = config.batch_size // pod.devices
+    return next((n for n in range(1, each + 1) if each % n == 0 and each // n <= images), None)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
+
+
+def _scaled(value: float, unit: str) -> str:
+    power = min(max(int(math.log10(value)) // 3, 0), 5) if value > 0 else 0
+    return f"{value / 1000**power:.4g} {' kMGTP'[power].strip()}{unit}"
+
+
+def describe(
+    config: ml_collections.ConfigDict, data: Data, pod: Pod, hosts: int
+) -> tuple[list[str], int | None]:
+    """The lines that need no compiler, and the number of steps if it is known."""
+    steps = config.num_steps
+    if not steps and data.num_examples:
+        steps = pipeline.steps_for(config.num_epochs, data.num_examples, config.batch_size)
+    core = "a core" if pod.chip.devices > 1 else "a chip"
+    examples = f"{data.num_examples:,} images" if data.num_examples else "number of images unknown"
+    micro = f" x {config.accumulate} micro-batches" if config.accumulate > 1 else ""
+    return [
+        f"{config.recipe}; on {pod.name}: {pod.devices} devices (each {core}), {hosts} hosts",
+        f"{'data':<16}{config.dataset}, {config.data.split}: {examples}, "
+        f"{data.num_classes} classes ({data.words})",
+        f"{'batch':<16}{config.batch_size} = {pod.devices} devices x "
+        f"{_per_device(config, pod)} images{micro}",
+        f"{'schedule':<16}"
+        + (f"{steps:,} steps" if steps else "length unknown: give config.num_steps"),
+    ], steps
+
+
+def cost(
+    analysis: Analysis,
+    config: ml_collections.ConfigDict,
+    pod: Pod,
+    hosts: int,
+    steps: int | None,
+) -> list[str]:
+    """The lines about work and time."""
+    count, exchanged = config.accumulate, analysis.collectives
+    limit = bounds(analysis, pod, count)
+    rate = config.batch_size / limit.step
+    # The compiler counts a loop once, and with it the update, which is outside of the loop.
+    title, most, least, times = "lower bounds", "at most", "at least", ""
+    if count > 1:
+        title, most, least = "estimates", "about", "about"
+        times = f" ({count} times what is counted for one micro-batch and its update)"
+    hours = f"; {steps:,} steps in {least} {limit.step * steps / 3600:.2f} h" if steps else ""
+    return [
+        f"{'step, a device':<16}{_scaled(count * analysis.flops, 'FLOP')}, "
+        f"{_scaled(count * analysis.traffic, 'B')} read and written{times}",
+        f"{'collectives':<16}{_scaled(exchanged.payload, 'B')} in {exchanged.calls} calls",
+        f"{title:<16}{1e3 * limit.compiler:.1f} ms: the compiler's estimate"
+        f"{'' if analysis.seconds else ' (it has none)'}",
+        f"{'':<16}{1e3 * limit.roofline:.1f} ms: the chips' peaks (arithmetic "
+        f"{1e3 * limit.arithmetic:.1f}, memory {1e3 * limit.memory:.1f}, links "
+        f"{1e3 * limit.links:.1f})",
+        f"{'':<16}so {most} {rate:,.0f} images/s{hours}",
+        f"{'input':<16}each of {hosts} hosts must deliver, at that rate, {rate / hosts:,.0f} "
+        f"images/s (decoded once, two views each), {rate * image_bytes(config) / hosts / 1e6:,.0f} "
+        "MB/s to its devices",
+    ]
+
+
+def memory_line(needs: float, ahead: float, pod: Pod) -> str:
+    """What a device has to hold beside what it has."""
+    total, has = needs + ahead, pod.chip.memory
+    verdict = "fits" if total <= has else f"does not fit, by {_gib(total - has)}"
+    if math.isnan(total):
+        return f"{'memory':<16}more than the {_gib(has)} of a device: does not fit"
+    return (
+        f"{'memory':<16}{_gib(total)} of the {_gib(has)} of a device: {verdict} "
+        f"({_gib(needs)} the step, {_gib(ahead)} batches kept ready)"
+    )
+
+
+def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = False) -> None:
+    """Prints what the config's update step would be on a pod.
+
+    Args:
+      config: of a pre-training run.
+      topology: as `v3:16x16`.
+      find_largest: whether to compile a second batch size, which predicts the largest.
+
+    Raises:
+      UserError: for a config that no such pod could run; after the report if a device is too small.
+    """
+    require(
+        config.job == "pretrain",
+        f"--preflight is of pre-training, and config.job={config.job} is not",
+    )
+    require(
+        not config.data.resident,
+        "--preflight knows no config.data.resident: leave it out, and add the images' own bytes",
+    )
+    pod = pod_of(topology)
+    check(config, pod.devices)
+    devices = topology_of(pod)
+    assert len(devices) == pod.devices, f"{topology} has {len(devices)} devices"
+    hosts = len({device.process_index for device in devices})
+    data = data_of(config)
+    lines, steps = describe(config, data, pod, hosts)
+    print("\n".join(lines), flush=True)
+    _logger.info("compiling; minutes for a large network")
+
+    def compiled(images: int) -> tuple[Point, Analysis | None]:
+        changed = config.copy_and_resolve_references()
+        changed.batch_size = images * pod.devices * config.accumulate
+        try:
+            analysis = compile_step(changed, data, pod, devices)
+        except TooLarge as error:
+            return Point(images, error.memory + waiting_bytes(changed, pod)), None
+        return Point(images, analysis.memory + waiting_bytes(changed, pod)), analysis
+
+    first, analysis = compiled(_per_device(config, pod))
+    ahead = waiting_bytes(config, pod)
+    print(memory_line(first.memory - ahead, ahead, pod), flush=True)
+    if analysis:
+        print("\n".join(cost(analysis, config, pod, hosts, steps)), flush=True)
+    fits = analysis is not None and first.memory <= pod.chip.memory
+    if fits and not find_largest:
+        return
+    if not fits and first.images == 1:
+        raise UserError(f"not even one image a device fits {pod.name}: take a narrower network")
+    # Near the limit compilers take long, and need less than they otherwise would.
+    is_small = fits and (first.images == 1 or 2 * first.memory <= pod.chip.memory)
+    second, _ = compiled(2 * first.images if is_small else first.images // 2)
+    most = largest(first, second, pod.chip.memory)
+    print(
+        f"{'largest batch':<16}{most} images on a device at a time, predicted from the memory of "
+        f"{first.images} ({_gib(first.memory)}) and {second.images} ({_gib(second.memory)})"
+    )
+    if not fits:
+        split = split_for(config, pod, most)
+        advice = "a pod of larger chips, or a narrower network, would be right"
+        if split:
+            advice = f"config.accumulate={split} (by the prediction), or a larger pod, would fit"
+        raise UserError(f"a device of {pod.name} cannot hold {first.images} images: {advice}")

@@ -1,0 +1,1 @@
+"""Numbers that come out: metrics, records and tables."""

@@ -1,0 +1,159 @@
+"""The records of `results.json`: an accuracy never stands without its protocol."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from byol_jax.errors import UserError, require
+
+_logger = logging.getLogger(__name__)
+
+# In the order of a table: what was there before training first.
+NETWORKS = ("pixels", "random", "target", "online")
+
+
+class Record(NamedTuple):
+    """One number and all that is needed to compare it.
+
+    `metric` as `top1`; `value` in `unit` (accuracies in `percent`); `protocol` as `linear`,
+    `linear/2-per-class`, `knn`; `network` one of `NETWORKS` (`random` is untrained); `n_examples`
+    of `split` were scored; `checkpoint_step` is None where no checkpoint was read; `settings` holds
+    what else the protocol left open, and `standard_error`, in `unit`, where there is one.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    protocol: str
+    network: str
+    dataset: str
+    split: str
+    n_examples: int
+    checkpoint_step: int | None
+    seed: int
+    settings: dict[str, Any]
+
+
+def identity(record: Record) -> tuple[Any, ...]:
+    """What tells two records of a file apart; a newer record replaces the one with the same.
+
+    The solver belongs to it: linear evaluation by SGD and by L-BFGS are two protocols of one name.
+    So does the row of a paper's table that the number stands for.
+    """
+    return (
+        record.metric,
+        record.protocol,
+        record.settings.get("solver"),
+        record.settings.get("paper_table"),
+        record.settings.get("paper_row"),
+        record.network,
+        record.dataset,
+        record.split,
+        record.checkpoint_step,
+        record.seed,
+    )
+
+
+def end_of_grid(name: str, values: Sequence[float], best: float) -> str | None:
+    """`low` or `high` where the best of several values lies at an end, else None.
+
+    That is also logged as a warning, as a better value may lie outside.
+
+    Args:
+      name: of the number, as in `learning_rate`.
+      values: those that were tried, in any order.
+      best: one of them.
+    """
+    low, high = min(values), max(values)
+    if low == high or best not in (low, high):
+        return None
+    end = "low" if best == low else "high"
+    _logger.warning(
+        "the best %s, %g, is at the %s end of the grid %g .. %g", name, best, end, low, high
+    )
+    return end
+
+
+def validate(record: Record) -> None:
+    """Checks the words and numbers of a record.
+
+    Raises:
+        ValueError: a word is empty, the network is not one of `NETWORKS`, the value is not finite,
+            or there are no examples.
+    """
+    for field in ("metric", "unit", "protocol", "network", "dataset", "split"):
+        word = getattr(record, field)
+        if not isinstance(word, str) or not word:
+            raise ValueError(f"a record's {field} must be a word, not {word!r}")
+    if record.network not in NETWORKS:
+        raise ValueError(f"a record's network is one of {', '.join(NETWORKS)}: {record.network!r}")
+    if not math.isfinite(record.value):
+        raise ValueError(f"a record's value must be finite, not {record.value}")
+    if record.n_examples < 1:
+        raise ValueError(f"a record's n_examples must be 1 or more, not {record.n_examples}")
+    if not isinstance(record.settings, dict):
+        raise ValueError(f"a record's settings must be a dict, not {record.settings!r}")
+
+
+def _to_plain(value: Any) -> Any:
+    """JSON's fallback: scalars and arrays of numpy and JAX."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} does not go into JSON: {value!r}")
+
+
+def read_results(path: str | os.PathLike[str]) -> list[Record]:
+    """Reads the records of a file that `write_results` wrote.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    require(path.is_file(), f"{path}: no such file, an evaluation job writes it")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, list):
+            raise TypeError("no list")
+        records = [Record(**fields) for fields in content]
+        for record in records:
+            validate(record)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is not a list of result records ({reason}): mend it or move it away"
+        ) from error
+    return records
+
+
+def write_results(path: str | os.PathLike[str], records: Sequence[Record]) -> None:
+    """Adds records to a JSON file, all or nothing; what the file held stays, save same identities.
+
+    Raises:
+        UserError: the file holds something else than records; it is left as it is.
+        ValueError: a record is not valid, or two of `records` have one identity.
+    """
+    path = Path(path)
+    for record in records:
+        validate(record)
+    new = {identity(record) for record in records}
+    if len(new) != len(records):
+        raise ValueError("two records with the same identity: one number would be lost")
+    old = read_results(path) if path.exists() else []
+    merged = [*(record for record in old if identity(record) not in new), *records]
+    fields = [record._asdict() for record in merged]
+    text = json.dumps(fields, indent=2, allow_nan=False, default=_to_plain) + "\n"
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""The rows of an ablation table, trained, refused, diverged, and gone on with."""
+
+import json
+
+import ml_collections
+import pytest
+
+import tiny_runs
+from byol_jax import train
+from byol_jax.errors import UserError
+from byol_jax.jobs import ablate
+from byol_jax.results.records import Record, read_results, write_results
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_runs.write_npz(tmp_path_factory.mktemp("data") / "images.npz")
+
+
+def row(number, dataset, numbers, **changes):
+    values = {"num_steps": 2, "evaluation__at_end": True, "evaluation__draws": 2} | changes
+    config = tiny_runs.tiny_config(dataset, **values)
+    return {
+        "row": number,
+        "method": "byol",
+        "name": f"row {number}",
+        "numbers": numbers,
+        "note": "",
+        "config": config.to_dict(),
+    }
+
+
+def config_of(dataset, **changes):
+    config = ml_collections.ConfigDict({"job": "ablate", "table": "5b", "base": "digits"})
+    config.seeds, config.override = 1, ""
+    config.rows = (
+        row(1, dataset, {"top1": "0.3"}, tau_base=0.0, tau_schedule="constant"),
+        row(2, dataset, {}, objective__temperature=0.0),
+    )
+    config.update(changes)
+    return config
+
+
+def cells(workdir):
+    """Of table.md: the cells of each row."""
+    lines = [line for line in (workdir / "table.md").read_text().splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    ablate.run(config_of(dataset, seeds=2), workdir)
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_paper_and_ours_stand_side_by_side(finished):
+    header, rule, first, second = cells(finished)
+    assert header == ["row", "what", "paper top1", "linear", "few labels", "kNN", "std"]
+    assert {"".join(rule)[0]} == {"-"}
+    assert first[:3] == ["1", "row 1", "0.3"]
+    assert second == ["2", "row 2", "-", "refused", "-", "-", "-"]
+    reason = "Row 2 is refused: config.objective.temperature=0.0 must be above 0"
+    assert reason in (finished / "table.md").read_text()
+    folder = finished / "table5b" / "digits-byol-row1"
+    values = [
+        record.value
+        for seed in (1337, 1338)
+        for record in read_results(folder / f"seed{seed}" / "results.json")
+        if (record.network, record.protocol, record.metric) == ("online", "knn", "top1")
+    ]
+    mean, spread = sum(values) / 2, abs(values[0] - values[1]) / 2
+    assert first[5] == f"{mean:.1f} +- {spread:.1f}"
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_records_name_their_rows(finished):
+    records = read_results(finished / "results.json")
+    assert {record.network for record in records} == {"online"}
+    assert {record.seed for record in records} == {1337, 1338}
+    rows = {record.settings["paper_row"] for record in records}
+    assert rows == {"1 (byol): row 1"}
+    assert {record.settings["paper_numbers"]["top1"] for record in records} == {"0.3"}
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_nothing_is_trained_twice_and_more_seeds_go_on(dataset, finished, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("trained again")
+
+    before = cells(finished)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "pretrain", refuse)
+        ablate.run(config_of(dataset, seeds=2), finished)
+        assert cells(finished) == before
+        with pytest.raises(AssertionError, match="trained again"):
+            ablate.run(config_of(dataset, seeds=3), finished)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_row_that_diverges_says_so(dataset, tmp_path):
+    numbers = {"top1": "72.5"}
+    one = row(1, dataset, numbers, optimizer__base_learning_rate=1e38)
+    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    assert cells(tmp_path)[2][3:] == ["- (1 of 1 diverged)", "-", "-", "-"]
+    # And it is not tried again.
+    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+
+
+def test_a_collapse_is_marked(tmp_path):
+    config = config_of("digits")
+    one = config.rows[0]
+    folder = tmp_path / "run"
+    record = Record(
+        *("std_sqrt_dim", 0.01, "1", "projection", "online", "digits", "test", 3, 2, 0, {})
+    )
+    write_results(folder / "results.json", [record])
+    runs = [ablate.Run(0, ml_collections.ConfigDict(one["config"]), folder)]
+    assert "0.01 collapsed" in ablate._write(config, tmp_path, runs, {})
+
+
+def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_path, monkeypatch):
+    """As on ImageNet; once linear evaluation by SGD has run there, that is the number."""
+    one = row(1, dataset, {}, evaluation__at_end=False, num_steps=1)
+    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    assert cells(tmp_path)[2][2:] == ["- (1 of 1 not evaluated)", "-", "-", "-"]
+    (folder,) = (tmp_path / "table5b").glob("*/*")
+    shared = ("percent", "linear", "online", dataset, "test", 12, 1, 1337)
+    records = [
+        Record("top1", value, *shared, {"solver": solver})
+        for solver, value in (("lbfgs", 60.0), ("sgd", 70.0))
+    ]
+    write_results(folder / "results.json", records)
+    monkeypatch.setattr(train, "pretrain", lambda *given: pytest.fail("trained again"))
+    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    assert cells(tmp_path)[2][2:] == ["70.0", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"override": "num_stops=3"}, "config.override: a row has no key num_stops"),
+        ({"override": "num_steps"}, "'num_steps' must be NAME=VALUE"),
+        ({"override": "batch_size=big"}, "batch_size='big' must be of type int"),
+        ({"override": "batch_size=9"}, "no row of table 5b can be trained: batch_size=9"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(dataset, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        ablate.run(config_of(dataset, **changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_other_settings_in_the_same_workdir_are_refused(dataset, finished):
+    before = (finished / "table.md").read_text()
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        ablate.run(config_of(dataset, override="num_steps=3"), finished)
+    assert (finished / "table.md").read_text() == before
+    assert json.loads((finished / "config.json").read_text())["job"] == "ablate"

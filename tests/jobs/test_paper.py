@@ -1,0 +1,329 @@
+"""The job `paper`: which cells of a table run, and what is printed of them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import tiny_checkpoints
+import tiny_runs
+from byol_jax import weights
+from byol_jax.errors import GuardError, UserError
+from byol_jax.jobs import overrides, paper
+from byol_jax.results.records import Record, read_results, write_results
+from experiments import paper as page
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    """A BYOL of TinyResNet 2x, of 6 steps on digits."""
+    return str(tiny_checkpoints.save(tmp_path_factory.mktemp("run"), "digits"))
+
+
+def config_of(options: str, checkpoint: str | None = None, **changes):
+    """CIFAR10's images are digits, and any network will do."""
+    config = page.get_config(options)
+    config.checkpoint = checkpoint
+    config.update({"datasets": "CIFAR10=digits", "any_network": True, **changes})
+    return config
+
+
+class Jobs(dict):
+    """Jobs that compute nothing: all write the same two numbers."""
+
+    def __init__(self, errors=()):
+        super().__init__(dict.fromkeys(("linear", "transfer", "finetune"), self.run))
+        self.configs: list = []
+        self.errors = dict(errors)
+
+    def run(self, config, workdir):
+        """Two records, in a folder that the job of all jobs has made."""
+        self.configs.append(config)
+        if config.job in self.errors:
+            raise self.errors[config.job]
+        shared = {
+            **{"unit": "percent", "protocol": f"{config.job} of the test", "network": "online"},
+            **{"dataset": config.dataset, "split": "test", "n_examples": 9, "seed": 0},
+            **{"checkpoint_step": 6, "settings": {"batch_size": config.get("batch_size")}},
+        }
+        records = [Record("top1", 75.04, **shared), Record("top5", 99, **shared)]
+        write_results(workdir / "results.json", records)
+
+
+def test_paper_ours_and_difference(tmp_path, checkpoint, capsys) -> None:
+    config = config_of(
+        "table=3,row=BYOL,cells=CIFAR10+Birdsnap",
+        checkpoint,
+        override="batch_size=16,eval_batch_size=32,num_steps=7,l2_grid=0.1+1",
+    )
+    jobs = Jobs()
+    paper.run(config, tmp_path / "table", jobs)
+    transfer, finetune = jobs.configs
+    assert (transfer.job, finetune.job) == ("transfer", "finetune")
+    for ours in jobs.configs:
+        assert (ours.dataset, ours.benchmark, ours.eval_batch_size) == ("digits", "cifar10", 32)
+        assert (ours.checkpoint, ours.network, ours.data_dir) == (checkpoint, "online", None)
+    assert (transfer.l2_grid, finetune.num_steps, finetune.batch_size) == ((0.1, 1), 7, 16)
+
+    printed = capsys.readouterr().out.splitlines()
+    departures = (
+        "not the paper's settings: a BYOL ResNet-tiny (2x) trained on digits, pre-trained at 8 "
+        "pixels, stem small, pre-trained for 6 steps, pre-trained at batch 8, digits instead of "
+        "CIFAR-10"
+    )
+    assert [line.split(maxsplit=1)[0] for line in printed[:3]] == ["cell", "BYOL", "BYOL"]
+    assert printed[1].split("CIFAR10")[1].split(maxsplit=3) == [
+        *("91.3", "75.0", "-16.3"),
+        f"transfer of the test top1, online of step 6, digits; {departures}, "
+        "eval_batch_size=32, l2_grid=0.1+1",
+    ]
+    assert printed[2].split("CIFAR10")[1].split(maxsplit=3) == [
+        *("97.8", "75.0", "-22.8"),
+        f"finetune of the test top1, online of step 6, digits; {departures}, batch_size=16, "
+        "eval_batch_size=32, num_steps=7",
+    ]
+    # Birdsnap is not in TFDS, and Table 13 says otherwise than Table 3.
+    (reason,) = (i for i, line in enumerate(printed) if line.startswith("- "))
+    assert "--config.folders='birdsnap=DIR'" in printed[reason]
+    assert [line.strip() for line in printed[reason + 1 : reason + 3]] == [
+        "BYOL (ours), linear: Birdsnap 57.2 (57.3 in Table 13)",
+        "BYOL (ours), finetune: Birdsnap 76.3",
+    ]
+
+    records = read_results(tmp_path / "table" / "results.json")
+    assert [(r.metric, r.value, r.settings["paper_value"]) for r in records] == [
+        ("top1", 75.04, 91.3),
+        ("top1", 75.04, 97.8),
+    ]
+    assert {r.settings["paper_table"] for r in records} == {"Table 3"}
+    assert records[1].settings["not_the_papers"][-1] == "num_steps=7"
+    assert records[1].settings["batch_size"] == 16  # of the run's own record
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| BYOL (ours), linear, CIFAR10 | 91.3 | 75.0 | -16.3 | transfer" in text
+    assert "Birdsnap 76.3" in text
+
+    # Again: everything is there.
+    again = Jobs()
+    paper.run(config, tmp_path / "table", again)
+    assert not again.configs
+    assert capsys.readouterr().out.splitlines() == printed
+    # Other settings do not go into the same folders.
+    config.override = "batch_size=32"
+    with pytest.raises(UserError, match="another checkpoint or other settings: give another"):
+        paper.run(config, tmp_path / "table", again)
+    assert not again.configs
+
+
+def test_two_metrics_of_one_run(tmp_path, checkpoint, capsys) -> None:
+    """Table 7's first two rows on digits, without Table 10's check of the classes."""
+    config = config_of("table=7,row=BYOL (ours) ResNet-200 (2x)", checkpoint)
+    for cell in config.cells:
+        cell["benchmark"] = cell["config"]["benchmark"] = "cifar10"
+    paper.run(config, tmp_path, Jobs())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("BYOL (ours) ResNet-200 (2x), linear, ImageNet, Top-1  ")
+    assert lines[1].split("Top-1")[1].split()[:3] == ["79.6", "75.0", "-4.6"]
+    assert "94.8 (94.9 in Table 9)  99.0        +4.2" in lines[2]
+    assert len(read_results(tmp_path / "results.json")) == 2
+
+
+def test_runs_of_one_kind_and_network_are_two_records(tmp_path, checkpoint) -> None:
+    config = config_of("table=7", checkpoint)
+    for cell in config.cells:
+        cell["benchmark"] = cell["config"]["benchmark"] = "cifar10"
+    jobs = Jobs()
+    paper.run(config, tmp_path, jobs)
+    # With any network the architectures share their runs: 4 protocols, 12 cells, 24 numbers.
+    assert len(jobs.configs) == 4
+    assert len(read_results(tmp_path / "results.json")) == 24
+
+
+def test_a_cell_that_fails_is_listed_and_the_others_go_on(tmp_path, checkpoint, capsys) -> None:
+    config = config_of("table=3,row=BYOL,cells=CIFAR10", checkpoint)
+    paper.run(config, tmp_path / "a", Jobs({"transfer": UserError("too small")}))
+    printed = capsys.readouterr().out
+    assert "- failed: too small\n    BYOL (ours), linear: CIFAR10 91.3" in printed
+    assert "BYOL (ours), finetune, CIFAR10   97.8  75.0" in printed
+    # A guard speaks last; the table is there all the same.
+    with pytest.raises(GuardError, match="not finite"):
+        paper.run(config, tmp_path / "b", Jobs({"transfer": GuardError("not finite")}))
+    assert "- failed: not finite" in (tmp_path / "b" / "table.md").read_text()
+    jobs = Jobs({"transfer": UserError("no"), "finetune": UserError("nor")})
+    with pytest.raises(UserError, match=r"could be run: failed: no \(1 cells\); failed: nor"):
+        paper.run(config, tmp_path / "c", jobs)
+
+
+def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, capsys) -> None:
+    config = config_of("table=3,cells=CIFAR10", checkpoint, any_network=False)
+    jobs = Jobs()
+    with pytest.raises(UserError) as caught:
+        paper.run(config, tmp_path / "table", jobs)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("no cell of table=3 can be run: another network: needs a BYOL ResNet-50")
+    assert "the checkpoint is a BYOL ResNet-tiny (2x) trained on digits (2 cells); " in line
+    assert "of SimCLR's paper: table=simclr-B.5 (2 cells); " in line
+    assert line.endswith(
+        "trains networks from scratch: to run it, name its row with row= (1 cells)"
+    )
+    assert "SimCLR (repro), linear: CIFAR10 90.5" in capsys.readouterr().out
+    assert not jobs.configs and not (tmp_path / "table").exists()
+    # A method is never taken for another, but the user may know better.
+    config.any_network = True
+    plans, _ = paper.plan(config, tmp_path)
+    assert {one.cell["row"] for one in plans} == {"BYOL (ours)"}
+    config.method = "simclr"
+    plans, _ = paper.plan(config, tmp_path)
+    assert {one.cell["row"] for one in plans} == {"SimCLR (repro)"}
+
+
+def test_a_network_from_scratch_needs_no_checkpoint(tmp_path) -> None:
+    jobs = Jobs()
+    paper.run(config_of("table=3,row=Random init,cells=CIFAR10"), tmp_path, jobs)
+    (ours,) = jobs.configs
+    assert (ours.checkpoint, ours.network, ours.image_size) == (None, "random", 224)
+    assert (ours.encoder.depth, ours.encoder.width) == ("50", 1.0)
+    with pytest.raises(UserError, match="no checkpoint: give a BYOL ResNet-50 trained on ImageNet"):
+        paper.run(config_of("table=3,row=BYOL,cells=CIFAR10"), tmp_path, jobs)
+
+
+def test_the_data_of_a_pre_training_is_known_by_its_name(tmp_path, checkpoint) -> None:
+    """What CIFAR10 is called here is also what the checkpoint was trained on."""
+    config = config_of("table=3,row=BYOL,cells=CIFAR10", checkpoint, any_network=False)
+    for cell in config.cells:
+        cell["network"] |= {"depth": "tiny", "width": 2.0, "data": "cifar10"}
+    (one, _), left_out = paper.plan(config, tmp_path)
+    assert not left_out
+    assert one.departures[0] == "pre-trained at 8 pixels"
+
+
+def run_of(**changes) -> weights.Weights:
+    config = tiny_runs.tiny_config("digits").to_dict()
+    config |= {"image_size": 224, "num_steps": None, "num_epochs": 1000, "batch_size": 4096}
+    config["network"] |= {"stem": "imagenet"}
+    return weights.Weights(config | changes, 10, 6, {}, {}, {}, {}, 6)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "words"),
+    [
+        (run_of(), ()),
+        (run_of(recipe="published: BYOL App. A"), ()),
+        (run_of(num_epochs=300), ("pre-trained for 300 epochs",)),
+        (run_of(batch_size=512), ("pre-trained at batch 512",)),
+        (run_of()._replace(total_steps=9), ("pre-training at step 6 of 9",)),
+        (run_of(recipe="not published: digits"), ("recipe not published: digits",)),
+    ],
+)
+def test_a_pre_training_unlike_the_papers_is_said(loaded, words) -> None:
+    assert paper._departures(loaded) == words
+
+
+def test_data_sets_are_named_as_in_the_tables_or_in_table_10() -> None:
+    assert paper.data_sets("birdsnap=/b,Caltech-101=/c", "CIFAR10=npz:x.npz") == {
+        "birdsnap": "folder:/b",
+        "caltech101": "folder:/c",
+        "cifar10": "npz:x.npz",
+    }
+    with pytest.raises(UserError, match="unknown benchmark 'cifar1'; did you mean 'cifar10'"):
+        paper.data_sets("CIFAR1=/x", "")
+    with pytest.raises(UserError, match=r"config\.folders: 'birdsnap' must be NAME=VALUE"):
+        paper.data_sets("birdsnap", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "current", "value"),
+    [
+        ("64", 1024, 64),
+        ("2", 80.0, 2.0),
+        ("true", False, True),
+        ("0.1+1", (1.0,), (0.1, 1)),
+        ("7", None, 7),
+        ("full", None, "full"),
+    ],
+)
+def test_an_override_has_the_type_of_what_it_replaces(text, current, value) -> None:
+    found = overrides.typed("key", text, current)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(("text", "current"), [("many", 1), ("0.5", 1), ("maybe", True)])
+def test_an_override_of_another_type_is_refused(text, current) -> None:
+    with pytest.raises(UserError, match=f"config.override: key='{text}' must be of type"):
+        overrides.typed("key", text, current)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"override": "batch_sise=4"}, "no cell has a key 'batch_sise'"),
+        ({"override": "encoder=4"}, "no cell has a key 'encoder'"),
+        ({"network": "random"}, "config.network='random' must be online or target"),
+        ({"method": "moco"}, "config.method='moco' must be one of: byol, simclr, supervised"),
+        ({"checkpoint": "nowhere"}, "nowhere is no folder"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(tmp_path, checkpoint, changes, message) -> None:
+    config = config_of("table=3,row=BYOL", checkpoint)
+    config.update(changes)
+    jobs = Jobs()
+    with pytest.raises(UserError, match=message):
+        paper.run(config, tmp_path, jobs)
+    assert not jobs.configs
+
+
+def test_table_10_is_what_is_there(tmp_path, capsys) -> None:
+    config = page.get_config("table=10")
+    config.data_dir = str(tmp_path / "none")
+    paper.run(config, tmp_path / "table", Jobs())
+    printed = capsys.readouterr().out
+    assert "1,281,167" in printed and "run `tfds build food101" in printed
+    assert "1,281,167" in (tmp_path / "table" / "table.md").read_text()
+
+
+def test_a_table_end_to_end(tmp_path, checkpoint, capsys) -> None:
+    """The job itself: App. E.2 on digits."""
+    config = config_of(
+        "table=3,row=BYOL,cells=CIFAR10,protocol=linear", checkpoint, override="l2_grid=0.01+1"
+    )
+    paper.run(config, tmp_path)
+    (record,) = read_results(tmp_path / "results.json")
+    (own,) = read_results(tmp_path / "transfer-cifar10" / "results.json")
+    assert (record.value, record.settings["paper_value"]) == (own.value, 91.3)
+    assert own.settings["l2"] in (0.01, 1) and own.n_examples == 359
+    assert f"{own.value:.1f}  {own.value - 91.3:+10.1f}" in capsys.readouterr().out
+    cell = json.loads((tmp_path / "transfer-cifar10" / "cell.json").read_text())
+    assert (cell["config"]["l2_grid"], cell["checkpoint_step"]) == ([0.01, 1], 6)
+
+
+@pytest.mark.slow
+def test_fine_tuning_end_to_end(tmp_path, checkpoint) -> None:
+    overrides = "num_steps=3,batch_size=16,learning_rates=0.1,sweep_weight_decays=0.0001"
+    config = config_of(
+        "table=3,row=BYOL,cells=CIFAR10,protocol=finetune", checkpoint, override=overrides
+    )
+    paper.run(config, tmp_path)
+    (record,) = read_results(tmp_path / "results.json")
+    assert record.settings["paper_value"] == 97.8
+    assert record.settings["total_steps"] == 3
+
+
+def test_the_program_says_in_one_line_why_nothing_can_run(tmp_path) -> None:
+    command = [sys.executable, "-m", "byol_jax.main", "--config=experiments/paper.py:table=8"]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'table'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: no cell of table=8 can be run: ")
+    assert "give a BYOL ResNet-50 trained on ImageNet as --config.checkpoint" in line
+    assert "BYOL, finetune: 100% 77.7 / 93.9" in done.stdout
+    assert not (tmp_path / "table").exists()

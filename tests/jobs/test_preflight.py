@@ -1,0 +1,520 @@
+"""The pre-flight: what it says of a pod, from the compiler's numbers and without a compiler."""
+
+import importlib.util
+import math
+import re
+
+import jax
+import pytest
+
+import tiny_runs
+from byol_jax import train, update
+from byol_jax.data import table10
+from byol_jax.errors import UserError
+from byol_jax.jobs.preflight import chips, hlo, report
+from byol_jax.jobs.preflight.chips import GIB, Chip, Pod
+from byol_jax.jobs.preflight.hlo import Analysis, Collectives
+from byol_jax.jobs.preflight.report import Data, Point
+from byol_jax.method import hyperparameters, method_of
+
+# Round numbers, to be computed by hand: two devices a chip, 100 FLOP/s, 10 B/s, 5 B/s.
+POD = Pod("toy:2x2", Chip(2, 16 * GIB, 100.0, 10.0, 5.0, ("2x2",)), 4)
+ANALYSIS = Analysis(
+    memory=2 * GIB, flops=200.0, traffic=30.0, seconds=5.5, collectives=Collectives(3, 20, 30.0)
+)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return tiny_runs.write_npz(tmp_path / "images.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("v3:16x16", 512),  # App. A: 512 cores, two a chip
+        ("v3:4x8", 64),  # App. H: 64 cores
+        ("v4:4x4x4", 64),  # JAX sees a chip as one device
+        ("v5e:16x16", 256),
+        ("v5p:4x4x4", 64),
+        ("v6e:2x4", 8),
+    ],
+)
+def test_the_devices_of_a_pod(name, devices):
+    assert chips.pod_of(name).devices == devices
+
+
+def test_chips_are_those_of_their_pages():
+    # FLOP per byte of HBM, and the slices of a whole pod, as computed from the public pages.
+    intensity = {n: round(c.flops / c.bandwidth) for n, c in chips.CHIPS.items()}
+    assert intensity == {"v3": 137, "v4": 229, "v5e": 241, "v5p": 166, "v6e": 560}
+    whole = {n: chips.pod_of(f"{n}:{c.slices[-1]}").chips for n, c in chips.CHIPS.items()}
+    assert whole == {"v3": 1024, "v4": 4096, "v5e": 256, "v5p": 4096, "v6e": 256}
+    for chip in chips.CHIPS.values():
+        assert len(set(chip.slices)) == len(chip.slices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preflight=v9:2x2",), "known are v3:32x32, v4:16x16x16, v5e:16x16"),
+        (
+            ("--preflight=v3:16x16", "--config.batch_size=4000"),
+            "does not divide over 512 devices: batch_size=4096 would",
+        ),
+        (("--workdir=x", "--largest_batch"), "--largest_batch needs --preflight"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_line(arguments, message):
+    done = tiny_runs.program("--config=experiments/byol.py", *arguments)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("topology", "changes", "message"),
+    [
+        ("v3:3x3", {}, "known are v3:2x2, v3:4x4"),
+        ("v3", {}, "known are v3:2x2"),
+        ("v4:2x2", {}, "known are v4:2x2x1"),
+        ("v3:2x2", {"tau_base": 2.0}, "config.tau_base=2"),
+        ("v3:2x2", {"batch_size": 8, "accumulate": 2}, "over 8 devices: batch_size=16 would"),
+        ("v3:2x2", {"job": "evaluate"}, "config.job=evaluate is not"),
+    ],
+)
+def test_what_is_refused_before_anything_is_compiled(topology, changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        report.run(tiny_runs.tiny_config("digits", **changes), topology)
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'byol_jax\[tpu\]'"):
+        report.run(tiny_runs.tiny_config("digits"), "v3:2x2")
+
+
+def test_a_pod_that_the_compiler_refuses(monkeypatch):
+    def refuse(**arguments):
+        assert arguments == {
+            "platform": "tpu",
+            "topology_name": "v4:4x4x4",
+            "chip_config_name": "megacore",
+        }
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no such thing\nat all")
+
+    monkeypatch.setattr(chips, "_ENVIRONMENT", {})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(report.topologies, "get_topology_desc", refuse)
+    with pytest.raises(UserError, match=r"libtpu refuses it \(INVALID_ARGUMENT: no such thing\)"):
+        chips.topology_of(chips.pod_of("v4:4x4x4"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "expected"),
+    [
+        ("tfds:imagenet2012", "train+valid", (1_281_167, 1000)),  # pseudo-code J.1
+        ("tfds:imagenet2012:5.1.0", "train", (1_271_158, 1000)),
+        ("tfds:places365_small", "train+valid", (1_803_460, 365)),
+        ("tfds:caltech101", "train+valid", (3_060, 102)),
+        ("tfds:voc/2007", "train+valid", (5_011, 0)),  # several classes an image: unlabelled
+        ("digits", "train+valid", (1_438, 10)),
+    ],
+)
+def test_the_data_set_by_name(dataset, split, expected):
+    config = tiny_runs.tiny_config(dataset, data__split=split)
+    data = report.data_of(config)
+    assert (data.num_examples, data.num_classes) == expected
+
+
+def test_a_data_set_that_is_not_there_is_assumed_unlabelled(tmp_path):
+    data = report.data_of(tiny_runs.tiny_config(f"npz:{tmp_path / 'absent.npz'}"))
+    assert data[:2] == (None, 0)
+    assert "assumed to have no labels" in data.words
+
+
+def test_table_sizes():
+    row = table10.by_name("voc2012")
+    assert table10.table_size(row, "valid") == 2_119
+    assert table10.table_size(row, "train+valid") is None
+    assert table10.table_size(row, "extra") is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulate": 2},
+        {"augment__placement": "host"},
+        {"target": "online", "objective__name": "nt_xent", "optimizer__name": "sgd"},
+    ],
+    ids=["byol", "accumulated", "host", "simclr"],
+)
+def test_the_shapes_are_those_that_a_run_passes(dataset, tmp_path, monkeypatch, changes):
+    config = tiny_runs.tiny_config(dataset, num_steps=1, **changes)
+    passed = []
+
+    class Seen(Exception):
+        pass
+
+    def mapped_step(network, method, image_size=None):
+        def step(*arguments):
+            passed.append((network, method, arguments))
+            raise Seen
+
+        return step
+
+    monkeypatch.setattr(train, "mapped_step", mapped_step)
+    with pytest.raises(Seen):
+        train.pretrain(config, tmp_path / "run")
+    ((network, method, arguments),) = passed
+    assert network is train.network_of(config, num_classes=2)
+    hparams = hyperparameters(config, 24, 1)
+    shapes = report.arguments(config, network, method, hparams, jax.device_count())
+    assert jax.tree.structure(shapes) == jax.tree.structure(arguments)
+    for ours, theirs in zip(jax.tree.leaves(shapes), jax.tree.leaves(arguments), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        assert not theirs.weak_type
+    batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[1]))
+    assert batch_bytes == config.batch_size * report.image_bytes(config)
+
+
+HLO = """\
+HloModule jit_step, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
+
+%add.1 (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum.1 = f32[] add(%a, %b)
+}
+
+%body.2 (p: (f32[8], s32[])) -> (f32[8], s32[]) {
+  %all-reduce.5 = f32[2,3]{1,0:T(2,128)} all-reduce(%x), to_apply=%add.1
+  ROOT %fused.6 = f32[8]{0} fusion(%y), kind=kCustom, calls=%fused.3
+}
+
+%fused.3 (p: f32[8]) -> f32[8] {
+  ROOT %all-gather.9 = bf16[4,5]{1,0} all-gather(%z), dimensions={0}
+}
+
+%unused.4 (p: f32[8]) -> f32[8] {
+  ROOT %all-reduce.10 = f32[1000]{0} all-reduce(%z), to_apply=%add.1
+}
+
+ENTRY %main.7 (p: f32[8]) -> f32[8] {
+  %all-reduce.1 = (f32[7]{0:T(256)}, /*index=1*/pred[]{:T(256)}, u8[3]{0}) all-reduce(%a, %b, %c)
+  %get-tuple-element.1 = f32[7]{0} get-tuple-element(%all-reduce.1), index=0
+  %all-reduce-start.2 = s32[10]{0} all-reduce-start(%get-tuple-element.1), to_apply=%add.1
+  %all-reduce-done.2 = s32[10]{0} all-reduce-done(%all-reduce-start.2)
+  %while.1 = (f32[8], s32[]) while(%t), condition=%cond.8, body=%body.2
+  ROOT %reduce-scatter.1 = f32[6]{0} reduce-scatter(%w), dimensions={0}, to_apply=%add.1
+}
+"""
+
+
+def test_collectives_are_summed_over_loops_and_fusions():
+    # Outside of the loop: 7 x 4 + 1 + 3 and 10 x 4 reduced, 6 x 4 scattered. In it 2 x 3 x 4
+    # reduced and 4 x 5 x 2 gathered. What nothing calls is not counted.
+    outside = 2 * 0.75 * (32 + 40) + 0.75 * 24 * 8
+    inside = 2 * 0.75 * 24 + 0.75 * 40
+    assert hlo.collectives(HLO, POD) == Collectives(5, 160, outside + inside)
+    assert hlo.collectives(HLO, POD, 3) == Collectives(9, 96 + 3 * 64, outside + 3 * inside)
+    # One chip sends nothing.
+    assert hlo.collectives(HLO, POD._replace(chips=1)).sent == 0
+
+
+# Layouts with S(1) and S(3) are memory on the chip, S(2) and S(6) flags and scalars.
+TRAFFIC = """\
+%fused.3 (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %sum.9 = f32[100]{0} add(%p, %p)
+}
+
+%body.2 (p: (f32[8], s32[])) -> (f32[8], s32[]) {
+  %arg.1 = (f32[8]{0}, s32[]{:T(128)S(6)}) parameter(0)
+  %get-tuple-element.4 = f32[8]{0} get-tuple-element(%arg.1), index=0
+  ROOT %negate.1 = f32[8]{0} negate(%get-tuple-element.4)
+}
+
+ENTRY %main.7 (p: f32[8]) -> f32[8] {
+  %param.1 = f32[8]{0:T(256)} parameter(0), metadata={op_name="x"}
+  %copy-start.1 = (f32[8]{0:T(256)S(1)}, f32[8]{0:T(256)}, u32[]{:S(2)}) copy-start(%param.1)
+  %copy-done.1 = f32[8]{0:T(256)S(1)} copy-done(%copy-start.1)
+  %slice-start.1 = ((f32[8]{0}), f32[3]{0:T(8)S(3)}, s32[]{:S(2)}) slice-start(%param.1)
+  %slice-done.1 = f32[3]{0:T(8)S(3)} slice-done(%slice-start.1)
+  %fusion.1 = bf16[4,5]{1,0} fusion(%copy-done.1, %param.1), kind=kLoop, calls=%fused.3
+  %fusion.2 = bf16[4,5]{1,0:T(8,128)S(1)} fusion(%fusion.1), kind=kLoop, calls=%fused.3
+  %tuple.1 = (f32[8]{0}, s32[]) tuple(%param.1, %constant.1)
+  ROOT %while.1 = (f32[8], s32[]) while(%tuple.1), condition=%cond.8, body=%body.2
+}
+"""
+
+
+def test_traffic_is_of_hbm_alone():
+    """To the chip 8 x 4 and 3 x 4 bytes; 8 x 4 read and 4 x 5 x 2 written, and these read again.
+
+    In the loop 8 x 4 read and written.
+    """
+    assert hlo.traffic(TRAFFIC) == (32 + 12) + (32 + 40) + 40 + (32 + 32)
+
+
+def test_operations_without_an_estimate_count_for_nothing():
+    assert hlo.estimate(0.039) == 0.039
+    assert hlo.estimate(0.0) == 0.0
+    assert hlo.estimate(-173 + 0.03125) == 0.03125
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+            "memory required for HLO temporaries (670.62G) exceeds available HBM (15.48G).",
+            670.62 * GIB,
+        ),
+        ("Ran out of memory in memory space hbm. Used 21.43G of 15.48G hbm.", 21.43 * GIB),
+        ("the total memory required for arguments (512) exceeds available HBM (15.48G)", 512.0),
+    ],
+)
+def test_what_a_refused_program_would_need(message, size):
+    assert hlo.needed(message) == pytest.approx(size)
+
+
+def test_what_a_refused_program_would_need_may_be_unknown():
+    assert math.isnan(hlo.needed("RESOURCE_EXHAUSTED: something else"))
+    line = report.memory_line(math.nan, 0, POD)
+    assert line.endswith("more than the 16.00 GiB of a device: does not fit")
+
+
+def test_the_bounds():
+    # Two devices share a chip: 2 x 200 / 100, 2 x 30 / 10, and 30 / 5 for both together.
+    limit = hlo.bounds(ANALYSIS, POD)
+    assert limit == (5.5, 4.0, 6.0, 6.0)
+    assert (limit.roofline, limit.step) == (6.0, 6.0)
+    limit = hlo.bounds(ANALYSIS, POD, 3)
+    assert limit == (16.5, 12.0, 18.0, 6.0)
+    assert hlo.bounds(ANALYSIS._replace(seconds=7.0), POD).step == 7.0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # 1 + 2 b of 16: b = 7.5.
+        (Point(2, 5.0), Point(4, 9.0), 7),
+        (Point(8, 17.0), Point(4, 9.0), 7),
+        # 20 + b: not even one.
+        (Point(2, 22.0), Point(1, 21.0), 0),
+        # Not growing, or not known: the larger that is known to fit.
+        (Point(2, 5.0), Point(4, 5.0), 4),
+        (Point(8, math.nan), Point(4, 9.0), 4),
+        (Point(8, math.nan), Point(4, math.nan), 0),
+    ],
+)
+def test_the_largest_batch_is_on_the_line_of_two(first, second, expected):
+    assert report.largest(first, second, 16.0) == expected
+
+
+def test_splitting_a_batch():
+    config = tiny_runs.tiny_config("digits", batch_size=96)  # 12 on each of 8 devices
+    assert [report.split_for(config, POD, n) for n in (12, 11, 5, 1, 0)] == [1, 2, 3, 12, None]
+
+
+def test_the_report():
+    config = tiny_runs.tiny_config("tfds:imagenet2012", batch_size=96, num_steps=7200)
+    config.image_size = 10
+    data = Data(1000, 10, "counted")
+    lines, steps = report.describe(config, data, POD, hosts=2)
+    assert steps == 7200
+    assert lines == [
+        "not named; on toy:2x2: 8 devices (each a core), 2 hosts",
+        "data            tfds:imagenet2012, train+valid: 1,000 images, 10 classes (counted)",
+        "batch           96 = 8 devices x 12 images",
+        "schedule        7,200 steps",
+    ]
+    # 6 s a step: 96 / 6 images/s, 7200 x 6 s = 12 h. An image has 2 x 10 x 10 x 3 + 12 bytes.
+    config.batch_size = 96_000_000
+    assert report.cost(ANALYSIS, config, POD, 2, steps) == [
+        "step, a device  200 FLOP, 30 B read and written",
+        "collectives     20 B in 3 calls",
+        "lower bounds    5500.0 ms: the compiler's estimate",
+        "                6000.0 ms: the chips' peaks (arithmetic 4000.0, memory 6000.0, "
+        "links 6000.0)",
+        "                so at most 16,000,000 images/s; 7,200 steps in at least 12.00 h",
+        "input           each of 2 hosts must deliver, at that rate, 8,000,000 images/s (decoded "
+        "once, two views each), 4,896 MB/s to its devices",
+    ]
+
+
+def test_the_report_of_micro_batches_and_of_a_schedule_without_end():
+    config = tiny_runs.tiny_config("", batch_size=96, num_steps=None, accumulate=3)
+    lines, steps = report.describe(config, Data(None, 0, "assumed"), POD, hosts=2)
+    assert steps is None
+    assert lines[2] == "batch           96 = 8 devices x 4 images x 3 micro-batches"
+    assert lines[3] == "schedule        length unknown: give config.num_steps"
+    lines = report.cost(ANALYSIS, config, POD, 2, steps)
+    assert lines[0] == (
+        "step, a device  600 FLOP, 90 B read and written (3 times what is counted for one "
+        "micro-batch and its update)"
+    )
+    assert lines[2].startswith("estimates ")
+    assert lines[4] == "                so about 5 images/s"  # 96 in 18 s
+
+
+def test_memory_in_words():
+    assert report.memory_line(2 * GIB, GIB, POD) == (
+        "memory          3.00 GiB of the 16.00 GiB of a device: fits "
+        "(2.00 GiB the step, 1.00 GiB batches kept ready)"
+    )
+    assert "does not fit, by 1.50 GiB" in report.memory_line(17 * GIB, GIB / 2, POD)
+    # Two batches of 12 images of 2 x 8 x 8 x 3 + 12 bytes wait on each device.
+    config = tiny_runs.tiny_config("digits", batch_size=96)
+    assert report.waiting_bytes(config, POD) == 2 * 12 * 396
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_step_that_compiles(dataset):
+    """With the CPU's compiler: another chip's numbers, but of the same program."""
+    config = tiny_runs.tiny_config(dataset)
+    pod, devices = POD._replace(chips=1), tuple(jax.devices()[:2])
+    analysis = report.compile_step(config, report.data_of(config), pod, devices)
+    network = train.network_of(config, num_classes=2)
+    state = update.init(0, network, config.image_size, method_of(config))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(state.online_params))
+    # Gradients, and the statistics of BatchNorm, which are few.
+    assert 4 * weights < analysis.collectives.payload < 4 * weights + 20_000
+    # Twelve bytes a weight stay: online, target and momentum.
+    assert 12 * weights < analysis.memory
+    # A multiplication and an addition with each, at least, for two views of 4 images.
+    assert analysis.flops > 2 * weights * 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("RESOURCE_EXHAUSTED: memory required for HLO temporaries (20G)", hlo.TooLarge),
+        ("INTERNAL: a bug", jax.errors.JaxRuntimeError),
+    ],
+)
+def test_a_step_that_does_not_compile(dataset, monkeypatch, message, expected):
+    class Lowered:
+        def lower(self, *shapes):
+            return self
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(train, "mapped_step", lambda network, method, devices: Lowered())
+    config = tiny_runs.tiny_config(dataset)
+    devices = tuple(jax.devices()[:2])
+    with pytest.raises(expected):
+        report.compile_step(config, report.data_of(config), POD, devices)
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """A compiler that needs 3 GiB and 1 GiB an image; the batches it was asked for, a device."""
+    asked = []
+
+    def compile_step(config, data, pod, devices):
+        images = config.batch_size // (config.accumulate * len(devices))
+        asked.append(images)
+        memory = (3 + images) * GIB
+        if memory > pod.chip.memory:
+            raise hlo.TooLarge(memory)
+        return ANALYSIS._replace(memory=memory)
+
+    class Device:
+        process_index = 0
+
+    monkeypatch.setattr(chips, "topology_of", lambda pod: (Device(),) * pod.devices)
+    monkeypatch.setattr(report, "compile_step", compile_step)
+    return asked
+
+
+def test_a_config_that_fits(made_up, dataset, capsys):
+    config = tiny_runs.tiny_config(dataset, batch_size=32)
+    report.run(config, "v3:2x2")
+    assert "4 images" in capsys.readouterr().out
+    assert made_up == [4]
+    report.run(config, "v3:2x2", find_largest=True)
+    assert made_up == [4, 4, 8]
+    # 15.48 GiB hold 3 and 12 images.
+    assert "largest batch   12 images" in capsys.readouterr().out
+    # Twice 9 GiB would not fit: half the images are compiled instead.
+    config.batch_size = 48
+    report.run(config, "v3:2x2", find_largest=True)
+    assert made_up == [4, 4, 8, 6, 3]
+    assert "largest batch   12 images" in capsys.readouterr().out
+
+
+def test_a_config_that_does_not_fit(made_up, dataset, capsys):
+    config = tiny_runs.tiny_config(dataset, batch_size=8 * 32)
+    with pytest.raises(UserError, match=r"config\.accumulate=4 \(by the prediction\)"):
+        report.run(config, "v3:2x2")
+    assert made_up == [32, 16]
+    out = capsys.readouterr().out
+    assert "does not fit, by 19.52 GiB" in out
+    assert "largest batch   12 images" in out
+    assert "lower bounds" not in out
+
+
+def test_a_config_of_which_not_one_image_fits(made_up, dataset, monkeypatch):
+    chip = chips.CHIPS["v3"]._replace(memory=3.5 * GIB)
+    monkeypatch.setattr(chips, "CHIPS", {"v3": chip})
+    with pytest.raises(UserError, match="not even one image"):
+        report.run(tiny_runs.tiny_config(dataset, batch_size=8), "v3:2x2")
+
+
+def test_resident_images_are_refused(dataset):
+    config = tiny_runs.tiny_config(dataset, data__resident=True)
+    with pytest.raises(UserError, match=r"knows no config\.data\.resident: leave it out"):
+        report.run(config, "v3:2x2")
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
+)
+
+
+def operand_types(hlo, operation):
+    """Types of the first two operands of each such operation, from where they are defined."""
+    found = []
+    for computation in hlo.split("\n\n"):
+        types = dict(re.findall(r"(%[\w.\-]+) = (\w+)\[", computation))
+        types |= dict(re.findall(r"(%?[\w.\-]+): (\w+)\[", computation))
+        for operands in re.findall(rf" {operation}\((.*?)\)", computation):
+            names = re.findall(r"%[\w.\-]+", operands)[:2]
+            found.append(tuple(types.get(name) or types[name[1:]] for name in names))
+    return found
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_half_precision_is_what_the_chip_convolves_in(dataset):
+    config = tiny_runs.tiny_config(dataset, precision="bfloat16", batch_size=8)
+    devices = chips.topology_of(chips.pod_of("v3:2x2"))
+    network, method = train.network_of(config, 2), method_of(config)
+    hparams = hyperparameters(config, 24, 1)
+    shapes = report.arguments(config, network, method, hparams, len(devices))
+    step = train.mapped_step(network, method, devices=devices)
+    types = operand_types(step.lower(*shapes).compile().as_text(), "convolution")
+    # Matrix products are convolutions there, too. The chip rounds a float32 operand itself, so that
+    # the compiler leaves out the conversion of some weights.
+    assert types.count(("bf16", "bf16")) >= 2 * 2 * 13
+    assert all("bf16" in pair for pair in types), types
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_tiny_run_compiles_for_v3(dataset):
+    done = tiny_runs.program(
+        "--config=experiments/digits.py",
+        "--preflight=v3:2x2",
+        *tiny_runs.TINY_FLAGS,
+        f"--config.dataset={dataset}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 devices (each a core), 1 hosts" in done.stdout
+    assert ": fits" in done.stdout
+    assert "lower bounds" in done.stdout

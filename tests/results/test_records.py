@@ -1,0 +1,264 @@
+import json
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax.errors import UserError
+from byol_jax.results import tables
+from byol_jax.results.records import Record, end_of_grid, read_results, write_results
+
+
+def make_record(**changes) -> Record:
+    record = Record(
+        metric="top1",
+        value=95.28,
+        unit="percent",
+        protocol="linear",
+        network="online",
+        dataset="digits",
+        split="test",
+        n_examples=360,
+        checkpoint_step=500,
+        seed=0,
+        settings={"l2": 0.1},
+    )
+    return record._replace(**changes)
+
+
+def test_file_is_a_list_of_the_named_fields(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(path, [make_record()])
+    assert json.loads(path.read_text()) == [
+        {
+            "metric": "top1",
+            "value": 95.28,
+            "unit": "percent",
+            "protocol": "linear",
+            "network": "online",
+            "dataset": "digits",
+            "split": "test",
+            "n_examples": 360,
+            "checkpoint_step": 500,
+            "seed": 0,
+            "settings": {"l2": 0.1},
+        }
+    ]
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_round_trip(tmp_path):
+    path = str(tmp_path / "new" / "results.json")
+    records = [make_record(), make_record(network="pixels", checkpoint_step=None, settings={})]
+    write_results(path, records)
+    assert read_results(path) == records
+
+
+def test_numbers_of_numpy_and_jax_become_plain(tmp_path):
+    path = tmp_path / "results.json"
+    record = make_record(
+        value=np.float64(50.5),
+        n_examples=np.int64(7),
+        checkpoint_step=np.int32(3),
+        settings={"split_means": np.array([1.5, 2.5]), "tau": jnp.float32(0.5)},
+    )
+    write_results(path, [record])
+    (read,) = read_results(path)
+    assert read == make_record(
+        value=50.5,
+        n_examples=7,
+        checkpoint_step=3,
+        settings={"split_means": [1.5, 2.5], "tau": 0.5},
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metric": "top5"},
+        {"protocol": "knn"},
+        {"network": "target"},
+        {"dataset": "tfds:mnist"},
+        {"split": "validation"},
+        {"checkpoint_step": 1000},
+        {"checkpoint_step": None},
+        {"seed": 1},
+        {"settings": {"solver": "sgd"}},
+    ],
+)
+def test_another_identity_is_kept(tmp_path, changes):
+    path = tmp_path / "results.json"
+    old, new = make_record(), make_record(value=1.0, **changes)
+    write_results(path, [old])
+    write_results(path, [new])
+    assert read_results(path) == [old, new]
+
+
+def test_the_same_identity_is_replaced(tmp_path):
+    path = tmp_path / "results.json"
+    other = make_record(protocol="knn")
+    write_results(path, [make_record(), other])
+    new = make_record(value=1.0, unit="fraction", n_examples=5, settings={"l2": 7})
+    write_results(path, [new])
+    assert sorted(read_results(path)) == sorted([other, new])
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_results(path, [make_record()])
+    before = path.read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for function in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                write_results(path, [make_record(seed=1)])
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == ["results.json"]
+    with pytest.raises(TypeError, match="object"):
+        write_results(path, [make_record(settings={"thing": object()})])
+    with pytest.raises(ValueError, match="JSON"):
+        write_results(path, [make_record(settings={"thing": float("nan")})])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "teacher"},
+        {"metric": ""},
+        {"protocol": None},
+        {"unit": ""},
+        {"dataset": ""},
+        {"split": 3},
+        {"value": float("nan")},
+        {"n_examples": 0},
+        {"settings": [1]},
+    ],
+)
+def test_invalid_records_are_refused(tmp_path, changes):
+    path = tmp_path / "results.json"
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        write_results(path, [make_record(**changes)])
+    assert not path.exists()
+
+
+def test_two_numbers_for_one_identity_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="identity"):
+        write_results(tmp_path / "results.json", [make_record(), make_record(value=1.0)])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json",
+        "{}",
+        "3",
+        '[{"metric": "top1"}]',
+        "[[1, 2]]",
+        json.dumps([make_record(network="teacher")._asdict()]),
+        json.dumps([{**make_record()._asdict(), "note": "mine"}]),
+    ],
+)
+def test_other_content_is_left_alone(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="not a list of result records") as error:
+        write_results(path, [make_record()])
+    assert "\n" not in str(error.value)
+    assert path.read_text() == content
+    with pytest.raises(UserError, match="no such file"):
+        read_results(tmp_path / "absent.json")
+
+
+def test_table_golden():
+    few = {"protocol": "linear/2-per-class"}
+    records = [
+        make_record(),
+        make_record(network="target", value=94.0),
+        make_record(network="pixels", value=9.96, checkpoint_step=None),
+        make_record(value=71.25, settings={"standard_error": 0.64}, **few),
+        make_record(
+            network="random",
+            value=55.5,
+            checkpoint_step=None,
+            settings={"standard_error": 1},
+            **few,
+        ),
+        make_record(metric="std_sqrt_dim", unit="1", protocol="projection", value=0.93),
+    ]
+    assert tables.format_table(records).split("\n") == [
+        "digits, test split, 360 examples, checkpoint step 500, seed 0",
+        "network  linear top1 (%)  linear/2-per-class top1 (%)  projection std_sqrt_dim (1)",
+        "pixels              10.0                            -                            -",
+        "random                 -                  55.5 +- 1.0                            -",
+        "target              94.0                            -                            -",
+        "online              95.3                  71.2 +- 0.6                          0.9",
+    ]
+
+
+def test_two_solvers_of_one_protocol_are_two_columns():
+    records = [
+        make_record(settings={"solver": "lbfgs"}),
+        make_record(settings={"solver": "sgd"}, value=90.0),
+        make_record(protocol="knn", value=80.0),
+    ]
+    assert tables.format_table(records).split("\n")[1:] == [
+        "network  linear by lbfgs top1 (%)  linear by sgd top1 (%)  knn top1 (%)",
+        "online                       95.3                    90.0          80.0",
+    ]
+
+
+def test_one_table_per_step_dataset_and_seed():
+    pixels = make_record(network="pixels", value=90.0, checkpoint_step=None)
+    records = [
+        make_record(checkpoint_step=1000, value=97.0),
+        make_record(checkpoint_step=500, value=96.0),
+        pixels,
+        make_record(network="random", value=80.0, checkpoint_step=500),
+        pixels._replace(dataset="npz:mine.npz", n_examples=12),
+        pixels._replace(seed=1, n_examples=7),
+        pixels._replace(seed=1, protocol="knn", n_examples=9),
+    ]
+    assert tables.format_table(records).split("\n") == [
+        "digits, test split, 360 examples, checkpoint step 500, seed 0",
+        "network  linear top1 (%)",
+        "pixels              90.0",
+        "random              80.0",
+        "online              96.0",
+        "",
+        "digits, test split, 360 examples, checkpoint step 1000, seed 0",
+        "network  linear top1 (%)",
+        "pixels              90.0",
+        "online              97.0",
+        "",
+        "npz:mine.npz, test split, 12 examples, checkpoint step -, seed 0",
+        "network  linear top1 (%)",
+        "pixels              90.0",
+        "",
+        "digits, test split, 7 or 9 examples, checkpoint step -, seed 1",
+        "network  linear top1 (%)  knn top1 (%)",
+        "pixels              90.0          90.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "end"),
+    [
+        ((0.1, 0.2, 0.3), 0.2, None),
+        ((0.1, 0.2, 0.3), 0.3, "high"),
+        ((0.3, 0.2, 0.1), 0.1, "low"),
+        ((0.1, 0.1, 0.2), 0.1, "low"),
+        ((0.1,), 0.1, None),
+        ((0.1, 0.1), 0.1, None),  # one rate in two cells
+    ],
+)
+def test_a_best_value_at_an_end_of_the_grid_is_said(values, best, end, caplog):
+    with caplog.at_level("WARNING", logger="byol_jax"):
+        assert end_of_grid("rate", values, best) == end
+    said = [f"the best rate, {best:g}, is at the {end} end of the grid 0.1 .. {max(values):g}"]
+    assert caplog.messages == (said if end else [])
