@@ -48,10 +48,11 @@ test-ci: $(INSTALLED) ## run the slow tests that CI runs beside `make test` (JOB
 test-slow: $(INSTALLED) ## run every test, slow ones too (JOBS=2)
 	$(PYTEST)
 
-check: $(INSTALLED) ## lint, formatting and types
+check: $(INSTALLED) ## lint, formatting, types, and which room imports which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## sort the imports and format
 	$(BIN)/ruff check --select I --fix

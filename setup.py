@@ -24,7 +24,7 @@ def long_description() -> str:
 
 
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6.1"]
-DEV = [*TEST, "ruff>=0.15", "mypy>=1.19"]
+DEV = [*TEST, "ruff>=0.15", "mypy>=1.19", "import-linter>=2.7"]
 
 setuptools.setup(
     name="byol_jax",

@@ -15,7 +15,7 @@ from byol_jax.augment import byol, compose
 from byol_jax.data import images, pipeline
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.networks import siamese as siamese_module
-from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
+from byol_jax.networks.siamese import HeadSpec, NetworkSpec, init_network, siamese
 from byol_jax.runtime import spmd
 
 TABLE_6 = (compose.AugmentParams(), compose.AugmentParams(blur=0.1, solarize=0.2))
@@ -263,7 +263,7 @@ def sweep_seconds(
 ) -> dict[str, float]:
     """Seconds of one step of linear evaluation (BYOL App. D.1): its five rates, and one of them."""
     network = siamese_module.encoder(NetworkSpec(depth, 1, "small"))
-    params, state = update.init_network(0, "online", network, size)
+    params, state = init_network(0, "online", network, size)
     frozen = spmd.replicate(jax.device_get((params, state)))
     features = training.feature_size(network, (params, state), size)
     zeros = np.zeros(batch_size, np.int32)

@@ -5,7 +5,6 @@ mapped axis over which gradients, logs and batch statistics are averaged. `train
 maps `train_step` over the devices and donates the state.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,10 +15,10 @@ import optax
 
 from byol_jax import keys
 from byol_jax.augment import compose, simclr
-from byol_jax.evals.sgd import classifiers
+from byol_jax.networks import siamese
 from byol_jax.networks.siamese import Outputs
 from byol_jax.objectives import byol, collapse
-from byol_jax.objectives.base import Objective
+from byol_jax.objectives.base import Objective, label_weights
 from byol_jax.objectives.normalize import l2_norm
 from byol_jax.objectives.optimal_predictor import optimal_linear_predictor
 from byol_jax.optim import groups, schedules
@@ -123,21 +122,6 @@ class _Carry(NamedTuple):
     objective_state: PyTree
 
 
-def init_network(
-    seed: int, name: str, network: hk.TransformedWithState, image_size: int
-) -> tuple[hk.Params, hk.State]:
-    """Parameters and BatchNorm state of the network called `name`, at initialisation."""
-    return _draw(keys.named_key(seed, name), network, image_size)
-
-
-# Drawing hundreds of arrays one by one is slow.
-@functools.partial(jax.jit, static_argnames=("network", "image_size"))
-def _draw(
-    key: jax.Array, network: hk.TransformedWithState, image_size: int
-) -> tuple[hk.Params, hk.State]:
-    return network.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32), True)
-
-
 def init(
     seed: int,
     network: hk.TransformedWithState,
@@ -155,7 +139,7 @@ def init(
       target_init: `paper` starts the target as a copy of the online network
         (pseudo-code J.5), `released` independently of it (docs/deviations.md, 2).
     """
-    online_params, online_state = init_network(seed, "online", network, image_size)
+    online_params, online_state = siamese.init_network(seed, "online", network, image_size)
     target_params: hk.Params
     target_state: hk.State
     if not method.has_target_network:
@@ -163,7 +147,7 @@ def init(
     elif target_init == "paper":
         target_params, target_state = jax.tree.map(jnp.copy, (online_params, online_state))
     else:
-        target_params, target_state = init_network(seed, "target", network, image_size)
+        target_params, target_state = siamese.init_network(seed, "target", network, image_size)
     key = keys.named_key(seed, "objective")
     objective_params, objective_state = method.objective().init(key)
     optimizer = groups.optimizer(
@@ -193,7 +177,7 @@ def probe_loss(logits: jax.Array, labels: jax.Array, axis: str | None) -> tuple[
     Returns:
       The loss, and logs `probe_loss`, `probe_top1`, `probe_top5` (percent).
     """
-    weights = classifiers.label_weights(labels >= 0, logits.dtype, axis)
+    weights = label_weights(labels >= 0, logits.dtype, axis)
     targets = jnp.maximum(labels, 0)
     loss = jnp.mean(
         weights * optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import haiku as hk
 import ml_collections
 
-from byol_jax import update, weights
+from byol_jax import weights
 from byol_jax.augment import compose
 from byol_jax.errors import require
 from byol_jax.evals import features
 from byol_jax.evals.splits import Batches
 from byol_jax.networks import siamese
+from byol_jax.networks.siamese import init_network
 
 _logger = logging.getLogger(__name__)
 
@@ -106,6 +107,6 @@ def network_of(
         )
         return trained.target_params, trained.target_state
     network = siamese_of(trained)
-    params, state = update.init_network(trained.config["seed"], "online", network, image_size)
+    params, state = init_network(trained.config["seed"], "online", network, image_size)
     crops = (batch["images"] for batch in shuffled())
     return params, features.calibrate(network, params, state, crops)

@@ -11,12 +11,8 @@ import jax
 import numpy as np
 
 from byol_jax.augment import byol
-from byol_jax.evals.splits import Split
+from byol_jax.evals.splits import CALIBRATION_BATCHES, Split
 from byol_jax.runtime import metrics, spmd
-
-# BatchNorm averages of a network that was never trained come from this many batches.
-CALIBRATION_BATCHES = 10
-
 
 Tree = Mapping[str, Mapping[str, Any]]
 

@@ -25,14 +25,16 @@ import haiku as hk
 import jax
 import ml_collections
 
-from byol_jax import update, weights
+from byol_jax import weights
 from byol_jax.data import images
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import checkpoint, follow
+from byol_jax.evals.grid import end_of_grid
 from byol_jax.evals.sgd import classifiers, recipes, training
 from byol_jax.evals.splits import Split, check_disjoint
 from byol_jax.networks import siamese
-from byol_jax.results.records import Record, end_of_grid
+from byol_jax.networks.siamese import init_network
+from byol_jax.results.records import Record
 from byol_jax.runtime import checkpoints, metrics, processes, spmd
 
 _logger = logging.getLogger(__name__)
@@ -170,7 +172,7 @@ def _start(
         return training.encoder_weights(params, state)
     network_config = trained.config["network"] if trained else config.encoder.to_dict()
     network = siamese.encoder(siamese.make_spec(network_config, 0))
-    return jax.device_get(update.init_network(config.seed, "online", network, image_size))
+    return jax.device_get(init_network(config.seed, "online", network, image_size))
 
 
 class _Job(NamedTuple):

@@ -15,9 +15,10 @@ import numpy as np
 from byol_jax import weights
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, follow
+from byol_jax.evals.grid import end_of_grid
 from byol_jax.evals.sgd import classifiers, recipes, training
 from byol_jax.evals.splits import Batches, check_disjoint
-from byol_jax.results.records import Record, end_of_grid
+from byol_jax.results.records import Record
 
 
 def protocol_of(config: ml_collections.ConfigDict) -> str:

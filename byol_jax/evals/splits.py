@@ -10,8 +10,9 @@ import numpy as np
 from byol_jax import keys
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import require
-from byol_jax.evals import features
 
+# BatchNorm averages of a network that was never trained come from this many batches.
+CALIBRATION_BATCHES = 10
 # Evaluation crops of a split are kept in memory up to this many bytes, else made anew each time.
 _KEPT_BYTES = 2**30
 
@@ -29,7 +30,7 @@ class Split(NamedTuple):
       num_classes: of the data set; 0 without labels.
       multi_label: whether an image has several classes.
       batches: one pass over its evaluation crops, in order.
-      shuffled: likewise, over as many as `features.calibrate` uses, in random order.
+      shuffled: likewise, over `CALIBRATION_BATCHES` batches of them, in random order.
     """
 
     name: str
@@ -65,7 +66,7 @@ def load_split(
         exif=exif,
     )
     order = keys.permutation(image_set.size, "calibrate", 0)
-    some = images.select(image_set, order[: features.CALIBRATION_BATCHES * batch_size])
+    some = images.select(image_set, order[: CALIBRATION_BATCHES * batch_size])
     batches: Callable[[], Batches] = functools.partial(crop, image_set)
     if image_set.size * image_size**2 * 3 <= _KEPT_BYTES:
         batches = _kept(batches)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jmp
 
+from byol_jax import keys
 from byol_jax.errors import require
 from byol_jax.networks import heads, resnet
 
@@ -152,6 +153,21 @@ def encoder(spec: NetworkSpec) -> hk.TransformedWithState:
     Its parameters are `encoder_params` of those of `siamese`; `init` and `apply` as there.
     """
     return _with_init(_transform_encoder, spec)
+
+
+def init_network(
+    seed: int, name: str, network: hk.TransformedWithState, image_size: int
+) -> tuple[hk.Params, hk.State]:
+    """Parameters and BatchNorm state of the network called `name`, at initialisation."""
+    return _draw(keys.named_key(seed, name), network, image_size)
+
+
+# Drawing hundreds of arrays one by one is slow.
+@functools.partial(jax.jit, static_argnames=("network", "image_size"))
+def _draw(
+    key: jax.Array, network: hk.TransformedWithState, image_size: int
+) -> tuple[hk.Params, hk.State]:
+    return network.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32), True)
 
 
 def _with_init(

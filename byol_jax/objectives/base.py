@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+from byol_jax.runtime import spmd
 
 Outputs = dict[str, jax.Array]
 Logs = dict[str, jax.Array]
@@ -69,3 +72,19 @@ def stateless(
         return Loss(per_example, state, logs)
 
     return Objective(init, loss)
+
+
+def label_weights(labelled: jax.Array, dtype: Any, axis: str | None) -> jax.Array:
+    """Weights whose mean over a batch is that over its labelled examples alone.
+
+    Args:
+      labelled: bool `[B]`.
+      dtype: of the weights.
+      axis: mapped axis; the share of labelled examples is that of all devices.
+
+    Returns:
+      `[B]`, 0 for the others.
+    """
+    labelled = labelled.astype(dtype)
+    share = spmd.pmean(jnp.mean(labelled), axis)
+    return labelled / jnp.maximum(share, jnp.finfo(dtype).tiny)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import tiny_checkpoints
-from byol_jax import update, weights
+from byol_jax import weights
 from byol_jax.errors import UserError
 from byol_jax.evals import checkpoint, features, follow
 from byol_jax.evals.splits import check_disjoint, load_split
+from byol_jax.networks.siamese import init_network
 from byol_jax.results.records import read_results, validate, write_results
 from byol_jax.runtime import checkpoints
 
@@ -97,7 +98,7 @@ def test_networks_of_a_checkpoint(run):
     assert online == (trained.online_params, trained.online_state)
     assert target == (trained.target_params, trained.target_state)
     params, state = checkpoint.network_of(trained, "random", 8, split.shuffled)
-    drawn, empty = update.init_network(1337, "online", checkpoint.siamese_of(trained), 8)
+    drawn, empty = init_network(1337, "online", checkpoint.siamese_of(trained), 8)
     jax.tree.map(np.testing.assert_array_equal, params, drawn)
     # Its averages are those of the images, neither the empty ones nor the trained ones.
     for other in (empty, trained.online_state):

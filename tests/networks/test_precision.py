@@ -14,7 +14,7 @@ from jax.ad_checkpoint import print_saved_residuals
 from byol_jax import update
 from byol_jax.augment import compose
 from byol_jax.networks import resnet, siamese
-from byol_jax.networks.siamese import HeadSpec, NetworkSpec
+from byol_jax.networks.siamese import HeadSpec, NetworkSpec, init_network
 
 HEAD = HeadSpec(2, 12, 6)
 FULL = NetworkSpec("tiny", 1, "small", 3, HEAD, HEAD)
@@ -75,7 +75,7 @@ def test_state_and_logs_stay_float32():
 @pytest.fixture(scope="module")
 def outputs():
     """Outputs and BatchNorm averages of both precisions, from the same parameters and images."""
-    params, state = update.init_network(0, "online", siamese.siamese(FULL), SIZE)
+    params, state = init_network(0, "online", siamese.siamese(FULL), SIZE)
     images = np.random.default_rng(1).normal(size=(32, SIZE, SIZE, 3)).astype(np.float32)
     return (
         images,
@@ -144,7 +144,7 @@ def loss_of(spec):
 @pytest.mark.ci
 @pytest.mark.slow
 def test_remat_changes_no_gradient():
-    drawn = update.init_network(0, "online", siamese.siamese(FULL), SIZE)
+    drawn = init_network(0, "online", siamese.siamese(FULL), SIZE)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
         *(jax.jit(jax.grad(loss_of(FULL._replace(remat=r))))(*drawn) for r in (False, True)),
@@ -159,7 +159,7 @@ def test_remat_keeps_little_more_than_what_goes_into_the_blocks(capsys):
     for remat in (False, True):
         spec = FULL._replace(depth="18", width=1 / 8, remat=remat)
         network = siamese.siamese(spec)
-        shapes = jax.eval_shape(lambda n=network: update.init_network(0, "online", n, SIZE))
+        shapes = jax.eval_shape(lambda n=network: init_network(0, "online", n, SIZE))
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
         print_saved_residuals(loss_of(spec), *zeros)
         printed = capsys.readouterr().out

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from byol_jax.errors import UserError
+from byol_jax.evals.grid import end_of_grid
 from byol_jax.results import tables
-from byol_jax.results.records import Record, end_of_grid, read_results, write_results
+from byol_jax.results.records import Record, read_results, write_results
 
 
 def make_record(**changes) -> Record:

@@ -10,9 +10,9 @@ import numpy as np
 
 from byol_jax import keys
 from byol_jax.errors import require
+from byol_jax.evals.grid import end_of_grid
 from byol_jax.evals.probes import lbfgs
 from byol_jax.results import scores
-from byol_jax.results.records import end_of_grid
 
 # 45 log-spaced values from 1e-6 to 1e5 (BYOL App. E.2, SimCLR App. B.8.1), and one a decade.
 L2_GRID: tuple[float, ...] = tuple(float(l2) for l2 in np.logspace(-6, 5, 45))

@@ -15,6 +15,7 @@ import optax
 
 from byol_jax import keys
 from byol_jax.augment import byol, compose, randaugment
+from byol_jax.objectives.base import label_weights
 from byol_jax.optim import schedules
 from byol_jax.runtime import spmd
 
@@ -169,22 +170,6 @@ def cross_entropy(
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     targets = optax.smooth_labels(targets, smoothing)
     return optax.losses.softmax_cross_entropy(logits, targets), labels >= 0
-
-
-def label_weights(labelled: jax.Array, dtype: Any, axis: str | None) -> jax.Array:
-    """Weights whose mean over a batch is that over its labelled examples alone.
-
-    Args:
-      labelled: bool `[B]`.
-      dtype: of the weights.
-      axis: mapped axis; the share of labelled examples is that of all devices.
-
-    Returns:
-      `[B]`, 0 for the others.
-    """
-    labelled = labelled.astype(dtype)
-    share = spmd.pmean(jnp.mean(labelled), axis)
-    return labelled / jnp.maximum(share, jnp.finfo(dtype).tiny)
 
 
 def losses(
