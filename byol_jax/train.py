@@ -251,7 +251,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     with contextlib.ExitStack() as stack:
         signal_number = stack.enter_context(interrupts.signals())
         stack.enter_context(contextlib.closing(batches))
-        manager = checkpoints.manager(directory, config.keep_checkpoints or None)
+        manager = checkpoints.saver(directory, config.keep_checkpoints or None)
         stack.callback(checkpoints.close, manager)
         display = None
         if is_first:
@@ -290,6 +290,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         if done > start:
             host = _save(manager, state, record)
             checkpoints.finish(manager)
+            processes.wait_for_all()
         saved = directory / str(host.step)
         if not host.finite:
             raise Diverged(

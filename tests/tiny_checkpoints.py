@@ -79,7 +79,7 @@ def write(
     workdir: pathlib.Path, tree: Any, record: dict[str, Any], steps: Sequence[int] = (STEP,)
 ) -> pathlib.Path:
     """Any tree as the checkpoints of a workdir."""
-    manager = checkpoints.manager(workdir / "checkpoints", None)
+    manager = checkpoints.saver(workdir / "checkpoints", None)
     for step in steps:
         checkpoints.save(manager, step, tree, record)
     checkpoints.finish(manager)

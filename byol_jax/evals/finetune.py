@@ -435,6 +435,6 @@ def _save(
     }
     folder = workdir / "checkpoints"
     if not checkpoints.steps(folder):
-        manager = checkpoints.manager(folder, None)
+        manager = checkpoints.saver(folder, None)
         checkpoints.save(manager, int(state.step), tree, record)
         checkpoints.close(manager)

@@ -9,12 +9,13 @@ Of several processes the first saves; each reads for itself. Orbax is told that 
 process alone: its own barriers would hang where only some of the processes come to them.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,7 +40,8 @@ def flatten(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
-    checksum = zlib.crc32(np.ascontiguousarray(array).tobytes())
+    # Bytes in place: a copy of a large array would take longer than its checksum.
+    checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
 
 
@@ -48,12 +50,26 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
 
 
-def manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager | None:
-    """A manager of `directory/STEP/` on the first process, None on the others.
+class Saver(NamedTuple):
+    """Saves steps of a folder behind the caller's back.
+
+    Attributes:
+      manager: of orbax.
+      worker: the one thread that makes checksums and hands arrays to orbax, in order.
+      pending: the last save that was handed to `worker`; empty before the first.
+    """
+
+    manager: ocp.CheckpointManager
+    worker: concurrent.futures.ThreadPoolExecutor
+    pending: list[concurrent.futures.Future[None]]
+
+
+def saver(directory: pathlib.Path, keep: int | None) -> Saver | None:
+    """A saver of `directory/STEP/` on the first process, None on the others.
 
     Args:
       directory: made if it is not there.
-      keep: how many steps stay; None: all.
+      keep: number of steps that stay; None keeps all.
     """
     if not processes.is_first_process():
         return None
@@ -64,7 +80,9 @@ def manager(directory: pathlib.Path, keep: int | None) -> ocp.CheckpointManager 
         enable_async_checkpointing=True,
         multiprocessing_options=_alone(),
     )
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+    return Saver(manager, worker, [])
 
 
 @contextlib.contextmanager
@@ -81,24 +99,33 @@ def _disk_errors(directory: pathlib.Path | str) -> Iterator[None]:
         raise
 
 
-def save(
-    checkpoints: ocp.CheckpointManager | None, step: int, tree: PyTree, record: Record
-) -> None:
-    """Starts saving and returns; the arrays are written behind the caller's back.
+def save(to: Saver | None, step: int, tree: PyTree, record: Record) -> None:
+    """Starts saving and returns; checksums and files are made behind the caller's back.
 
     Args:
-      checkpoints: of `manager`; None saves nothing.
+      to: made by `saver`; None saves nothing.
       step: number of finished updates, so that no step runs twice after a resume. A step that is
         there already stays as it is.
-      tree: host arrays of one replica.
+      tree: host arrays of one replica, which nobody changes any more.
       record: JSON-able; `arrays` is added.
+
+    Raises:
+      GuardError: the disk was full when an earlier step was saved.
     """
-    if checkpoints is None or step in checkpoints.all_steps():
+    if to is None:
         return
-    flat = flatten(tree)
+    _settle(to)
+    to.pending.append(to.worker.submit(_write, to.manager, step, flatten(tree), record))
+
+
+def _write(
+    manager: ocp.CheckpointManager, step: int, flat: dict[str, np.ndarray], record: Record
+) -> None:
+    if step in manager.all_steps():
+        return
     record = {**record, "step": step, "arrays": {k: _describe(v) for k, v in flat.items()}}
-    with _disk_errors(checkpoints.directory):
-        checkpoints.save(
+    with _disk_errors(manager.directory):
+        manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(flat), record=ocp.args.JsonSave(record)
@@ -107,23 +134,30 @@ def save(
         )
 
 
-def finish(checkpoints: ocp.CheckpointManager | None) -> None:
-    """Waits until everything that was saved is on disk; all processes must call it together.
+def _settle(to: Saver) -> None:
+    """Waits until orbax has the arrays of the last save."""
+    if to.pending:
+        to.pending.pop().result()
+
+
+def finish(to: Saver | None) -> None:
+    """Waits until everything that was saved is on disk.
 
     Raises:
       GuardError: if the disk is full.
     """
-    if checkpoints is not None:
-        with _disk_errors(checkpoints.directory):
-            checkpoints.wait_until_finished()
-    processes.wait_for_all()
+    if to is not None:
+        _settle(to)
+        with _disk_errors(to.manager.directory):
+            to.manager.wait_until_finished()
 
 
-def close(checkpoints: ocp.CheckpointManager | None) -> None:
-    """Waits, then releases the manager's threads."""
-    if checkpoints is not None:
-        with _disk_errors(checkpoints.directory):
-            checkpoints.close()
+def close(to: Saver | None) -> None:
+    """Waits, then releases the saver's threads."""
+    if to is not None:
+        to.worker.shutdown()
+        with _disk_errors(to.manager.directory):
+            to.manager.close()
 
 
 def steps(directory: pathlib.Path) -> list[int]:

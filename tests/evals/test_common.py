@@ -109,7 +109,7 @@ def test_networks_of_a_checkpoint(run):
 
 
 def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
-    manager = checkpoints.manager(tmp_path / "checkpoints", None)
+    manager = checkpoints.saver(tmp_path / "checkpoints", None)
     tree = {"online_params": {"classifier": {"w": np.zeros(2, np.float32)}}}
     checkpoints.save(manager, 1, tree, {"config": {}, "num_classes": 2})
     checkpoints.finish(manager)

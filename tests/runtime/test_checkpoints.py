@@ -1,7 +1,9 @@
 """Saving, reading, and refusing what does not fit."""
 
 import errno
+import zlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ TREE = {
 @pytest.fixture
 def saved(tmp_path):
     directory = tmp_path / "checkpoints"
-    manager = checkpoints.manager(directory, keep=2)
+    manager = checkpoints.saver(directory, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(manager, step, TREE, {"config": {"a": None, "b": [1, 2.5, "c"]}})
     checkpoints.finish(manager)
@@ -95,12 +97,33 @@ def test_no_checkpoint(tmp_path):
 
 
 def test_full_disk_is_a_guard_not_a_traceback(tmp_path, monkeypatch):
-    manager = checkpoints.manager(tmp_path / "checkpoints", keep=None)
+    saver = checkpoints.saver(tmp_path / "checkpoints", keep=None)
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(manager, "save", full)
+    monkeypatch.setattr(saver.manager, "save", full)
+    checkpoints.save(saver, 1, TREE, {})  # in a thread, which has nobody to tell yet
     with pytest.raises(GuardError, match="no space left"):
-        checkpoints.save(manager, 1, TREE, {})
-    checkpoints.close(manager)
+        checkpoints.save(saver, 2, TREE, {})
+    checkpoints.save(saver, 3, TREE, {})
+    with pytest.raises(GuardError, match="no space left"):
+        checkpoints.finish(saver)
+    checkpoints.close(saver)
+
+
+def test_checksums_are_those_of_the_bytes(tmp_path):
+    """Also where an array has no axis, is not contiguous, or is of half precision."""
+    tree = {
+        "scalar": np.int32(3),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "half": np.ones(3, jnp.bfloat16),
+    }
+    saver = checkpoints.saver(tmp_path / "checkpoints", keep=None)
+    checkpoints.save(saver, 1, tree, {})
+    checkpoints.finish(saver)
+    checkpoints.close(saver)
+    flat, record = checkpoints.read(tmp_path / "checkpoints", 1)
+    for name, value in tree.items():
+        np.testing.assert_array_equal(flat[name], value)
+        assert record["arrays"][name]["crc32"] == zlib.crc32(np.asarray(value).tobytes())

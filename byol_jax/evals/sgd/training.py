@@ -258,7 +258,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         signal_number = stack.enter_context(interrupts.signals())
         stack.enter_context(contextlib.closing(batches))
-        manager = checkpoints.manager(directory / "checkpoints", 1)
+        manager = checkpoints.saver(directory / "checkpoints", 1)
         stack.callback(checkpoints.close, manager)
         writer = progress = None
         if processes.is_first_process():
@@ -296,6 +296,7 @@ def fit(
             )
         checkpoints.save(manager, int(host.step), host, record)
         checkpoints.finish(manager)
+        processes.wait_for_all()
         if int(host.step) < end:
             number = signal_number() or signal.SIGTERM
             raise Stopped(

@@ -1,0 +1,74 @@
+"""Checks of a config: a table of allowed values per job, and one function that applies it."""
+
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from byol_jax.errors import require
+
+
+class Rule(NamedTuple):
+    """The values that a key may have.
+
+    Attributes:
+      allows: whether a value is one of them.
+      words: completes the sentence "config.KEY=VALUE must be ...".
+      names: the values themselves, where they are a few names; the nearest one is suggested.
+    """
+
+    allows: Callable[[Any], bool]
+    words: str
+    names: tuple[str, ...] = ()
+
+
+def at_least(low: float) -> Rule:
+    """Numbers from `low` on."""
+    return Rule(lambda value: value >= low, f"{low:g} or more")
+
+
+def above(low: float) -> Rule:
+    """Numbers greater than `low`."""
+    return Rule(lambda value: value > low, f"above {low:g}")
+
+
+def within(low: float, high: float) -> Rule:
+    """Numbers from `low` to `high`, both included."""
+    return Rule(lambda value: low <= value <= high, f"from {low:g} to {high:g}")
+
+
+def one_of(names: Iterable[str]) -> Rule:
+    """A few names."""
+    allowed = tuple(names)
+    return Rule(lambda value: value in allowed, f"one of: {', '.join(allowed)}", allowed)
+
+
+PROBABILITY = within(0, 1)._replace(words="a probability, from 0 to 1")
+SEED = Rule(lambda value: 0 <= value < 2**31, "from 0 to 2**31 - 1")
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """` (did you mean X?)` with the most similar of some names, or nothing."""
+    matches = difflib.get_close_matches(str(name), list(names), 1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def check_keys(
+    config: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "config"
+) -> None:
+    """Applies a table of rules to a config.
+
+    Args:
+      config: nested sections.
+      rules: by dotted key. A key whose value is None is open, and allowed.
+      prefix: name of the config in messages.
+
+    Raises:
+      UserError: names the first key that has another value, the value, and what is allowed.
+    """
+    for key, rule in rules.items():
+        value = functools.reduce(lambda section, name: section[name], key.split("."), config)
+        require(
+            value is None or rule.allows(value),
+            f"{prefix}.{key}={value!r} must be {rule.words}{nearest(value, rule.names)}",
+        )
