@@ -35,7 +35,8 @@ import steps
 from PIL import Image
 
 from byol_jax.augment import boxes
-from byol_jax.data import background, images, pipeline, reader, sources, tensorflow
+from byol_jax.data import background, images, pipeline, sources, tensorflow
+from byol_jax.data.views import Stream, View, examples
 
 
 def seconds_per_batch(
@@ -61,9 +62,8 @@ def seconds_per_batch(
 
 def our_input(image_set: images.ImageSet, size: int, batch_size: int) -> background.Batches:
     """The pipeline that `train` runs, without an end."""
-    return pipeline.train_batches(
-        image_set, seed=0, image_size=size, batch_size=batch_size, num_steps=10**9
-    )
+    stream = Stream(0, image_set.size, batch_size)
+    return pipeline.train_batches(image_set, stream, (View(size), View(size)))
 
 
 def array_recipe(size: int, batch_size: int, pixels: np.ndarray) -> Iterator[tuple[object, ...]]:
@@ -111,14 +111,12 @@ def jpeg_seconds(
     records = image_set.images
     assert isinstance(records, images.Records)
     paths = np.array([records.describe(i) for i in range(records.size)])
-    ids, epochs = pipeline.stream(0, records.size, 0, (6 + repeats) * batch_size)
+    request = examples(0, records.size, 0, (6 + repeats) * batch_size)
     headers = [images.prepare(records.read(i).data) for i in range(records.size)]
     heights, widths = (
-        np.array([getattr(headers[i], side) for i in ids]) for side in ("height", "width")
+        np.array([getattr(headers[i], side) for i in request.ids]) for side in ("height", "width")
     )
-    placements = pipeline.random_placements(
-        reader.Request(ids, epochs), heights, widths, seed=0, size=size
-    )
+    placements = pipeline.random_placements(request, heights, widths, 0, (View(size), View(size)))
 
     def recipe() -> Iterator[dict[str, np.ndarray]]:
         tf = tensorflow.import_tensorflow()
@@ -132,7 +130,7 @@ def jpeg_seconds(
             data = tf.io.read_file(path)
             return {f"view{v + 1}": view(data, boxes[v]) for v in (0, 1)}  # type: ignore[index]
 
-        data = tf.data.Dataset.from_tensor_slices((paths[ids], placements[..., :4]))
+        data = tf.data.Dataset.from_tensor_slices((paths[request.ids], placements[..., :4]))
         data = data.map(views, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
         iterator: Iterator[dict[str, np.ndarray]] = data.as_numpy_iterator()
         return iterator

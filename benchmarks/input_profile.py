@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from byol_jax.data import crops, images, pipeline, reader, sources, tensorflow
+from byol_jax.data import crops, images, pipeline, sources, tensorflow
+from byol_jax.data.views import Request, View
 
 
 def milliseconds(part: Callable[[int], object], count: int) -> float:
@@ -44,11 +45,12 @@ def main() -> None:
     headers = [images.prepare(content) for content in data]
     heights = np.array([header.height for header in headers])
     widths = np.array([header.width for header in headers])
-    request = reader.Request(np.arange(count), np.zeros(count, int))
+    views = (View(size), View(size))
+    request = Request(np.arange(count), np.zeros(count, int))
 
     def place(rows: slice) -> np.ndarray:
-        part = reader.Request(request.ids[rows], request.epochs[rows])
-        return pipeline.random_placements(part, heights[rows], widths[rows], seed=0, size=size)
+        part = Request(request.ids[rows], request.epochs[rows])
+        return pipeline.random_placements(part, heights[rows], widths[rows], 0, views)
 
     placements = place(slice(None))
     corners = placements[..., :2].min(axis=1)

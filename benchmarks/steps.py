@@ -13,6 +13,7 @@ import numpy as np
 from byol_jax import update
 from byol_jax.augment import byol, compose
 from byol_jax.data import images, pipeline
+from byol_jax.data.views import Stream, View
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, init_network, siamese
@@ -231,10 +232,8 @@ def loop_seconds(
     def train() -> Iterator[Any]:
         batches = pipeline.train_batches(
             images.ImageSet("random", pixels, labels, CLASSES),
-            seed=0,
-            image_size=problem.size,
-            batch_size=problem.batch_size,
-            num_steps=10**9,
+            Stream(0, len(pixels), problem.batch_size),
+            (View(problem.size), View(problem.size)),
         )
         with contextlib.closing(batches):
             for batch in spmd.prefetch(batches, 1):

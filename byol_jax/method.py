@@ -10,6 +10,7 @@ import ml_collections
 from byol_jax import update
 from byol_jax.augment import compose
 from byol_jax.data import crops, pipeline
+from byol_jax.data.views import View
 from byol_jax.errors import require
 from byol_jax.networks import siamese
 from byol_jax.objectives import byol, info_nce, simclr
@@ -238,6 +239,18 @@ def view_parameters(
 ) -> tuple[compose.AugmentParams, compose.AugmentParams]:
     """T and T': the columns of Table 6."""
     return compose.from_config(config.augment.view1), compose.from_config(config.augment.view2)
+
+
+def views_of(config: ml_collections.ConfigDict) -> tuple[View, ...]:
+    """The two views of an image, cut as `config.data` says and augmented by T and T'."""
+    data = config.data
+    cut = (
+        config.image_size,
+        (data.area_min, data.area_max),
+        (data.aspect_min, data.aspect_max),
+    )
+    view1, view2 = view_parameters(config)
+    return View(*cut, view1), View(*cut, view2, box_of=1 if data.same_crop else None)
 
 
 def hyperparameters(

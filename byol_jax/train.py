@@ -15,9 +15,10 @@ import orbax.checkpoint as ocp
 
 from byol_jax import update, weights
 from byol_jax.data import background, images, pipeline, sources, stored
+from byol_jax.data.views import Reading, Stream
 from byol_jax.errors import Diverged, Stopped, require
 from byol_jax.evals import evaluate, follow
-from byol_jax.method import check, hyperparameters, method_of, view_parameters
+from byol_jax.method import check, hyperparameters, method_of, views_of
 from byol_jax.networks import siamese
 from byol_jax.runtime import checkpoints, interrupts, metrics, processes, profiler, spmd
 
@@ -90,32 +91,27 @@ def _batches(
     config: ml_collections.ConfigDict, train_set: images.ImageSet, start: int, end: int
 ) -> background.Batches:
     """This process's batches of steps start .. end - 1: crops, or boxes of resident images."""
-    stream: dict[str, Any] = {
-        "seed": config.seed,
-        "image_size": config.image_size,
-        "batch_size": config.batch_size,
-        "micro_batches": config.accumulate,
-        "start_step": start,
-        "num_steps": end,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-        "area_range": (config.data.area_min, config.data.area_max),
-        "aspect_range": (config.data.aspect_min, config.data.aspect_max),
-        "same_crop": config.data.same_crop,
-        "prefetch": config.data.prefetch,
-    }
-    if config.data.resident:
-        return pipeline.train_boxes(train_set, **stream)
-    on_host = config.augment.placement == "host"
-    return pipeline.train_batches(
-        train_set,
-        **stream,
-        exif=config.data.exif,
-        scaled=config.data.scaled_decoding,
-        host_views=view_parameters(config) if on_host else None,
-        num_threads=config.data.threads,
-        address=config.data.service,
+    stream = Stream(
+        config.seed,
+        train_set.size,
+        config.batch_size,
+        micro_batches=config.accumulate,
+        start=start,
+        stop=end,
+        process=(jax.process_index(), jax.process_count()),
     )
+    data = config.data
+    if data.resident:
+        return pipeline.train_boxes(train_set, stream, views_of(config), data.prefetch)
+    reading = Reading(
+        exif=data.exif,
+        scaled=data.scaled_decoding,
+        on_host=config.augment.placement == "host",
+        threads=data.threads,
+        prefetch=data.prefetch,
+        service=data.service,
+    )
+    return pipeline.train_batches(train_set, stream, views_of(config), reading)
 
 
 def _restore(directory: pathlib.Path, state: update.TrainState) -> tuple[update.TrainState, int]:

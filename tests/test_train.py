@@ -10,6 +10,7 @@ import pytest
 
 import tiny_runs
 from byol_jax import train, weights
+from byol_jax.data.views import Stream, View
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import evaluate
 from byol_jax.method import check
@@ -114,12 +115,10 @@ def test_a_run_with_a_cache_reads_each_image_once(tmp_path, monkeypatch):
     counted = uncached._replace(images=uncached.images._replace(read=read))
     monkeypatch.setattr(train.sources, "load", lambda *_: counted)
     config.data.cache = True
-    settings = {"seed": 0, "image_size": 8, "batch_size": 8, "num_steps": 6}
-    ours = list(train.pipeline.train_batches(train.load_images(config), **settings))
+    given = Stream(0, uncached.size, 8, stop=6), (View(8), View(8))
+    ours = list(train.pipeline.train_batches(train.load_images(config), *given))
     assert sorted(seen) == list(range(uncached.size))
-    for batch, expected in zip(
-        ours, train.pipeline.train_batches(uncached, **settings), strict=True
-    ):
+    for batch, expected in zip(ours, train.pipeline.train_batches(uncached, *given), strict=True):
         for name, values in expected.items():
             np.testing.assert_array_equal(batch[name], values, err_msg=name)
 

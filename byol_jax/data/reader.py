@@ -18,11 +18,7 @@ import numpy as np
 from byol_jax import keys
 from byol_jax.data import crops, stored, tensorflow
 from byol_jax.data.background import Batch, Batches, in_background
-from byol_jax.data.host_views import Augmentation, augment_batch
-from byol_jax.data.images import (
-    ImageSet,
-    Records,
-)
+from byol_jax.data.images import ImageSet, Records
 from byol_jax.data.stored import (
     READERS,
     Example,
@@ -31,6 +27,7 @@ from byol_jax.data.stored import (
     read_example,
     too_many,
 )
+from byol_jax.data.views import Request
 
 _logger = logging.getLogger(__name__)
 # Unreadable images are named up to this many, the rest counted.
@@ -41,31 +38,26 @@ _CHUNK = 16
 _JPEG = b"\xff\xd8\xff"
 
 
-class Request(NamedTuple):
-    """Examples to be cropped: ids and epochs, int64 `[b]`."""
-
-    ids: np.ndarray
-    epochs: np.ndarray
+# Replaces arrays of a whole batch, in chunks of the given number of rows, on the given threads.
+Transform = Callable[[Batch, int, concurrent.futures.Executor], Batch]
 
 
 class Plan(NamedTuple):
     """How requests become crops.
 
     Attributes:
-      image_set: where the images are.
-      size: side of the crops in pixels.
-      num_views: crops of one image.
-      place: placements, int32 `[b, num_views, 8]`, from a request and the heights and widths `[b]`
-        of its images.
+      image_set: the images.
+      sizes: side of each of the V views in pixels.
+      place: function from a request and the heights and widths `[b]` of its images to placements,
+        int32 `[b, V, 8]`.
       exif: whether images are turned as EXIF says.
-      seed: of the substitutes of unreadable images; None leaves those out.
-      scaled: whether JPEGs are halved while they are decoded, where all crops stay larger than
-        `size`.
+      seed: seed of the substitutes of unreadable images; None leaves those images out.
+      scaled: whether JPEGs are halved while they are decoded, as often as all crops stay larger
+        than their views.
     """
 
     image_set: ImageSet
-    size: int
-    num_views: int
+    sizes: tuple[int, ...]
     place: Callable[[Request, np.ndarray, np.ndarray], np.ndarray]
     exif: bool
     seed: int | None
@@ -75,7 +67,7 @@ class Plan(NamedTuple):
 def crop(
     plan: Plan,
     requests: Iterator[Request],
-    augmentation: Augmentation | None = None,
+    transform: Transform | None = None,
     *,
     num_threads: int = 0,
     ahead: int = 2,
@@ -83,21 +75,21 @@ def crop(
     """Carries out requests in order, from a thread of its own that ends with the generator.
 
     Args:
-      plan: what to do.
-      requests: all but the last of one size.
-      augmentation: made by `augmentation`.
-      num_threads: that decode, and that crop; 0: as many as TensorFlow finds useful, and one for
-        each core.
-      ahead: requests carried out before they are asked for; 0: none, and no thread.
+      plan: how requests become crops.
+      requests: examples; all requests but the last have one size.
+      transform: applied to each batch, substitutes included, before it is yielded.
+      num_threads: threads that decode and threads that crop; 0 lets TensorFlow choose the former
+        and takes one of the latter per core.
+      ahead: requests carried out before they are asked for; 0 means none, and no thread.
 
     Yields:
-      `view1`, ... uint8 `[b, S, S, 3]` (float32 with an augmentation), `labels`, `ids`, `epochs`
-      int32 `[b]` (`labels` `[b, K]` of a multi-label set).
+      `view1` ... `viewV` uint8 `[b, S_v, S_v, 3]` (what `transform` makes of them), `labels`,
+      `ids`, `epochs` int32 `[b]` (`labels` `[b, K]` of a multi-label set).
 
     Raises:
       UserError: when more than 1 % of the images cannot be read.
     """
-    batches = _crop(plan, requests, augmentation, num_threads, max(ahead, 1))
+    batches = _crop(plan, requests, transform, num_threads, max(ahead, 1))
     return in_background(batches, ahead) if ahead else batches
 
 
@@ -108,7 +100,7 @@ class _Loaded(NamedTuple):
       request: the request.
       labels: of its images.
       pixels: uint8 `[b, H, W, 3]` of a set in memory, or what `crops.decode` takes.
-      placements: int32 `[b, num_views, 8]`, relative to the pixels or to the decoded window.
+      placements: int32 `[b, V, 8]`, relative to the pixels or to the decoded window.
       orientation: how EXIF says to turn the pixels.
       reasons: why an image cannot be read, else nothing.
     """
@@ -173,7 +165,7 @@ def _gather(plan: Plan, request: Request, examples: list[Example]) -> _Loaded:
 def _crop(
     plan: Plan,
     requests: Iterator[Request],
-    augmentation: Augmentation | None,
+    transform: Transform | None,
     num_threads: int,
     ahead: int,
 ) -> Batches:
@@ -195,8 +187,8 @@ def _crop(
         try:
             for request, chunks in patches:
                 batch, kept = _finish(plan, request, chunks, size, croppers, bad)
-                if augmentation:
-                    batch |= augment_batch(augmentation, batch, size, croppers)
+                if transform:
+                    batch |= transform(batch, size, croppers)
                 yield batch if kept.all() else {name: x[kept] for name, x in batch.items()}
         finally:
             patches.close()
@@ -274,23 +266,23 @@ def _finish(
     plan: Plan,
     loaded: _Loaded,
     chunks: Iterator[Iterable[np.ndarray]],
-    size: int,
+    chunk: int,
     pool: concurrent.futures.Executor,
     bad: dict[int, str],
 ) -> tuple[Batch, np.ndarray]:
     """Makes the chunks of one request into a batch, and says which rows it has, bool `[b]`."""
     count = len(loaded.labels)
     kept, labels = np.ones(count, bool), loaded.labels.copy()
-    views = np.zeros((plan.num_views, count, plan.size, plan.size, 3), np.uint8)
+    views = [np.zeros((count, size, size, 3), np.uint8) for size in plan.sizes]
     jobs = []
-    for start in range(0, count, size):
-        rows = range(start, min(start + size, count))
+    for start in range(0, count, chunk):
+        rows = range(start, min(start + chunk, count))
         try:
             patches = next(chunks)
         except decoding_errors():
             _repair(plan, loaded, rows, bad, views, labels, kept)
         else:
-            jobs.append(pool.submit(_place, plan, loaded, rows, patches, views))
+            jobs.append(pool.submit(_place, loaded, rows, patches, views))
     for job in jobs:
         job.result()
     ids, epochs = (x.astype(np.int32) for x in loaded.request)
@@ -299,17 +291,13 @@ def _finish(
 
 
 def _place(
-    plan: Plan,
-    loaded: _Loaded,
-    rows: range,
-    patches: Iterable[np.ndarray],
-    views: np.ndarray,
+    loaded: _Loaded, rows: range, patches: Iterable[np.ndarray], views: list[np.ndarray]
 ) -> None:
-    """Writes the views of some rows, `[num_views, b, S, S, 3]`."""
-    # A chunk may be filled up.
+    """Writes the views of some rows into V arrays `[b, S_v, S_v, 3]`."""
+    # The last chunk of a request may hold more patches than there are rows.
     for i, patch in zip(rows, patches, strict=False):
         for placement, view in zip(loaded.placements[i], views, strict=True):
-            view[i] = crops.place(patch, placement, plan.size, int(loaded.orientation[i]))
+            view[i] = crops.place(patch, placement, view.shape[1], int(loaded.orientation[i]))
 
 
 def _repair(
@@ -317,7 +305,7 @@ def _repair(
     loaded: _Loaded,
     rows: range,
     bad: dict[int, str],
-    views: np.ndarray,
+    views: list[np.ndarray],
     labels: np.ndarray,
     kept: np.ndarray,
 ) -> None:
@@ -338,7 +326,8 @@ def _repair(
             labels[i] = example.label
         kept[i] = made is not None
         if made is not None:
-            views[:, i] = made
+            for view, pixels in zip(views, made, strict=True):
+                view[i] = pixels
 
 
 def _only(loaded: _Loaded, i: int) -> _Loaded:
@@ -355,8 +344,8 @@ def _only(loaded: _Loaded, i: int) -> _Loaded:
     )
 
 
-def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> np.ndarray | None:
-    """Views of one image, number `i`, `[num_views, S, S, 3]`.
+def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> list[np.ndarray] | None:
+    """The V views of image `i`, `[S_v, S_v, 3]` each.
 
     None, and an entry in `bad`, if it cannot be read.
 
@@ -364,12 +353,12 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> np.ndarray
       UserError: when that is so for more than 1 % of the set.
     """
     (reason,) = loaded.reasons
-    views = np.empty((plan.num_views, 1, plan.size, plan.size, 3), np.uint8)
+    views = [np.empty((1, size, size, 3), np.uint8) for size in plan.sizes]
 
     def crop_one() -> None:
         assert isinstance(loaded.pixels, dict)
         patch = crops.decode(*(x[0] for x in loaded.pixels.values())).numpy()
-        _place(plan, loaded, range(1), [patch], views)
+        _place(loaded, range(1), [patch], views)
 
     reason = reason or error_of(crop_one)
     if reason and i not in bad:
@@ -381,4 +370,4 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> np.ndarray
             _logger.warning("%s cannot be read, %s: %s", records.describe(i), what, reason)
         if len(bad) > stored.TOLERATED_SHARE * plan.image_set.size:
             raise too_many(plan.image_set, bad, plan.image_set.size)
-    return None if reason else views[:, 0]
+    return None if reason else [view[0] for view in views]

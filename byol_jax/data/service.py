@@ -13,8 +13,8 @@ import socket
 import threading
 import types
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +22,17 @@ from byol_jax.augment.boxes import box_rule
 from byol_jax.data import background, crops, folder
 from byol_jax.data.images import Files, ImageSet, Records
 from byol_jax.data.tensorflow import import_tensorflow
+from byol_jax.data.views import Stream, View, box_sources, share
 from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
 
-# Seconds: for the dispatcher to answer, and without a batch until that is said and until it ends
-# the run. TensorFlow itself would wait for ever.
-ANSWER, WARNING, PATIENCE = 20, 30, 300
+# Seconds to wait for the dispatcher to answer; TensorFlow itself would try for an hour.
+ANSWER = 20
+# Seconds without a batch before a warning.
+WARNING = 30
+# Seconds without a batch before the run ends; TensorFlow itself would wait for ever.
+PATIENCE = 300
 
 _ADDRESS = re.compile(r"(?:grpc://)?(?P<host>[^\s/:]+|\[[\da-fA-F:]+\]):(?P<port>\d+)")
 # Files that need Pillow first (`images.prepare`), which workers have not.
@@ -42,53 +46,29 @@ _KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 
 
-class Stream(NamedTuple):
-    """Which examples: positions kB + share of the endless stream, for k = start, start + 1, ...
-
-    Attributes:
-      seed: of the order and the crops.
-      batch_size: B.
-      share: this process's part of a batch, int64 `[b]`.
-      start: the first k.
-    """
-
-    seed: int
-    batch_size: int
-    share: np.ndarray
-    start: int
-
-
-class Crops(NamedTuple):
-    """Two random crops of an image, as `pipeline.train_batches` describes them."""
-
-    size: int
-    area_range: tuple[float, float]
-    aspect_range: tuple[float, float]
-    same_crop: bool
-
-
 def batches(
-    address: str, image_set: ImageSet, stream: Stream, crop: Crops, *, ahead: int = 2
+    address: str, image_set: ImageSet, stream: Stream, views: Sequence[View], *, ahead: int = 2
 ) -> background.Batches:
-    """Batches of `pipeline.train_batches`, made elsewhere, without an end.
+    """Batches of `pipeline.train_batches`, made on other machines, without an end.
 
-    A worker's batches are whole ones of the stream, until it leaves out an image that it cannot
-    read; from then on it fills up with images of the next. Each image of an epoch is given to one
-    worker; what a worker that is lost was working on is lost, too.
+    A worker delivers whole batches of the stream until it meets an image that it cannot read. It
+    leaves that image out, and fills this batch and all later ones with the images that follow.
+    Each image of an epoch is given to one worker. If a worker is lost, so are the images it was
+    working on.
 
     Args:
-      address: of the dispatcher, `grpc://HOST:PORT`.
+      address: address of the dispatcher, `grpc://HOST:PORT`.
       image_set: files that the workers find under the same paths.
-      stream: which examples.
-      crop: how they are cut.
-      ahead: batches that wait here.
+      stream: examples of each batch; `stop` is not read.
+      views: how each view is cut; `params` are not read.
+      ahead: batches kept ready on this machine.
 
     Raises:
       UserError: no such address, no dispatcher there, images that no worker could read; and, from
         the iterator, if no batch comes for five minutes.
     """
     host, port = _host_and_port(address)
-    graph = dataset(image_set, stream, crop)
+    graph = dataset(image_set, stream, views)
     identity = _registered(f"grpc://{host}:{port}", graph, (host.strip("[]"), port))
     tf = import_tensorflow()
     service = tf.data.experimental.service
@@ -171,8 +151,8 @@ def _registered(address: str, graph: Any, where: tuple[str, int]) -> Any:
     return answer
 
 
-def dataset(image_set: ImageSet, stream: Stream, crop: Crops) -> Any:
-    """The whole input as one graph, a tf.data.Dataset of batches; in one process, in order.
+def dataset(image_set: ImageSet, stream: Stream, views: Sequence[View]) -> Any:
+    """The whole input as one graph: a tf.data.Dataset of batches, in order if one process runs it.
 
     Raises:
       UserError: the images are not in files that TensorFlow alone can read.
@@ -180,10 +160,10 @@ def dataset(image_set: ImageSet, stream: Stream, crop: Crops) -> Any:
     tf = import_tensorflow()
     files = _files(image_set)
     read = _reader(files, image_set.labels)
-    num_examples = image_set.size
+    num_examples, rows = image_set.size, share(stream)
 
     def order(epoch: Any) -> Any:
-        """`pipeline.epoch_permutation`."""
+        """`views.epoch_permutation`."""
         blocks = tf.range(-(-num_examples // 4), dtype=tf.int64)
         zeros = tf.zeros_like(blocks)
         counters = tf.stack([blocks, zeros + epoch, zeros, zeros], axis=-1)
@@ -197,7 +177,7 @@ def dataset(image_set: ImageSet, stream: Stream, crop: Crops) -> Any:
     @plain  # type: ignore[untyped-decorator]
     def examples(held: Any, step: Any) -> tuple[Any, Any]:
         """Ids and epochs of a step; the orders of its even and its odd epoch are kept."""
-        positions = step * stream.batch_size + stream.share
+        positions = step * stream.batch_size + rows
         epochs, indices = positions // num_examples, positions % num_examples
         first = epochs[0]
         # A batch has no more images than the set: it spans two epochs at most.
@@ -214,8 +194,8 @@ def dataset(image_set: ImageSet, stream: Stream, crop: Crops) -> Any:
     @plain  # type: ignore[untyped-decorator]
     def crop_one(i: Any, epoch: Any) -> dict[str, Any]:
         data, label = read(i)
-        views = _views(data, i, epoch, stream.seed, crop)
-        return {**views, "labels": label, "ids": i, "epochs": epoch}
+        cut = _views(data, i, epoch, stream.seed, views)
+        return {**cut, "labels": label, "ids": i, "epochs": epoch}
 
     options = tf.data.Options()
     options.deterministic = True
@@ -225,7 +205,7 @@ def dataset(image_set: ImageSet, stream: Stream, crop: Crops) -> Any:
         .flat_map(lambda ids, epochs: tf.data.Dataset.from_tensor_slices((ids, epochs)))
         .map(crop_one, num_parallel_calls=tf.data.AUTOTUNE)
         .ignore_errors(log_warning=True)
-        .batch(len(stream.share), drop_remainder=True)
+        .batch(len(rows), drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(options)
     )
@@ -288,31 +268,32 @@ def _reader(files: Files, labels: np.ndarray | None) -> Any:
     return read
 
 
-def _views(data: Any, i: Any, epoch: Any, seed: int, crop: Crops) -> dict[str, Any]:
-    """Both crops of an image: `pipeline.random_placements`, `crops.decode`, `crops.place`."""
+def _views(data: Any, i: Any, epoch: Any, seed: int, views: Sequence[View]) -> dict[str, Any]:
+    """All views of an image: `pipeline.random_placements`, `crops.decode`, `crops.place`."""
     tf = import_tensorflow()
     height, width = _sides(data)
-    counters = [(0, i, epoch, view) for view in ((1, 1) if crop.same_crop else (1, 2))]
+    sources = box_sources(views)
+    counters = [(0, i, epoch, number) for number in sources]
     words = _philox(seed, "crop", tf.cast(tf.stack(counters), tf.int64))
     mantissas = tf.cast(tf.bitwise.right_shift(words, np.uint64(11)), tf.int64)
-    boxes = box_rule(
-        _numpy_names(tf),
-        tf.cast(mantissas, tf.float64) * 2.0**-53,
-        *(tf.cast(height, tf.float64), tf.cast(width, tf.float64)),
-        crop.area_range,
-        crop.aspect_range,
+    uniforms = tf.unstack(tf.cast(mantissas, tf.float64) * 2.0**-53)
+    sides = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
+    library = _numpy_names(tf)
+    ranges = [views[number - 1][1:3] for number in sources]
+    boxes = tf.stack(
+        [box_rule(library, u, *sides, *pair) for u, pair in zip(uniforms, ranges, strict=True)]
     )
     corner = tf.reduce_min(boxes[:, :2], axis=0)
     end = tf.reduce_max(boxes[:, :2] + boxes[:, 2:], axis=0)
     patch = crops.decode(data, tf.concat([corner, end - corner], axis=0))
-    views = {}
-    for number, box in enumerate(tf.unstack(boxes), start=1):
+    made = {}
+    for number, (box, view) in enumerate(zip(tf.unstack(boxes), views, strict=True), start=1):
         y, x = tf.unstack(box[:2] - corner)
         cut = patch[y : y + box[2], x : x + box[3]]
-        resized = tf.image.resize(cut, (crop.size, crop.size), "bicubic")
+        resized = tf.image.resize(cut, (view.size, view.size), "bicubic")
         levels = tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
-        views[f"view{number}"] = tf.ensure_shape(levels, [crop.size, crop.size, 3])
-    return views
+        made[f"view{number}"] = tf.ensure_shape(levels, [view.size, view.size, 3])
+    return made
 
 
 def _sides(data: Any) -> tuple[Any, Any]:
@@ -336,7 +317,10 @@ def _numpy_names(tf: Any) -> Any:
     """What `boxes.box_rule` needs of numpy."""
     return types.SimpleNamespace(
         moveaxis=lambda values, source, _: tf.unstack(values, axis=source),
-        asarray=lambda values, dtype=tf.float64: tf.cast(values, dtype),
+        # Through numpy: of numbers alone TensorFlow makes float32 first.
+        asarray=lambda values, dtype=tf.float64: tf.cast(
+            values if tf.is_tensor(values) else np.asarray(values, np.float64), dtype
+        ),
         log=lambda values: tf.unstack(tf.math.log(values)),
         exp=tf.exp,
         sqrt=tf.sqrt,

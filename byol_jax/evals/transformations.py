@@ -21,6 +21,7 @@ import numpy as np
 from byol_jax import keys, weights
 from byol_jax.augment import byol, compose, simclr
 from byol_jax.data import images, pipeline, sources, stored
+from byol_jax.data.views import Reading, Stream, View
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, features, follow
 from byol_jax.evals.probes import logistic, mlp
@@ -203,17 +204,12 @@ def extract(
     batch_size = max(min(batch_size, size) // devices, 1) * devices
     # Batches do not end where epochs do: what is before and behind is left out again.
     first, count = epochs.start * size // batch_size, len(epochs) * size
+    cropping = source.cropping
     batches = pipeline.train_batches(
         source.image_set,
-        seed=seed,
-        image_size=source.image_size,
-        batch_size=batch_size,
-        num_views=1,
-        start_step=first,
-        num_steps=-(-epochs.stop * size // batch_size),
-        area_range=source.cropping.area_range,
-        aspect_range=source.cropping.aspect_range,
-        exif=source.cropping.exif,
+        Stream(seed, size, batch_size, start=first, stop=-(-epochs.stop * size // batch_size)),
+        [View(source.image_size, cropping.area_range, cropping.aspect_range)],
+        Reading(exif=cropping.exif),
     )
     forward = _forward(network, task, tuple(outputs))
     numbers = jax.tree.map(np.float32, (np.asarray(shares), source.cropping.view))

@@ -12,8 +12,9 @@ from matplotlib import figure
 from byol_jax import keys, train
 from byol_jax.augment import byol, compose
 from byol_jax.data import crops, images, pipeline, stored
+from byol_jax.data.views import examples
 from byol_jax.errors import UserError, require
-from byol_jax.method import check, view_parameters
+from byol_jax.method import check, views_of
 from byol_jax.runtime import processes
 
 # Inches of a cell, and the pixels an inch has at least.
@@ -59,24 +60,27 @@ def draw(
     """
     key = keys.named_key(config.seed, "augment")
     augmented = jax.jit(compose.make_views, static_argnames="view")
+    columns = views_of(config)
     epochs = []
     for epoch in range(draws):
         batch = pipeline.example_views(
             image_set,
             ids,
             np.full_like(ids, epoch),
-            seed=config.seed,
-            image_size=config.image_size,
-            area_range=(config.data.area_min, config.data.area_max),
-            aspect_range=(config.data.aspect_min, config.data.aspect_max),
-            same_crop=config.data.same_crop,
-            exif=config.data.exif,
+            config.seed,
+            columns,
+            config.data.exif,
         )
         views = [
-            augmented(batch[name], batch["ids"], batch["epochs"], key, view=view, params=params)
-            for view, (name, params) in enumerate(
-                zip(("view1", "view2"), view_parameters(config), strict=True), start=1
+            augmented(
+                batch[f"view{view}"],
+                batch["ids"],
+                batch["epochs"],
+                key,
+                view=view,
+                params=column.params,
             )
+            for view, column in enumerate(columns, start=1)
         ]
         epochs.append(np.stack([byol.denormalize(v) for v in views], axis=1))
     pixels = np.clip(np.stack(epochs, axis=2), 0, 1)
@@ -122,7 +126,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         require(value >= 1, f"config.views.{name}={value} must be at least 1")
     image_set = train.load_images(config)
     count = min(config.views.images, image_set.size)
-    ids, _ = pipeline.stream(config.seed, image_set.size, 0, count)
+    ids, _ = examples(config.seed, image_set.size, 0, count)
     pictures = [stored.picture(image_set, i, exif=config.data.exif) for i in ids.tolist()]
     sheet = grid(pictures, draw(image_set, ids, config.views.draws, config))
     _write(sheet, workdir / "views.png")

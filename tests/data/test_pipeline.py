@@ -9,15 +9,21 @@ from byol_jax import keys
 from byol_jax.augment.boxes import random_resized_boxes
 from byol_jax.data import crops, pipeline, tensorflow
 from byol_jax.data.images import ImageSet
+from byol_jax.data.views import Reading, Request, Stream, View, epoch_permutation, examples
 from byol_jax.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 9, 11, 3), dtype=np.uint8)
 SET = ImageSet("twenty", IMAGES, (np.arange(20) % 7 - 1).astype(np.int32), 6)
 
 
-def batches(**settings) -> list[dict[str, np.ndarray]]:
-    defaults = {"seed": 1, "image_size": 6, "batch_size": 8, "num_steps": 7}
-    return list(pipeline.train_batches(SET, **{**defaults, **settings}))
+STREAM = Stream(seed=1, num_examples=20, batch_size=8, stop=7)
+VIEWS = (View(6), View(6))
+
+
+def batches(
+    views: tuple[View, ...] = VIEWS, reading: Reading = Reading(), **changes
+) -> list[dict[str, np.ndarray]]:
+    return list(pipeline.train_batches(SET, STREAM._replace(**changes), views, reading))
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -46,23 +52,23 @@ def test_steps_of_the_paper() -> None:
 
 def test_order_of_an_epoch() -> None:
     expected = keys.permutation(30, "permutation", 11, 3)
-    assert pipeline.epoch_permutation(11, 3, 30).tolist() == expected.tolist()
-    assert pipeline.epoch_permutation(11, 4, 30).tolist() != expected.tolist()
-    assert pipeline.epoch_permutation(12, 3, 30).tolist() != expected.tolist()
+    assert epoch_permutation(11, 3, 30).tolist() == expected.tolist()
+    assert epoch_permutation(11, 4, 30).tolist() != expected.tolist()
+    assert epoch_permutation(12, 3, 30).tolist() != expected.tolist()
     with pytest.raises(ValueError, match="read-only"):  # It is cached: a change would stay.
-        pipeline.epoch_permutation(11, 3, 30)[0] = 0
+        epoch_permutation(11, 3, 30)[0] = 0
 
 
 def test_stream_is_one_permutation_after_the_other() -> None:
-    expected = [(int(i), e) for e in range(4) for i in pipeline.epoch_permutation(5, e, 6)]
+    expected = [(int(i), e) for e in range(4) for i in epoch_permutation(5, e, 6)]
     for start, stop in [(0, 24), (3, 5), (5, 20), (7, 7), (18, 24)]:
-        ids, epochs = pipeline.stream(5, 6, start, stop)
+        ids, epochs = examples(5, 6, start, stop)
         assert ids.dtype == epochs.dtype == np.int64
         assert list(zip(ids.tolist(), epochs.tolist(), strict=True)) == expected[start:stop]
 
 
 def test_batches_follow_the_stream(whole) -> None:
-    ids, epochs = pipeline.stream(1, 20, 0, 56)
+    ids, epochs = examples(1, 20, 0, 56)
     together = joined(whole)
     assert together["ids"].tolist() == ids.tolist()
     assert together["epochs"].tolist() == epochs.tolist()
@@ -92,60 +98,54 @@ def test_arrays_are_cropped_without_tensorflow(monkeypatch) -> None:
 
     monkeypatch.setattr(tensorflow, "import_tensorflow", refuse)
     monkeypatch.setattr(crops, "import_tensorflow", refuse)
-    assert len(batches(num_steps=2)) == 2
+    assert len(batches(stop=2)) == 2
 
 
 def test_ranges_reach_the_crops() -> None:
     """The whole area of square images at aspect 1 is the image itself."""
     square = SET._replace(images=IMAGES[:, :, :9])
-    settings = {"area_range": (1.0, 1.0), "aspect_range": (1.0, 1.0)}
-    (batch,) = pipeline.train_batches(
-        square, seed=0, image_size=9, batch_size=20, num_steps=1, **settings
-    )
+    view = View(9, area_range=(1.0, 1.0), aspect_range=(1.0, 1.0))
+    (batch,) = pipeline.train_batches(square, Stream(0, 20, 20, stop=1), (view, view))
     for view in ("view1", "view2"):
         assert np.array_equal(batch[view], square.images[batch["ids"]])
 
 
 def test_one_crop_for_both_views(whole) -> None:
     """SimCLR Figure 5: the box of the first view; the first view, and runs without it, stay."""
-    ours = batches(same_crop=True)
+    shared = (View(6), View(6, box_of=1))
+    ours = batches(shared)
     for batch, theirs in zip(ours, whole, strict=True):
         assert np.array_equal(batch["view2"], batch["view1"])
         assert_same([batch | {"view2": theirs["view2"]}], [theirs])
-    settings = {"seed": 1, "image_size": 6}
     ids, epochs = (whole[3][name].astype(np.int64) for name in ("ids", "epochs"))
-    assert_same([pipeline.example_views(SET, ids, epochs, same_crop=True, **settings)], [ours[3]])
-    request = pipeline.Request(ids, epochs)
-    sides = np.full(8, 9), np.full(8, 11)
-    placements = pipeline.random_placements(request, *sides, seed=1, size=6)
-    shared = pipeline.random_placements(request, *sides, seed=1, size=6, same_crop=True)
-    assert np.array_equal(shared, placements[:, [0, 0]])
+    assert_same([pipeline.example_views(SET, ids, epochs, 1, shared)], [ours[3]])
+    given = Request(ids, epochs), np.full(8, 9), np.full(8, 11), 1
+    placements = pipeline.random_placements(*given, VIEWS)
+    assert np.array_equal(pipeline.random_placements(*given, shared), placements[:, [0, 0]])
 
 
-@pytest.mark.parametrize("num_threads", [1, 8])
-def test_same_batches_with_any_number_of_threads(whole, num_threads: int) -> None:
-    assert_same(batches(num_threads=num_threads), whole)
+@pytest.mark.parametrize("threads", [1, 8])
+def test_same_batches_with_any_number_of_threads(whole, threads: int) -> None:
+    assert_same(batches(reading=Reading(threads=threads)), whole)
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 20])
 def test_same_batches_however_far_ahead(whole, prefetch: int) -> None:
-    assert_same(batches(prefetch=prefetch), whole)
+    assert_same(batches(reading=Reading(prefetch=prefetch)), whole)
 
 
-@pytest.mark.parametrize("start_step", [1, 3, 6])
-def test_same_batches_when_resumed(whole, start_step: int) -> None:
-    assert_same(batches(start_step=start_step), whole[start_step:])
+@pytest.mark.parametrize("start", [1, 3, 6])
+def test_same_batches_when_resumed(whole, start: int) -> None:
+    assert_same(batches(start=start), whole[start:])
 
 
 def test_nothing_left_to_do() -> None:
-    assert batches(start_step=7) == []
+    assert batches(start=7) == []
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 def test_same_batches_with_any_number_of_processes(whole, process_count: int) -> None:
-    parts = [
-        batches(process_index=index, process_count=process_count) for index in range(process_count)
-    ]
+    parts = [batches(process=(index, process_count)) for index in range(process_count)]
     assert all(len(part[0]["ids"]) == 8 // process_count for part in parts)
     assert_same([joined(list(slices)) for slices in zip(*parts, strict=True)], whole)
 
@@ -154,8 +154,7 @@ def test_same_batches_with_any_number_of_processes(whole, process_count: int) ->
 def test_same_micro_batches_with_any_number_of_processes(whole, process_count: int) -> None:
     """Micro-batches of 4: with two processes, process 1 gets positions 2, 3 and 6, 7."""
     parts = [
-        batches(process_index=index, process_count=process_count, micro_batches=2)
-        for index in range(process_count)
+        batches(process=(index, process_count), micro_batches=2) for index in range(process_count)
     ]
     for step, batch in enumerate(whole):
         for micro in range(2):
@@ -169,7 +168,7 @@ def test_same_micro_batches_with_any_number_of_processes(whole, process_count: i
 
 
 def test_another_batch_size_shows_the_same_views(whole) -> None:
-    ours, theirs = joined(batches(batch_size=14, num_steps=4)), joined(whole)
+    ours, theirs = joined(batches(batch_size=14, stop=4)), joined(whole)
     assert_same([ours], [theirs])
 
 
@@ -182,28 +181,29 @@ def test_another_seed_shows_other_views(whole) -> None:
 
 def test_an_abandoned_iterator_lets_go(whole) -> None:
     for _ in range(3):
-        started = pipeline.train_batches(SET, seed=1, image_size=6, batch_size=8, num_steps=10**6)
+        started = pipeline.train_batches(SET, STREAM._replace(stop=None), VIEWS)
         assert_same([next(started)], whole[:1])
         del started
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changes", "key"),
     [
-        ({"batch_size": 21}, "fewer images than one batch: 20 images, batch_size 21"),
-        ({"batch_size": 0}, "batch_size 0; batch_size must be between 1 and 20"),
-        ({"micro_batches": 3}, "8 cannot be divided into 3 micro-batches for 1 processes"),
-        ({"micro_batches": 0}, "cannot be divided into 0 micro-batches"),
-        ({"micro_batches": 2, "process_count": 8}, "must be a multiple of 16"),
-        ({"area_range": (0.9, 0.1)}, "area range"),
-        ({"aspect_range": (0.0, 1.0)}, "aspect range"),
-        ({"num_threads": -1}, "num_threads is -1"),
-        ({"prefetch": -1}, "prefetch -1"),
+        ({"batch_size": 21}, "batch_size 21"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"micro_batches": 3}, "3 micro-batches"),
+        ({"micro_batches": 0}, "0 micro-batches"),
+        ({"micro_batches": 2, "process": (0, 8)}, "multiple of 16"),
+        ({"views": (View(6), View(6, area_range=(0.9, 0.1)))}, "area range"),
+        ({"views": (View(6), View(6, aspect_range=(0.0, 1.0)))}, "aspect range"),
+        ({"reading": Reading(threads=-1)}, "threads=-1"),
+        ({"reading": Reading(prefetch=-1)}, "prefetch=-1"),
     ],
 )
-def test_mistakes_are_found_before_the_first_batch(settings, message: str) -> None:
-    defaults = {"seed": 1, "image_size": 6, "batch_size": 8, "num_steps": 7}
+def test_mistakes_are_found_before_the_first_batch(changes, key: str) -> None:
+    views, reading = changes.get("views", VIEWS), changes.get("reading", Reading())
+    fields = {name: value for name, value in changes.items() if name in Stream._fields}
     with pytest.raises(UserError) as error:
-        pipeline.train_batches(SET, **{**defaults, **settings})
-    assert message in str(error.value)
+        pipeline.train_batches(SET, STREAM._replace(**fields), views, reading)
+    assert key in str(error.value)
     assert "\n" not in str(error.value)

@@ -15,7 +15,8 @@ from PIL import Image
 import tiny_runs
 from byol_jax import keys
 from byol_jax.augment import compose
-from byol_jax.data import crops, images, pipeline, reader, sources, stored, tensorflow
+from byol_jax.data import crops, images, pipeline, sources, stored, tensorflow
+from byol_jax.data.views import Reading, Request, Stream, View, examples
 from byol_jax.errors import UserError
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
@@ -45,9 +46,18 @@ def stored_set(count: int, damaged: dict[int, bytes | None] | None = None) -> im
     return images.ImageSet("stored", records, labels, 5)
 
 
-def batches(image_set: images.ImageSet, **settings) -> list[dict[str, np.ndarray]]:
-    defaults = {"seed": 1, "image_size": SIZE, "batch_size": 20, "num_steps": 5}
-    return list(pipeline.train_batches(image_set, **{**defaults, **settings}))
+VIEWS = (View(SIZE), View(SIZE))
+
+
+def batches(
+    image_set: images.ImageSet,
+    views: tuple[View, ...] = VIEWS,
+    reading: Reading = Reading(),
+    **changes,
+) -> list[dict[str, np.ndarray]]:
+    settings = {"batch_size": 20, "stop": 5, **changes}
+    stream = Stream(1, image_set.size, **settings)
+    return list(pipeline.train_batches(image_set, stream, views, reading))
 
 
 def assert_same(ours: list[dict[str, np.ndarray]], theirs: list[dict[str, np.ndarray]]) -> None:
@@ -96,7 +106,7 @@ def image_set(request) -> images.ImageSet:
 def test_order_for_any_number_of_shards_and_threads_fresh_and_resumed(image_set) -> None:
     """Batches of 20 out of 44 images: the epoch ends within batches 2 and 4."""
     whole = batches(image_set)
-    ids, epochs = pipeline.stream(1, 44, 0, 100)
+    ids, epochs = examples(1, 44, 0, 100)
     assert np.concatenate([batch["ids"] for batch in whole]).tolist() == ids.tolist()
     assert np.concatenate([batch["epochs"] for batch in whole]).tolist() == epochs.tolist()
     for shards, threads, start in [
@@ -110,10 +120,9 @@ def test_order_for_any_number_of_shards_and_threads_fresh_and_resumed(image_set)
         parts = [
             batches(
                 image_set,
-                start_step=start,
-                process_index=index,
-                process_count=shards,
-                num_threads=threads,
+                reading=Reading(threads=threads),
+                start=start,
+                process=(index, shards),
             )
             for index in range(shards)
         ]
@@ -126,18 +135,18 @@ def test_order_for_any_number_of_shards_and_threads_fresh_and_resumed(image_set)
 
 def test_crops_are_those_of_the_whole_image(image_set) -> None:
     """Read through one window around both boxes, PNG for PNG the same bits."""
-    (batch,) = batches(image_set, num_steps=1)
+    (batch,) = batches(image_set, stop=1)
     for row, i in enumerate(batch["ids"].tolist()):
         image = images.prepare(image_set.images.read(i).data)
         if not image.data.startswith(b"\x89PNG"):
             continue
         whole = stored.picture(image_set, i)
         placements = pipeline.random_placements(
-            reader.Request(np.array([i]), np.array([0])),
+            Request(np.array([i]), np.array([0])),
             np.array([image.height]),
             np.array([image.width]),
-            seed=1,
-            size=SIZE,
+            1,
+            VIEWS,
         )
         for view in (0, 1):
             expected = crops.place(whole, placements[0, view], SIZE)
@@ -156,13 +165,14 @@ def test_views_of_jpegs_are_those_of_the_authors_recipe() -> None:
     labels = np.zeros(6, np.int32)
     records = images.Records(6, lambda i: images.Encoded(data[i], 0), str, lambda: labels)
     image_set = images.ImageSet("jpegs", records, labels, 1)
-    (batch,) = batches(image_set, batch_size=6, num_steps=1, image_size=64)
+    views = (View(64), View(64))
+    (batch,) = batches(image_set, views, batch_size=6, stop=1)
     placements = pipeline.random_placements(
-        reader.Request(batch["ids"], batch["epochs"]),
+        Request(batch["ids"], batch["epochs"]),
         np.full(6, 160),
         120 + 20 * batch["ids"],
-        seed=1,
-        size=64,
+        1,
+        views,
     )
     for row, i in enumerate(batch["ids"]):
         for view in (0, 1):
@@ -179,8 +189,8 @@ def test_example_views_are_those_of_the_run(folder_set) -> None:
             folder_set,
             batch["ids"].astype(np.int64),
             batch["epochs"].astype(np.int64),
-            seed=1,
-            image_size=SIZE,
+            1,
+            VIEWS,
         )
         assert_same([ours], [batch])
 
@@ -232,7 +242,7 @@ def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -
     """One of 100 images is within the tolerated 1 %; the others keep their crops."""
     whole, damaged = stored_set(100), stored_set(100, {42: DAMAGE[kind]})
     expected = batches(whole)
-    parts = [batches(damaged, process_index=i, process_count=shards) for i in range(shards)]
+    parts = [batches(damaged, process=(i, shards)) for i in range(shards)]
     seen = 0
     for step, batch in enumerate(expected):
         ours = {k: np.concatenate([part[step][k] for part in parts]) for k in batch}
@@ -256,7 +266,7 @@ def test_substitutes_that_have_several_classes(warnings_seen) -> None:
         read=lambda i: whole.images.read(i)._replace(label=rows[i]), scan_labels=lambda: rows
     )
     image_set = images.ImageSet("several", records, None, 7, multi_label=True)
-    (batch,) = batches(image_set, batch_size=100, num_steps=1)
+    (batch,) = batches(image_set, batch_size=100, stop=1)
     other = substitute(image_set, 42, 0, {42})
     ids = np.where(batch["ids"] == 42, other, batch["ids"])
     assert batch["labels"].dtype == np.int32 and np.array_equal(batch["labels"], rows[ids])
@@ -277,15 +287,15 @@ def test_the_crop_of_a_substitute_is_drawn_for_the_missing_image() -> None:
         lambda: labels,
     )
     image_set = images.ImageSet("noise", records, labels, 1)
-    (batch,) = batches(image_set, batch_size=100, num_steps=1)
+    (batch,) = batches(image_set, batch_size=100, stop=1)
     other = substitute(image_set, 42, 0, {42})
     whole = pixels[other][: 8 + other % 5]
     placements = pipeline.random_placements(
-        reader.Request(np.array([42]), np.array([0])),
+        Request(np.array([42]), np.array([0])),
         np.array([len(whole)]),
         np.array([12]),
-        seed=1,
-        size=SIZE,
+        1,
+        VIEWS,
     )
     row = batch["ids"].tolist().index(42)
     for view in (0, 1):
@@ -356,15 +366,13 @@ def test_exif_rotation_is_a_switch(exif: bool) -> None:
     expected = np.zeros((8, 8, 3), np.uint8)
     expected[:4] = 255
     assert np.array_equal(batch["images"][0], expected if exif else expected.swapaxes(0, 1))
-    views = pipeline.example_views(
-        image_set, np.array([0]), np.array([3]), seed=1, image_size=SIZE, exif=exif
-    )
+    views = pipeline.example_views(image_set, np.array([0]), np.array([3]), 1, VIEWS, exif)
     placement = pipeline.random_placements(
-        reader.Request(np.array([0]), np.array([3])),
+        Request(np.array([0]), np.array([3])),
         np.array([12 if exif else 8]),
         np.array([8 if exif else 12]),
-        seed=1,
-        size=SIZE,
+        1,
+        VIEWS,
     )[0, 0]
     seen = stored.picture(image_set, 0, exif)
     assert np.array_equal(views["view1"][0], crops.place(seen, placement, SIZE))
@@ -377,7 +385,7 @@ def test_tiny_and_huge_images(shape: tuple[int, int]) -> None:
     labels = np.zeros(3, np.int32)
     records = images.Records(3, lambda i: images.Encoded(data, 0), str, lambda: labels)
     image_set = images.ImageSet("extreme", records, labels, 1)
-    (batch,) = batches(image_set, batch_size=3, num_steps=1)
+    (batch,) = batches(image_set, batch_size=3, stop=1)
     assert (batch["view1"] == 123).all() and (batch["view2"] == 123).all()
     for mode in crops.EVALUATION_MODES:
         (batch,) = pipeline.evaluation_batches(image_set, image_size=8, mode=mode, batch_size=3)
@@ -399,9 +407,9 @@ def test_real_files_that_break_decoders(oddities, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"1 of 15 images .* more than 1%: \S+truncated_jpeg.jpg"):
         stored.check_readable(oddities)
     with pytest.raises(UserError, match=r"truncated_jpeg.jpg"):
-        batches(oddities, batch_size=15, num_steps=1)
+        batches(oddities, batch_size=15, stop=1)
     monkeypatch.setattr(stored, "TOLERATED_SHARE", 0.1)
-    (batch,) = batches(oddities, batch_size=15, num_steps=1)
+    (batch,) = batches(oddities, batch_size=15, stop=1)
     assert sorted(batch["ids"].tolist()) == list(range(15))
     found = pipeline.evaluation_batches(oddities, image_size=8, mode="paper", batch_size=4)
     ids = np.concatenate([b["ids"] for b in found]).tolist()
@@ -447,9 +455,10 @@ def test_host_placement_is_the_device_s() -> None:
         100, lambda i: images.Encoded(b"" if i == 42 else data[i], 0), str, lambda: labels
     )
     image_set = images.ImageSet("noise", records, labels, 1)
-    settings = {"image_size": 24, "batch_size": 50, "num_steps": 2}
+    views = tuple(View(24, params=column) for column in columns())
+    settings = {"views": views, "batch_size": 50, "stop": 2}
     on_device = batches(image_set, **settings)
-    on_host = batches(image_set, **settings, host_views=columns())
+    on_host = batches(image_set, **settings, reading=Reading(on_host=True))
     key = keys.named_key(1, "augment")
     augmented = jax.jit(compose.make_views, static_argnames="view")
     for ours, theirs in zip(on_host, on_device, strict=True):
@@ -483,9 +492,7 @@ def test_an_error_while_reading_reaches_the_training() -> None:
 def test_an_abandoned_run_leaves_no_thread() -> None:
     before = threading.active_count()
     for _ in range(3):
-        started = pipeline.train_batches(
-            stored_set(40), seed=1, image_size=SIZE, batch_size=8, num_steps=10**6
-        )
+        started = pipeline.train_batches(stored_set(40), Stream(1, 40, 8), VIEWS)
         next(started)
         started.close()
     assert threading.active_count() <= before
@@ -519,10 +526,10 @@ def test_scaled_decoding_shows_the_same_crops(monkeypatch) -> None:
         return halved(placements, times)
 
     monkeypatch.setattr(crops, "halved", seen)
-    settings = {"batch_size": 4, "num_steps": 12, "image_size": 20}
+    settings = {"batch_size": 4, "stop": 12, "views": (View(20), View(20))}
     whole = batches(image_set, **settings)
     assert not asked
-    scaled = batches(image_set, **settings, scaled=True)
+    scaled = batches(image_set, **settings, reading=Reading(scaled=True))
     assert asked == {0, 1, 2, 3}
     for ours, theirs in zip(scaled, whole, strict=True):
         assert ours["ids"].tolist() == theirs["ids"].tolist()

@@ -13,6 +13,7 @@ import tiny_runs
 from byol_jax import train
 from byol_jax.augment import simclr
 from byol_jax.data import images, pipeline, sources, stored
+from byol_jax.data.views import Stream, View
 from byol_jax.errors import UserError
 from byol_jax.runtime import checkpoints
 
@@ -26,12 +27,10 @@ def image_set(height=12, width=17, count=10):
 def test_the_stream_is_the_one_of_crops(same_crop):
     """Two processes, two micro-batches, over the end of an epoch."""
     made_up = image_set()
-    shared = {
-        **{"seed": 3, "image_size": 8, "batch_size": 8, "micro_batches": 2, "start_step": 1},
-        **{"num_steps": 4, "process_index": 1, "process_count": 2, "same_crop": same_crop},
-    }
-    boxes = list(pipeline.train_boxes(made_up, **shared))
-    crops = list(pipeline.train_batches(made_up, **shared))
+    stream = Stream(3, 10, batch_size=8, micro_batches=2, start=1, stop=4, process=(1, 2))
+    views = (View(8), View(8, box_of=1 if same_crop else None))
+    boxes = list(pipeline.train_boxes(made_up, stream, views))
+    crops = list(pipeline.train_batches(made_up, stream, views))
     assert len(boxes) == len(crops) == 3
     for ours, theirs in zip(boxes, crops, strict=True):
         assert set(ours) == {"box1", "box2", "labels", "ids", "epochs"}
@@ -57,10 +56,8 @@ def test_a_whole_image_stays_as_it_is():
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_too_small_a_set_is_refused_at_once(prefetch):
-    with pytest.raises(UserError, match="fewer images than one batch: 10 images"):
-        pipeline.train_boxes(
-            image_set(), seed=0, image_size=8, batch_size=11, num_steps=1, prefetch=prefetch
-        )
+    with pytest.raises(UserError, match="batch_size 11"):
+        pipeline.train_boxes(image_set(), Stream(0, 10, 11, stop=1), (View(8),), prefetch)
 
 
 # Records that become arrays.

@@ -19,12 +19,13 @@ from PIL import Image
 
 import tiny_runs
 from byol_jax import keys, train
-from byol_jax.data import images, pipeline, service, sources, tensorflow
+from byol_jax.augment import boxes
+from byol_jax.data import background, images, pipeline, service, sources, tensorflow
+from byol_jax.data.views import Reading, Stream, View, examples
 from byol_jax.errors import UserError
 from byol_jax.runtime import checkpoints
 
 SCRIPT = tiny_runs.ROOT / "launch" / "data_service.py"
-WHOLE = ((0.08, 1.0), (3 / 4, 4 / 3))
 
 spec = importlib.util.spec_from_file_location("data_service", SCRIPT)
 data_service = importlib.util.module_from_spec(spec)
@@ -60,6 +61,11 @@ def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
         np.testing.assert_array_equal(ours[name], values, err_msg=name)
 
 
+def from_service(image_set: images.ImageSet, address: str) -> background.Batches:
+    stream, reading = Stream(0, image_set.size, 4, stop=2), Reading(service=address)
+    return pipeline.train_batches(image_set, stream, (View(8), View(8)), reading)
+
+
 @pytest.mark.parametrize("seed", [0, 1337, 2**31 - 1])
 def test_words_are_those_of_numpy(seed):
     tf = tensorflow.import_tensorflow()
@@ -71,36 +77,20 @@ def test_words_are_those_of_numpy(seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "same_crop", "settings"),
+    ("name", "views", "changes"),
     [
-        ("folder_set", False, {"start_step": 3}),
-        ("tfds_set", True, {"process_index": 1, "process_count": 2, "micro_batches": 2}),
+        ("folder_set", (View(9), View(9)), {"start": 3}),
+        ("tfds_set", (View(9), View(9, box_of=1)), {"process": (1, 2), "micro_batches": 2}),
+        ("folder_set", (View(9), View(9), View(5, (0.05, 0.3), (0.5, 2.0)), View(7)), {}),
     ],
 )
-def test_the_graph_is_the_pipeline(request, name, same_crop, settings):
-    """Each batch bit for bit, over several epochs: of 35 and 40 images, batches of 16."""
+def test_the_graph_is_the_pipeline(request, name, views, changes):
+    """Each batch bit for bit, over several epochs: 35 and 40 images, batches of 16."""
     image_set = request.getfixturevalue(name)
-    start = settings.get("start_step", 0)
-    share = pipeline._share(
-        image_set,
-        16,
-        *(settings.get(k, d) for k, d in (("micro_batches", 1), ("process_index", 0))),
-        settings.get("process_count", 1),
-    )
-    graph = service.dataset(
-        image_set,
-        service.Stream(7, 16, share, start),
-        service.Crops(9, *WHOLE, same_crop),
-    )
-    expected = pipeline.train_batches(
-        image_set,
-        seed=7,
-        image_size=9,
-        batch_size=16,
-        num_steps=start + 8,
-        same_crop=same_crop,
-        **settings,
-    )
+    stream = Stream(7, image_set.size, 16, **changes)
+    graph = service.dataset(image_set, stream, views)
+    stream = stream._replace(stop=stream.start + 8)
+    expected = pipeline.train_batches(image_set, stream, views)
     epochs = []
     for theirs, ours in zip(expected, graph.as_numpy_iterator(), strict=False):
         assert_equal(ours, theirs)
@@ -115,12 +105,21 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path):
     bad.write_bytes(bad.read_bytes()[:100])
     image_set = sources.load(name, "train+valid")
     (number,) = (i for i in range(6) if image_set.images.describe(i) == str(bad))
-    graph = service.dataset(
-        image_set, service.Stream(1, 3, np.arange(3), 0), service.Crops(8, *WHOLE, False)
-    )
+    graph = service.dataset(image_set, Stream(1, 6, 3), (View(8),))
     found = [batch["ids"] for batch, _ in zip(graph.as_numpy_iterator(), range(5), strict=False)]
-    ids, _ = pipeline.stream(1, 6, 0, 18)
+    ids, _ = examples(1, 6, 0, 18)
     assert np.concatenate(found).tolist() == [i for i in ids if i != number][:15]
+
+
+def test_boxes_are_those_of_numpy():
+    """In pictures so large that a ratio rounded to float32 would move every other side."""
+    tf = tensorflow.import_tensorflow()
+    uniforms = np.random.default_rng(0).random((200, 4))
+    sides = np.float64(2**24), np.float64(3**15)
+    expected = boxes.box_rule(np, uniforms, *sides)
+    library = service._numpy_names(tf)
+    rows = [boxes.box_rule(library, row, *sides) for row in tf.unstack(tf.constant(uniforms))]
+    np.testing.assert_array_equal(np.stack(rows), expected)
 
 
 @contextlib.contextmanager
@@ -154,14 +153,15 @@ def servers(count: int) -> Iterator[str]:
 def test_a_dispatcher_and_two_workers(folder, folder_set, tmp_path):
     """What they deliver are batches of the stream, each once; a training takes them."""
     with servers(2) as address:
-        settings = {"seed": 7, "image_size": 9, "batch_size": 16, "start_step": 3}
-        ours = list(pipeline.train_batches(folder_set, **settings, num_steps=23, address=address))
+        stream, views = Stream(7, folder_set.size, 16, start=3, stop=23), (View(9), View(9))
+        reading = Reading(service=address)
+        ours = list(pipeline.train_batches(folder_set, stream, views, reading))
         assert len(ours) == 20
         # Workers are ahead of what is fetched by a few batches for each of their threads.
         theirs = {
             tuple(batch["ids"]): (step, batch)
             for step, batch in enumerate(
-                pipeline.train_batches(folder_set, **settings, num_steps=200), start=3
+                pipeline.train_batches(folder_set, stream._replace(stop=200), views), start=3
             )
         }
         steps = []
@@ -189,9 +189,7 @@ def test_without_workers_the_run_ends(folder_set, monkeypatch, caplog):
     monkeypatch.setattr(service, "PATIENCE", 2)
     servers = tensorflow.import_tensorflow().data.experimental.service
     dispatcher = servers.DispatchServer()
-    batches = pipeline.train_batches(
-        folder_set, seed=0, image_size=8, batch_size=4, num_steps=2, address=dispatcher.target
-    )
+    batches = from_service(folder_set, dispatcher.target)
     with pytest.raises(UserError, match="no batch for 2 s; the same command goes on from the"):
         next(batches)
     assert "do its workers run" in caplog.text
@@ -200,9 +198,7 @@ def test_without_workers_the_run_ends(folder_set, monkeypatch, caplog):
 @pytest.mark.parametrize("address", ["localhost", "http://localhost:1", "localhost:99999"])
 def test_what_is_no_address(folder_set, address):
     with pytest.raises(UserError, match="is no address: it is grpc://HOST:PORT"):
-        pipeline.train_batches(
-            folder_set, seed=0, image_size=8, batch_size=4, num_steps=2, address=address
-        )
+        from_service(folder_set, address)
 
 
 def test_an_address_that_does_not_answer(folder, tmp_path):
@@ -227,14 +223,7 @@ def test_what_answers_is_no_dispatcher(folder_set, monkeypatch):
 
         threading.Thread(target=hang_up, daemon=True).start()
         with pytest.raises(UserError, match="what answers there is no tf"):
-            pipeline.train_batches(
-                folder_set,
-                seed=0,
-                image_size=8,
-                batch_size=4,
-                num_steps=2,
-                address=f"localhost:{server.getsockname()[1]}",
-            )
+            from_service(folder_set, f"localhost:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
 
 
@@ -245,18 +234,18 @@ def picture(form: str) -> bytes:
 
 
 def test_images_that_no_worker_could_read(tmp_path):
-    stream, crop = service.Stream(0, 1, np.arange(1), 0), service.Crops(8, *WHOLE, False)
+    given = Stream(0, 1, 1), (View(8),)
     arrays = tiny_runs.labelled_set([3])
     with pytest.raises(UserError, match="set is in memory, where no other machine reads it"):
-        service.dataset(arrays, stream, crop)
+        service.dataset(arrays, *given)
     data = picture("png")
     records = images.Records(1, lambda i: images.Encoded(data, 0), str, lambda: arrays.labels)
     with pytest.raises(UserError, match="prepare it as tfrecord"):
-        service.dataset(arrays._replace(images=records), stream, crop)
+        service.dataset(arrays._replace(images=records), *given)
     for name in ("a.png", "b.GIF", "c.webp"):
         (tmp_path / name).write_bytes(picture(pathlib.Path(name).suffix[1:].lower()))
     with pytest.raises(UserError, match=r"JPEG and PNG alone; 2 of folder:.* others, .*b\.GIF"):
-        service.dataset(sources.load(f"folder:{tmp_path}", "train+valid+test"), stream, crop)
+        service.dataset(sources.load(f"folder:{tmp_path}", "train+valid+test"), *given)
 
 
 @pytest.mark.parametrize(

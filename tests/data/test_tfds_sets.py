@@ -17,6 +17,7 @@ from PIL import Image
 import tiny_runs
 from byol_jax import train
 from byol_jax.data import images, pipeline, sources, tfds_sets
+from byol_jax.data.views import Stream, View
 from byol_jax.errors import UserError
 
 FORMATS = ("tfrecord", "array_record")
@@ -317,7 +318,7 @@ def test_batches_of_several_classes_an_image(prepared, file_format) -> None:
     batches = list(pipeline.evaluation_batches(image_set, image_size=4, mode="full", batch_size=3))
     assert [batch["labels"].shape for batch in batches] == [(3, 5), (3, 5), (1, 5)]
     assert np.array_equal(np.concatenate([batch["labels"] for batch in batches]), expected)
-    (batch,) = pipeline.train_batches(image_set, seed=0, image_size=4, batch_size=7, num_steps=1)
+    (batch,) = pipeline.train_batches(image_set, Stream(0, 7, 7, stop=1), (View(4),))
     assert np.array_equal(batch["labels"], expected[batch["ids"]])
 
 
@@ -331,7 +332,7 @@ def test_pretraining_leaves_several_classes_out(prepared) -> None:
     assert images.all_labels(image_set).tolist() == [-1] * 7
     theirs = stored(load(prepared, "train+valid", "tiny_several"))
     assert stored(image_set) == [images.Encoded(example.data, -1) for example in theirs]
-    (batch,) = pipeline.train_batches(image_set, seed=0, image_size=4, batch_size=7, num_steps=1)
+    (batch,) = pipeline.train_batches(image_set, Stream(0, 7, 7, stop=1), (View(4),))
     assert batch["labels"].tolist() == [-1] * 7
 
 

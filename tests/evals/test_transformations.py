@@ -13,6 +13,7 @@ from byol_jax import weights
 from byol_jax.augment import byol, compose, simclr
 from byol_jax.augment.compose import AugmentParams
 from byol_jax.data import images, pipeline, sources
+from byol_jax.data.views import View, examples
 from byol_jax.errors import UserError
 from byol_jax.evals import checkpoint, transformations
 from byol_jax.evals.probes import mlp
@@ -173,11 +174,11 @@ def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
         )
 
     found = extract(range(1, 3))
-    ids, epochs = pipeline.stream(5, 11, 11, 33)
+    ids, epochs = examples(5, 11, 11, 33)
     assert sorted(ids[:11]) == sorted(ids[11:]) == list(range(11))
-    crops = pipeline.example_views(
-        image_set, ids, epochs, seed=5, image_size=8, area_range=(0.3, 1.0)
-    )["view1"]
+    crops = pipeline.example_views(image_set, ids, epochs, 5, [View(8, area_range=(0.3, 1.0))])[
+        "view1"
+    ]
     labels = [
         int(float(jax.random.uniform(key_of(5, "transformation/noise", i, e, 1))) >= 0.3)
         for i, e in zip(ids.tolist(), epochs.tolist(), strict=True)

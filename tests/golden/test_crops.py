@@ -6,6 +6,7 @@ import pytest
 import golden_data
 from byol_jax.augment import byol, compose
 from byol_jax.data import bicubic, crops, host_views, images, pipeline, reader
+from byol_jax.data.views import Request, View
 
 SIZE = 224
 # Crops reach the device as uint8: half a grey level beside the golden float.
@@ -85,14 +86,14 @@ def test_random_crops_in_both_placements(placement: str) -> None:
     golden = golden_data.load("crop")
     image_set = crop_records()
 
-    def windows(request: reader.Request, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    def windows(request: Request, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
         boxes = [[golden.arrays[f"{i}/random_window"]] * 2 for i in request.ids]
         return crops.box_placement(np.array(boxes, np.int32), SIZE)
 
-    plan = reader.Plan(image_set, SIZE, 2, windows, exif=False, seed=0)
+    plan = reader.Plan(image_set, (SIZE, SIZE), windows, exif=False, seed=0)
     ids = np.arange(image_set.size)
     on_host = host_views.augmentation(0, (IDENTITY, IDENTITY)) if placement == "host" else None
-    (batch,) = reader.crop(plan, iter([reader.Request(ids, np.zeros_like(ids))]), on_host)
+    (batch,) = reader.crop(plan, iter([Request(ids, np.zeros_like(ids))]), on_host)
     tolerance = golden_data.specifications("crop")[r"\d/random_224_strided"]["tolerance"]
     for view in ("view1", "view2"):
         views = batch[view]
@@ -114,11 +115,11 @@ def test_distribution_of_random_windows() -> None:
         height, width = map(int, size.split("x"))
         ids = np.arange(count)
         placements = pipeline.random_placements(
-            reader.Request(ids, np.zeros_like(ids)),
+            Request(ids, np.zeros_like(ids)),
             np.full(count, height),
             np.full(count, width),
-            seed=0,
-            size=SIZE,
+            0,
+            (View(SIZE),),
         )
         y, x, h, w = placements[:, 0, :4].astype(np.float64).T
         free_y, free_x = height - h, width - w

@@ -8,6 +8,7 @@ import tiny_runs
 from byol_jax import jobs, train
 from byol_jax.augment import byol, compose
 from byol_jax.data import pipeline
+from byol_jax.data.views import View
 from byol_jax.errors import UserError
 from byol_jax.jobs import pictures
 from experiments import operations
@@ -34,7 +35,7 @@ def test_views_are_the_crops_of_the_run_where_nothing_is_augmented(dataset) -> N
     assert ours.shape == (3, 2, 2, 8, 8, 3) and ours.dtype == np.uint8
     for epoch in (0, 1):
         crops = pipeline.example_views(
-            image_set, ids, np.full(3, epoch), seed=config.seed, image_size=8
+            image_set, ids, np.full(3, epoch), config.seed, (View(8), View(8))
         )
         assert np.array_equal(ours[:, 0, epoch], crops["view1"])
         assert np.array_equal(ours[:, 1, epoch], crops["view2"])
@@ -47,7 +48,7 @@ def test_each_row_of_views_has_its_own_column_of_table_6(dataset) -> None:
     image_set = train.load_images(config)
     ids = np.array([1, 2, 9])
     ours = pictures.draw(image_set, ids, 1, config)
-    crops = pipeline.example_views(image_set, ids, np.zeros(3, int), seed=1337, image_size=8)
+    crops = pipeline.example_views(image_set, ids, np.zeros(3, int), 1337, (View(8), View(8)))
     luma = np.asarray(byol.to_grayscale(crops["view1"] / 255.0))
     assert np.abs(ours[:, 0, 0] - 255 * luma).max() <= 0.5 + 1e-3
     inverted = np.where(crops["view2"] < 127.5, crops["view2"], 255 - crops["view2"])
@@ -55,11 +56,11 @@ def test_each_row_of_views_has_its_own_column_of_table_6(dataset) -> None:
 
 
 def test_the_grid_shows_image_then_t_then_t_prime() -> None:
-    pictures = [np.full((4, 6, 3), 10, np.uint8), None]
+    whole = [np.full((4, 6, 3), 10, np.uint8), None]
     shown = np.zeros((2, 2, 3, 5, 5, 3), np.uint8) + np.arange(12, dtype=np.uint8).reshape(
         2, 2, 3, 1, 1, 1
     )
-    sheet = pictures.grid(pictures, shown)
+    sheet = pictures.grid(whole, shown)
     axes = np.reshape(sheet.axes, (2, 7))
     assert [axis.get_title() for axis in axes[0]] == ["image", *["T"] * 3, *["T'"] * 3]
     first = [int(axis.images[0].get_array().max()) for axis in axes[0]]

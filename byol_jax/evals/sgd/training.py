@@ -15,6 +15,7 @@ import numpy as np
 
 from byol_jax.augment import compose
 from byol_jax.data import images, pipeline
+from byol_jax.data.views import Reading, Stream, View
 from byol_jax.errors import Diverged, Stopped, UserError, require
 from byol_jax.evals import features
 from byol_jax.evals.sgd import classifiers
@@ -236,19 +237,16 @@ def fit(
         return host
     batches = pipeline.train_batches(
         train_set,
-        seed=recipe.seed,
-        image_size=recipe.image_size,
-        batch_size=recipe.batch_size,
-        num_views=1,
-        start_step=start,
-        num_steps=end,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        area_range=recipe.area_range,
-        aspect_range=recipe.aspect_range,
-        exif=recipe.exif,
-        num_threads=recipe.threads,
-        prefetch=recipe.prefetch,
+        Stream(
+            recipe.seed,
+            train_set.size,
+            recipe.batch_size,
+            start=start,
+            stop=end,
+            process=(jax.process_index(), jax.process_count()),
+        ),
+        [View(recipe.image_size, recipe.area_range, recipe.aspect_range)],
+        Reading(exif=recipe.exif, threads=recipe.threads, prefetch=recipe.prefetch),
     )
     classes = host.heads["w"].shape[-1]
     step = _mapped_step(network, recipe.augmentation)
