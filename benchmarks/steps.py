@@ -17,10 +17,11 @@ from byol_jax.data.views import Stream, View
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, init_network, siamese
+from byol_jax.program import Hyperparameters, TrainState, init_state
 from byol_jax.runtime import spmd
 
 TABLE_6 = (compose.AugmentParams(), compose.AugmentParams(blur=0.1, solarize=0.2))
-HPARAMS = update.Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
+HPARAMS = Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
 HIDDEN, OUTPUT, CLASSES = 512, 64, 10
 
 # Waits for its own results.
@@ -140,7 +141,7 @@ def ours(problem: Problem, precision: str = "float32", resident: bool = False) -
     rest: tuple[Any, ...] = spmd.replicate((np.int32(0), HPARAMS))
     if resident:
         rest += (spmd.replicate(random_images(problem.batch_size, problem.source)),)
-    state = spmd.replicate(jax.device_get(update.init(0, network, problem.size)))
+    state = spmd.replicate(jax.device_get(init_state(0, network, problem.size)))
     batch = boxes_batch(problem) if resident else crops_batch(problem)
     return Ours(_compile(step, state, spmd.shard(batch), *rest), [state], rest)
 
@@ -149,9 +150,7 @@ def plain(problem: Problem) -> Ours:
     """One jit on one device, nothing donated, float32 views from the host, no augmentation."""
     network = siamese(problem.spec()._replace(bn_axis=None))
 
-    def step(
-        state: update.TrainState, batch: update.Batch
-    ) -> tuple[update.TrainState, update.Logs]:
+    def step(state: TrainState, batch: update.Batch) -> tuple[TrainState, update.Logs]:
         return update.step(
             state,
             jax.tree.map(lambda x: x[None], batch),
@@ -161,7 +160,7 @@ def plain(problem: Problem) -> Ours:
             network=network,
         )
 
-    state = update.init(0, network, problem.size)
+    state = init_state(0, network, problem.size)
     return Ours(_compile(jax.jit(step), state, plain_batch(problem)), [state], ())
 
 

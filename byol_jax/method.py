@@ -1,22 +1,39 @@
-"""The dials of a pre-training config: from its keys to `update.Method` and `Hyperparameters`."""
+"""From a pre-training config to its program, its numbers and its views, and what contradicts what.
+
+Methods are points on dials. An objective of this package is a row of `OBJECTIVES`; one from outside
+of it is named `module:function` in `config.objective.name`.
+"""
 
 import functools
+import importlib
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from byol_jax import update
 from byol_jax.augment import compose
+from byol_jax.checks import (
+    PROBABILITY,
+    SEED,
+    Rule,
+    above,
+    at_least,
+    check_keys,
+    nearest,
+    one_of,
+    within,
+)
 from byol_jax.data import crops, pipeline
 from byol_jax.data.views import View
-from byol_jax.errors import require
+from byol_jax.errors import UserError, require
 from byol_jax.networks import siamese
 from byol_jax.objectives import byol, info_nce, simclr
 from byol_jax.objectives.base import Objective
 from byol_jax.objectives.normalize import NORMALIZATIONS
 from byol_jax.optim import groups, schedules
+from byol_jax.program import TARGETS, Hyperparameters, Method, Passes
 from byol_jax.runtime import spmd
 
 _logger = logging.getLogger(__name__)
@@ -27,176 +44,236 @@ PLACEMENTS = ("device", "host")
 TAU_SCHEDULES = ("cosine", "constant")
 
 
-class ObjectiveKeys(NamedTuple):
-    """An objective, and which keys of `config.objective` are its own.
+def two_views(count: int) -> Passes:
+    """BYOL's passes: each of two views by itself, online and target."""
+    del count
+    return Passes()
+
+
+class Entry(NamedTuple):
+    """An objective, and the dials that come with it.
 
     Attributes:
-      make: its constructor.
-      numbers: traced.
-      switches: part of the program.
+      make: its constructor. Of its keywords, floats are traced, `axis` is the mapped axis, and all
+        others are part of the program.
+      passes: the passes of so and so many views.
+      target_update: one of `program.TARGET_UPDATES`.
       has_negatives: whether it compares an image with others.
     """
 
     make: Callable[..., Objective]
-    numbers: tuple[str, ...]
-    switches: tuple[str, ...]
+    passes: Callable[[int], Passes] = two_views
+    target_update: str = "after"
     has_negatives: bool = True
 
 
-OBJECTIVES: Mapping[str, ObjectiveKeys] = {
-    "byol": ObjectiveKeys(byol.byol, (), ("normalization",), has_negatives=False),
-    "info_nce": ObjectiveKeys(info_nce.info_nce, ("temperature", "beta"), ("l2",)),
-    "nt_xent": ObjectiveKeys(simclr.nt_xent, ("temperature",), ("l2",)),
-    "nt_logistic": ObjectiveKeys(simclr.nt_logistic, ("temperature",), ("l2", "semi_hard")),
-    "margin_triplet": ObjectiveKeys(simclr.margin_triplet, ("margin",), ("l2", "semi_hard")),
+OBJECTIVES: Mapping[str, Entry] = {
+    "byol": Entry(byol.byol, has_negatives=False),
+    "info_nce": Entry(info_nce.info_nce),
+    "nt_xent": Entry(simclr.nt_xent),
+    "nt_logistic": Entry(simclr.nt_logistic),
+    "margin_triplet": Entry(simclr.margin_triplet),
+}
+
+_RULES: Mapping[str, Rule] = {
+    "image_size": at_least(1),
+    "batch_size": at_least(1),
+    "log_every": at_least(1),
+    "checkpoint_every": at_least(1),
+    "num_steps": at_least(1),
+    "stop_at": at_least(1),
+    "num_epochs": above(0),
+    "profile.steps": at_least(0),
+    "profile.first": at_least(2)._replace(words="2 or more: the first step compiles"),
+    "seed": SEED,
+    "precision": one_of(siamese.PRECISIONS),
+    "target": one_of(TARGETS),
+    "target_init": one_of(("paper", "released")),
+    "tau_base": within(0, 1),
+    "tau_schedule": one_of(TAU_SCHEDULES),
+    "data.eval_crop": one_of(crops.EVALUATION_MODES),
+    "augment.placement": one_of(PLACEMENTS),
+    "augment.small.count": at_least(0),
+    "augment.small.size": at_least(1),
+    "objective.byol.normalization": one_of(NORMALIZATIONS),
+    "objective.info_nce.temperature": above(0),
+    "objective.info_nce.beta": within(0, 1)._replace(words="from 0 to 1 (BYOL Eq. 5)"),
+    "objective.nt_xent.temperature": above(0),
+    "objective.nt_logistic.temperature": above(0),
+    "objective.margin_triplet.margin": at_least(0),
+    "optimizer.name": one_of(groups.OPTIMIZERS),
+    "optimizer.rate_scaling": one_of(schedules.RATE_SCALINGS),
+    "optimizer.projector_rate": at_least(0),
+    "optimizer.predictor_rate": at_least(0),
+    "optimizer.weight_decay": at_least(0),
 }
 
 
 def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses, before anything is computed, what no run could use.
 
+    Warns of dials that are known to collapse.
+
     Args:
       config: of a pre-training run.
-      devices: how many it will have; by default those that there are.
+      devices: number of devices of the run; by default those that there are.
 
     Raises:
-      UserError: naming the key, its value and what would be right.
+      UserError: names the key, its value and what would be right.
     """
-    for name in ("image_size", "batch_size", "log_every", "checkpoint_every"):
-        require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
-    require(config.profile.steps >= 0, f"config.profile.steps={config.profile.steps} is below 0")
+    check_keys(config, _RULES)
+    columns = [name for name in ("view1", "view2", "small") if name in config.augment]
+    for column in columns:
+        where = f"config.augment.{column}"
+        check_keys(config.augment[column], dict.fromkeys(compose.PROBABILITIES, PROBABILITY), where)
+        low, high = (config.augment[column][f"blur_sigma_{end}"] for end in ("min", "max"))
+        require(
+            0 < low <= high,
+            f"{where}: blur_sigma_min={low} must be above 0 and at most blur_sigma_max={high}",
+        )
+    spmd.check_batch(config.batch_size, config.accumulate, devices)
+    _check_input(config)
+    entry = entry_of(config)
+    _check_objective(config, entry)
+    _check_optimizer(config)
+    _warn_of_collapse(config)
+
+
+def _check_input(config: ml_collections.ConfigDict) -> None:
+    """Refuses ways of reading images that contradict each other."""
+    on_host = config.augment.placement == "host"
     require(
-        config.profile.first >= 2,
-        f"config.profile.first={config.profile.first} must be at least 2: the first step compiles",
-    )
-    for name in ("num_steps", "stop_at"):
-        value = config[name]
-        require(value is None or value >= 1, f"config.{name}={value} must be at least 1")
-    require(config.num_epochs > 0, f"config.num_epochs={config.num_epochs} must be above 0")
-    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
-    require(
-        config.precision in siamese.PRECISIONS,
-        f"config.precision={config.precision!r} must be one of: {', '.join(siamese.PRECISIONS)}",
-    )
-    require(
-        config.target_init in ("paper", "released"),
-        f"config.target_init={config.target_init!r} must be paper or released",
-    )
-    require(0 <= config.tau_base <= 1, f"config.tau_base={config.tau_base} must be in [0, 1]")
-    require(
-        config.data.eval_crop in crops.EVALUATION_MODES,
-        f"config.data.eval_crop={config.data.eval_crop!r} must be one of: "
-        f"{', '.join(crops.EVALUATION_MODES)}",
-    )
-    require(
-        config.augment.placement in PLACEMENTS,
-        f"config.augment.placement={config.augment.placement!r} must be one of: "
-        f"{', '.join(PLACEMENTS)}",
-    )
-    require(
-        not (config.data.resident and config.augment.placement == "host"),
+        not (config.data.resident and on_host),
         "config.data.resident keeps the images on the device, where config.augment.placement=host "
         "cannot reach them: leave out one of the two",
     )
     require(
         not (config.data.resident and config.data.scaled_decoding),
-        "config.data.resident keeps whole images, which config.data.scaled_decoding would make "
-        "smaller for some crops: leave out one of the two",
+        "config.data.resident keeps whole images, and config.data.scaled_decoding would make some "
+        "of them smaller: leave out one of the two",
     )
     for given, key in (
         (config.data.resident, "data.resident"),
         (config.data.cache, "data.cache"),
         (config.data.exif, "data.exif"),
         (config.data.scaled_decoding, "data.scaled_decoding"),
-        (config.augment.placement == "host", "augment.placement=host"),
+        (on_host, "augment.placement=host"),
     ):
         require(
             not (config.data.service and given),
-            f"config.data.service makes the crops elsewhere, without config.{key}: leave out one "
-            "of the two",
+            f"config.data.service makes the crops on other machines, without config.{key}: leave "
+            "out one of the two",
         )
-    for view in ("view1", "view2"):
-        column = config.augment[view]
-        for name in compose.PROBABILITIES:
-            require(
-                0 <= column[name] <= 1,
-                f"config.augment.{view}.{name}={column[name]} is a probability: from 0 to 1",
-            )
+
+
+def _check_objective(config: ml_collections.ConfigDict, entry: Entry) -> None:
+    name, micro_batch = config.objective.name, config.batch_size // config.accumulate
+    if name == "margin_triplet":
         require(
-            0 < column.blur_sigma_min <= column.blur_sigma_max,
-            f"config.augment.{view}: blur_sigma_min={column.blur_sigma_min} must be above 0 "
-            f"and at most blur_sigma_max={column.blur_sigma_max}",
-        )
-    spmd.check_batch(config.batch_size, config.accumulate, devices)
-    _check_dials(config)
-
-
-def _check_dials(config: ml_collections.ConfigDict) -> None:
-    """Refuses dials that contradict each other, and warns of those that are known to collapse.
-
-    Raises:
-      UserError: naming the keys, and the table that shows it.
-    """
-    objective, optimizer = config.objective, config.optimizer
-    target, predictor = config.target, config.network.predictor.kind
-    for name, value, known in (
-        ("objective.name", objective.name, OBJECTIVES),
-        ("objective.normalization", objective.normalization, NORMALIZATIONS),
-        ("target", target, update.TARGETS),
-        ("tau_schedule", config.tau_schedule, TAU_SCHEDULES),
-        ("optimizer.name", optimizer.name, groups.OPTIMIZERS),
-        ("optimizer.rate_scaling", optimizer.rate_scaling, schedules.RATE_SCALINGS),
-    ):
-        require(value in known, f"config.{name}={value!r} must be one of: {', '.join(known)}")
-    for name in ("projector_rate", "predictor_rate", "weight_decay"):
-        require(
-            optimizer[name] >= 0, f"config.optimizer.{name}={optimizer[name]} must be 0 or more"
+            not (config.objective[name].semi_hard and config.objective[name].margin == 0),
+            "config.objective.margin_triplet.margin=0 leaves no negative for "
+            "config.objective.margin_triplet.semi_hard: give a margin above 0 (SimCLR App. B.10 "
+            "tries 0.4, 0.8, 1.6)",
         )
     require(
-        objective.temperature > 0,
-        f"config.objective.temperature={objective.temperature} must be above 0",
-    )
-    require(
-        0 <= objective.beta <= 1,
-        f"config.objective.beta={objective.beta} must be in [0, 1] (BYOL Eq. 5)",
-    )
-    require(objective.margin >= 0, f"config.objective.margin={objective.margin} must be 0 or more")
-    require(
-        not (objective.name == "margin_triplet" and objective.semi_hard and objective.margin == 0),
-        "config.objective.margin=0 leaves no negative for config.objective.semi_hard: give a "
-        "margin above 0 (SimCLR App. B.10 tries 0.4, 0.8, 1.6)",
-    )
-    micro_batch = config.batch_size // config.accumulate
-    require(
-        micro_batch > 1 or not OBJECTIVES[objective.name].has_negatives,
-        f"config.objective.name={objective.name} needs negatives, other images of the same "
-        f"micro-batch, and {micro_batch} is its size: raise config.batch_size, or lower "
-        "config.accumulate (SimCLR Figure 9, BYOL Table 16)",
+        micro_batch > 1 or not entry.has_negatives,
+        f"config.objective.name={name} needs negatives, other images of the same micro-batch, and "
+        f"{micro_batch} is its size: raise config.batch_size, or lower config.accumulate (SimCLR "
+        "Figure 9, BYOL Table 16)",
     )
     size = config.network.projector.output_size
     require(
-        predictor != "optimal_linear" or micro_batch >= size,
+        config.network.predictor.kind != "optimal_linear" or micro_batch >= size,
         f"config.network.predictor.kind=optimal_linear fits {size} x {size} numbers to the "
-        f"{micro_batch} images of a micro-batch, which more images must determine: lower "
+        f"{micro_batch} images of a micro-batch, and more images must determine them: lower "
         "config.network.projector.output_size (BYOL App. J.2 has 16 for 4096 images)",
     )
-    rate = peak_learning_rate(config)
+    count = config.augment.small.count
+    passes = entry.passes(2 + count)
+    used = {view for group in (*passes.online, *passes.target) for view in group}
+    require(
+        used >= set(range(1, 3 + count)),
+        f"config.augment.small.count={count}: config.objective.name={name} has no use for views "
+        "beside T and T': give 0",
+    )
+
+
+def _check_optimizer(config: ml_collections.ConfigDict) -> None:
+    optimizer, rate = config.optimizer, peak_learning_rate(config)
     require(
         optimizer.name != "adam" or rate <= _LARGEST_ADAM,
         f"config.optimizer.name=adam at a rate of {rate:g}: Adam moves every weight by about the "
-        f"rate an update, LARS by {optimizer.trust_coefficient:g} of it relative to its norm "
+        f"rate per update, LARS by {optimizer.trust_coefficient:g} of it relative to its norm "
         "(BYOL App. A); give config.optimizer.base_learning_rate=1e-3 and "
         "config.optimizer.rate_scaling=none, or less",
     )
-    without_negatives = objective.name == "byol" or (
-        objective.name == "info_nce" and objective.beta == 0
+
+
+def _warn_of_collapse(config: ml_collections.ConfigDict) -> None:
+    name = config.objective.name
+    without_negatives = name == "byol" or (
+        name == "info_nce" and config.objective.info_nce.beta == 0
     )
-    if without_negatives and predictor == "none":
+    if without_negatives and config.network.predictor.kind == "none":
         _logger.warning("no predictor and no negatives: this collapses (BYOL Table 5b, beta 0)")
-    elif without_negatives and target == "online":
+    elif without_negatives and config.target == "online":
         _logger.warning(
             "gradients through the target and no negatives: this collapses (BYOL Table 5b, beta 0)"
         )
+
+
+def entry_of(config: ml_collections.ConfigDict) -> Entry:
+    """The objective that a config names.
+
+    Only pre-training asks for it: a module from outside is never imported because a checkpoint
+    names it.
+
+    Raises:
+      UserError: there is no such objective, its module cannot be imported, or it does not take a
+        keyword that the config has for it.
+    """
+    name: str = config.objective.name
+    if name in OBJECTIVES:
+        entry, section = OBJECTIVES[name], name
+    elif ":" in name:
+        entry, section = _from_outside(name), "own"
+    else:
+        raise UserError(
+            f"config.objective.name={name!r} must be one of: {', '.join(OBJECTIVES)}; or "
+            f"module:function, an objective of your own{nearest(name, OBJECTIVES)}"
+        )
+    allowed = [key for key in inspect.signature(entry.make).parameters if key != "axis"]
+    for key in config.objective[section]:
+        require(
+            key in allowed,
+            f"config.objective.{section}.{key} is no keyword of config.objective.name={name}, "
+            f"whose keywords are: {', '.join(allowed) or 'none'}{nearest(key, allowed)}",
+        )
+    return entry
+
+
+@functools.lru_cache(maxsize=8)
+def _from_outside(name: str) -> Entry:
+    module, _, function = name.partition(":")
+    key = f"config.objective.name={name}"
+    try:
+        value: Any = getattr(importlib.import_module(module), function, None)
+    except Exception as error:  # whatever the user's module raises
+        reason = " ".join(str(error).split()) or "no message"
+        raise UserError(
+            f"{key}: importing {module} failed with {type(error).__name__}: {reason}"
+        ) from error
+    require(
+        isinstance(value, Entry) or callable(value),
+        f"{key}: {module} has no function {function!r}; it must make an objective (docs/adding.md)",
+    )
+    return value if isinstance(value, Entry) else Entry(value, has_negatives=False)
+
+
+def _keywords(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What the config has for the constructor of its objective."""
+    name = config.objective.name
+    return config.objective[name if name in OBJECTIVES else "own"].to_dict()
 
 
 def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
@@ -210,70 +287,77 @@ def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
     )
 
 
-def method_of(config: ml_collections.ConfigDict) -> update.Method:
+def method_of(config: ml_collections.ConfigDict) -> Method:
     """The dials of a config that change the program; the same object for the same dials."""
-    switches = OBJECTIVES[config.objective.name].switches
+    switches = {k: v for k, v in _keywords(config).items() if not isinstance(v, float)}
     return _method(
-        config.objective.name,
-        tuple((name, config.objective[name]) for name in switches),
+        entry_of(config),
+        tuple(sorted(switches.items())),
         config.target,
         config.network.predictor.kind == "optimal_linear",
         config.optimizer.name,
+        2 + config.augment.small.count,
     )
 
 
 @functools.lru_cache(maxsize=16)
 def _method(
-    objective: str,
+    entry: Entry,
     switches: tuple[tuple[str, Any], ...],
     target: str,
     optimal_predictor: bool,
     optimizer: str,
-) -> update.Method:
-    make = functools.partial(OBJECTIVES[objective].make, axis=spmd.AXIS, **dict(switches))
-    return update.Method(make, target, optimal_predictor, optimizer)
-
-
-def view_parameters(
-    config: ml_collections.ConfigDict,
-) -> tuple[compose.AugmentParams, compose.AugmentParams]:
-    """T and T': the columns of Table 6."""
-    return compose.from_config(config.augment.view1), compose.from_config(config.augment.view2)
+    num_views: int,
+) -> Method:
+    keywords = dict(switches)
+    if "axis" in inspect.signature(entry.make).parameters:
+        keywords["axis"] = spmd.AXIS
+    return Method(
+        objective=functools.partial(entry.make, **keywords),
+        target=target,
+        target_update=entry.target_update,
+        optimal_predictor=optimal_predictor,
+        passes=entry.passes(num_views),
+        groups=groups.everywhere(groups.Group(optimizer)),
+    )
 
 
 def views_of(config: ml_collections.ConfigDict) -> tuple[View, ...]:
-    """The two views of an image, cut as `config.data` says and augmented by T and T'."""
-    data = config.data
-    cut = (
-        config.image_size,
-        (data.area_min, data.area_max),
-        (data.aspect_min, data.aspect_max),
-    )
-    view1, view2 = view_parameters(config)
-    return View(*cut, view1), View(*cut, view2, box_of=1 if data.same_crop else None)
+    """T and T', cut as `config.data` says, and the small views behind them."""
+    data, small = config.data, config.augment.small
+    aspect_range = (data.aspect_min, data.aspect_max)
+    cut = (config.image_size, (data.area_min, data.area_max), aspect_range)
+    view1, view2 = (compose.from_config(config.augment[name]) for name in ("view1", "view2"))
+    views = (View(*cut, view1), View(*cut, view2, box_of=1 if data.same_crop else None))
+    if not small.count:
+        return views
+    column = {k: v for k, v in small.items() if k not in ("count", "size", "area_min", "area_max")}
+    area_range = (small.area_min, small.area_max)
+    params = compose.from_config(column)
+    return (*views, *[View(small.size, area_range, aspect_range, params)] * small.count)
 
 
 def hyperparameters(
     config: ml_collections.ConfigDict, num_examples: int, total_steps: int
-) -> update.Hyperparameters:
+) -> Hyperparameters:
     """The traced numbers of a run of `total_steps` on `num_examples` images."""
     optimizer = config.optimizer
-    view1, view2 = view_parameters(config)
-    warmup_steps = pipeline.steps_for(optimizer.warmup_epochs, num_examples, config.batch_size)
-    return update.Hyperparameters(
+    numbers = groups.Numbers(
         peak_learning_rate=peak_learning_rate(config),
-        warmup_steps=warmup_steps,
+        warmup_steps=pipeline.steps_for(optimizer.warmup_epochs, num_examples, config.batch_size),
         total_steps=total_steps,
         weight_decay=optimizer.weight_decay,
         trust_coefficient=optimizer.trust_coefficient,
         momentum=optimizer.momentum,
+    )
+    return Hyperparameters(
+        groups=groups.everywhere(numbers)._replace(
+            projector=numbers._replace(factor=optimizer.projector_rate),
+            predictor=numbers._replace(factor=optimizer.predictor_rate),
+        ),
+        total_steps=total_steps,
         tau_base=config.tau_base,
-        view1=view1,
-        view2=view2,
+        views=tuple(view.params for view in views_of(config)),
         tau_end=config.tau_base if config.tau_schedule == "constant" else 1.0,
-        projector_rate=optimizer.projector_rate,
-        predictor_rate=optimizer.predictor_rate,
-        objective={
-            name: config.objective[name] for name in OBJECTIVES[config.objective.name].numbers
-        },
+        objective={k: v for k, v in _keywords(config).items() if isinstance(v, float)},
     )

@@ -4,54 +4,50 @@ import contextlib
 import functools
 import logging
 import pathlib
-import signal
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import haiku as hk
 import jax
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
 
-from byol_jax import update, weights
+from byol_jax import loop, refresh, update, weights
 from byol_jax.data import background, images, pipeline, sources, stored
 from byol_jax.data.views import Reading, Stream
-from byol_jax.errors import Diverged, Stopped, require
+from byol_jax.errors import require
 from byol_jax.evals import evaluate, follow
 from byol_jax.method import check, hyperparameters, method_of, views_of
 from byol_jax.networks import siamese
-from byol_jax.runtime import checkpoints, interrupts, metrics, processes, profiler, spmd
+from byol_jax.program import Program, TrainState, init_state
+from byol_jax.runtime import checkpoints, metrics, processes, profiler, spmd
 
 _logger = logging.getLogger(__name__)
 
 
-def network_of(config: ml_collections.ConfigDict, num_classes: int) -> hk.TransformedWithState:
-    """The network of a config, with a probe for so many classes."""
-    return siamese.siamese(
-        siamese.make_spec(config.network.to_dict(), num_classes, spmd.AXIS, config.precision)
-    )
+def program_of(config: ml_collections.ConfigDict, num_classes: int) -> Program:
+    """What a config compiles, with a probe for `num_classes` classes."""
+    spec = siamese.make_spec(config.network.to_dict(), num_classes, spmd.AXIS, config.precision)
+    return Program(siamese.siamese(spec), method_of(config), spmd.AXIS)
+
+
+def sizes_of(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Side of each view in pixels."""
+    return tuple(view.size for view in views_of(config))
 
 
 @functools.lru_cache(maxsize=2)
 def mapped_step(
-    network: hk.TransformedWithState,
-    method: update.Method,
-    image_size: int | None = None,
+    program: Program,
+    sizes: tuple[int, ...] | None = None,
     devices: tuple[jax.Device, ...] | None = None,
 ) -> Any:
-    """One compiled step for all runs of a method: their numbers are traced.
+    """One compiled step for all runs of a program: their numbers are traced.
 
     It takes a state, which it uses up, a batch, the seed and the hyperparameters, each with a
-    leading device axis, and is for the devices that there are if no others are named. With an
-    `image_size` it takes resident images, too.
+    leading device axis, and is for the devices that there are if no others are named. With the
+    `sizes` of the views it takes resident images, too.
     """
-    step = functools.partial(
-        update.train_step,
-        network=network,
-        method=method,
-        axis=spmd.AXIS,
-        image_size=image_size,
-    )
+    step = functools.partial(update.train_step, program=program, sizes=sizes or ())
     return spmd.pmap(step, donate_argnums=(0,), devices=devices)
 
 
@@ -114,59 +110,122 @@ def _batches(
     return pipeline.train_batches(train_set, stream, views_of(config), reading)
 
 
-def _restore(directory: pathlib.Path, state: update.TrainState) -> tuple[update.TrainState, int]:
-    """The newest state in the workdir and its step, or the given state and 0."""
-    found = checkpoints.steps(directory)
-    if not found:
-        return state, 0
-    flat, _ = checkpoints.read(directory, found[-1])
-    state = checkpoints.fill(state, flat, f"checkpoint {directory / str(found[-1])}")
-    return state, found[-1]
+class _Run(NamedTuple):
+    """A run, before anything of it is on a device.
 
-
-def _save(
-    manager: ocp.CheckpointManager | None, state: update.TrainState, record: dict[str, Any]
-) -> update.TrainState:
-    """Starts saving the device state; returns its host copy.
-
-    Waits for the step that made it, and so for that step's verdict on itself. What is
-    saved is the last good state, which a resumed run may continue.
+    Attributes:
+      config: the resolved config.
+      workdir: folder of the run's outputs.
+      train_set: images to train on.
+      data: what the run evaluates itself on, or None.
+      program: what is compiled.
+      total_steps: updates of the whole run.
+      span: which of them are done now.
     """
-    host = spmd.to_host(state)
-    good = host._replace(finite=np.ones((), bool))
-    checkpoints.save(manager, int(host.step), good, record)
-    return host
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    train_set: images.ImageSet
+    data: evaluate.Data | None
+    program: Program
+    total_steps: int
+    span: loop.Span
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is saved beside the arrays."""
+        return {
+            "config": self.config.to_dict(),
+            "num_classes": self.train_set.num_classes,
+            "total_steps": self.total_steps,
+        }
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Folder of the steps."""
+        return self.workdir / "checkpoints"
 
 
-def _weights(host: update.TrainState, record: dict[str, Any]) -> weights.Weights:
-    return weights.Weights(
-        config=record["config"],
-        num_classes=record["num_classes"],
-        step=int(host.step),
-        online_params=host.online_params,
-        online_state=host.online_state,
-        target_params=host.target_params,
-        target_state=host.target_state,
-        total_steps=record["total_steps"],
+def _evaluation_data(config: ml_collections.ConfigDict) -> evaluate.Data | None:
+    """What a run evaluates itself on, at its end or now and then.
+
+    Raises:
+      UserError: it cannot be read, or kNN is asked for where an image has several classes.
+    """
+    evaluation = config.evaluation
+    if not (evaluation.at_end or evaluation.knn_every):
+        return None
+    data = evaluate.load(
+        config.dataset,
+        image_size=config.image_size,
+        eval_crop=config.data.eval_crop,
+        fit_split=evaluation.fit_split,
+        score_split=evaluation.score_split,
+        data_dir=config.data_dir,
+        exif=config.data.exif,
+        batch_size=evaluation.batch_size,
+    )
+    require(
+        not (evaluation.knn_every and data.fit.multi_label),
+        f"config.evaluation.knn_every={evaluation.knn_every}: {config.dataset} has several "
+        "classes per image, and kNN takes one; give 0",
+    )
+    return data
+
+
+def _plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Run:
+    """Everything about a run that can be known, and refused, before it starts."""
+    check(config)
+    train_set = load_images(config)
+    if config.data.resident:
+        train_set = _in_memory(train_set, config)
+    total_steps = config.num_steps or pipeline.steps_for(
+        config.num_epochs, train_set.size, config.batch_size
+    )
+    start = max(checkpoints.steps(workdir / "checkpoints"), default=0)
+    end = min(config.stop_at or total_steps, total_steps)
+    return _Run(
+        config=config,
+        workdir=workdir,
+        train_set=train_set,
+        data=_evaluation_data(config),
+        program=program_of(config, train_set.num_classes),
+        total_steps=total_steps,
+        span=loop.Span(start, max(start, end), config.log_every, config.checkpoint_every),
     )
 
 
-class _Display(NamedTuple):
-    """Where the first process shows and writes its numbers."""
+def _state(run: _Run) -> TrainState:
+    """Host arrays of the state that a run starts from.
 
-    writer: metrics.Writer
-    progress: metrics.Progress
+    Without a checkpoint the state is drawn. With one, only its shapes are computed.
 
-    def show(self, done: int, logs: dict[str, jax.Array], batch_size: int) -> bool:
-        """Fetches and writes the logs of update number `done`; returns whether it was finite."""
-        values = {name: float(value) for name, value in spmd.to_host(logs).items()}
-        finite = bool(values.pop("finite"))
-        self.writer.write(done, "train", values)
-        self.progress.advance(
-            done * batch_size,
-            f"step {done} loss {values['loss']:.3f} std {values['projection_std']:.2f}",
-        )
-        return finite
+    Raises:
+      UserError: the newest checkpoint is damaged, or of another architecture.
+    """
+    config, start = run.config, run.span.start
+    arguments = (config.seed, run.program, sizes_of(config), run.train_set.size, config.target_init)
+    if not start:
+        drawn: TrainState = jax.device_get(init_state(*arguments))
+        return drawn
+    flat, _ = weights.upgrade(*checkpoints.read(run.checkpoints, start))
+    shapes = jax.eval_shape(lambda: init_state(*arguments))
+    state: TrainState = checkpoints.fill(shapes, flat, f"checkpoint {run.checkpoints / str(start)}")
+    return state
+
+
+def _trained(run: _Run, state: TrainState) -> weights.Weights:
+    """The networks of a state on the devices, as evaluations take them."""
+    online = spmd.to_host((state.online_params, state.online_state))
+    target = spmd.to_host((state.target_params, state.target_state))
+    return weights.Weights(
+        run.record["config"],
+        run.train_set.num_classes,
+        int(spmd.to_host(state.step)),
+        *online,
+        *target,
+        run.total_steps,
+    )
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -177,133 +236,109 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       Diverged: when a number is not finite; the last good state is saved.
       Stopped: after SIGINT or SIGTERM, with the state saved.
     """
-    check(config)
-    train_set = load_images(config)
-    resident = None
-    if config.data.resident:
-        train_set = _in_memory(train_set, config)
-        resident = train_set.images
-    num_examples = train_set.size
-    evaluation = config.evaluation.to_dict()
-    data = None
-    if evaluation["at_end"] or evaluation["knn_every"]:
-        data = evaluate.load(
-            config.dataset,
-            image_size=config.image_size,
-            eval_crop=config.data.eval_crop,
-            fit_split=evaluation["fit_split"],
-            score_split=evaluation["score_split"],
-            data_dir=config.data_dir,
-            exif=config.data.exif,
-            batch_size=evaluation["batch_size"],
-        )
-        require(
-            not (evaluation["knn_every"] and data.fit.multi_label),
-            f"config.evaluation.knn_every={evaluation['knn_every']}: {config.dataset} has several "
-            "classes an image, kNN knows one; give 0",
-        )
-    total_steps = config.num_steps or pipeline.steps_for(
-        config.num_epochs, num_examples, config.batch_size
-    )
-    end = min(config.stop_at or total_steps, total_steps)
-
-    network = network_of(config, train_set.num_classes)
-    method = method_of(config)
-    initial = update.init(config.seed, network, config.image_size, method, config.target_init)
-    directory = workdir / "checkpoints"
-    host, start = _restore(directory, jax.device_get(initial))
+    run = _plan(config, workdir)
+    span, num_examples = run.span, run.train_set.size
     processes.require_same(
-        {"the newest checkpoint in --workdir": start, "images in config.dataset": num_examples}
+        {"the newest checkpoint in --workdir": span.start, "images in config.dataset": num_examples}
     )
-    batches = _batches(config, train_set, start, max(start, end))
+    host = _state(run)
+    batches = _batches(config, run.train_set, span.start, span.end)
 
-    # Whatever the user has in the workdir is as it was up to this line.
-    is_first = processes.is_first_process()
-    record = {
-        "config": config.to_dict(),
-        "num_classes": train_set.num_classes,
-        "total_steps": total_steps,
-    }
-    if is_first:
+    # What the user has in the workdir was not touched up to this line.
+    if processes.is_first_process():
         workdir.mkdir(parents=True, exist_ok=True)
-        metrics.write_json(workdir / "config.json", record["config"])
+        metrics.write_json(workdir / "config.json", config.to_dict())
     _logger.info(
         "recipe: %s; steps %d to %d of %d; %d images, batch %d on %d device(s)",
         config.recipe,
-        start,
-        end,
-        total_steps,
+        span.start,
+        span.end,
+        run.total_steps,
         num_examples,
         config.batch_size,
         jax.device_count(),
     )
-
-    train_step = mapped_step(network, method, None if resident is None else config.image_size)
     state = spmd.replicate(host)
-    kept = () if resident is None else (spmd.replicate(resident),)
-    seed = spmd.replicate(np.int32(config.seed))
-    hparams = spmd.replicate(hyperparameters(config, num_examples, total_steps))
+    del host  # a copy of it is on each device
+    state = _train(run, state, batches)
+    _evaluate(run, state)
 
-    with contextlib.ExitStack() as stack:
-        signal_number = stack.enter_context(interrupts.signals())
-        stack.enter_context(contextlib.closing(batches))
-        manager = checkpoints.saver(directory, config.keep_checkpoints or None)
-        stack.callback(checkpoints.close, manager)
-        display = None
-        if is_first:
-            writer = stack.enter_context(contextlib.closing(metrics.Writer(workdir, start)))
-            progress = metrics.Progress(total_steps * config.batch_size, "pretrain")
-            display = _Display(writer, stack.enter_context(contextlib.closing(progress)))
-            _logger.info("compiling the update step")
 
-        profile = stack.enter_context(
-            profiler.traced(workdir / "profile", start + config.profile.first, config.profile.steps)
+def _train(run: _Run, state: TrainState, batches: background.Batches) -> TrainState:
+    """Runs the loop, with whatever it shows and writes."""
+    config, span = run.config, run.span
+    resident = config.data.resident
+    step = mapped_step(run.program, sizes_of(config) if resident else None)
+    shared = spmd.replicate(
+        (
+            np.int32(config.seed),
+            hyperparameters(config, run.train_set.size, run.total_steps),
+            *([run.train_set.images] if resident else []),
         )
-        done, finite, stopping, late = start, True, False, None
-        limit = spmd.limit_ahead()
-        for batch in spmd.prefetch(batches, config.accumulate, config.data.prefetch):
-            with jax.profiler.StepTraceAnnotation("step", step_num=done + 1):
-                state, logs = train_step(state, batch, seed, hparams, *kept)
-            limit(logs)
-            done += 1
-            profile(done, logs)
-            # Logs are fetched one step late, while the next step is already running.
-            if display and late:
-                finite = display.show(*late, config.batch_size)
-            is_logged = done % config.log_every == 0 or done in (start + 1, end)
-            late = (done, logs) if is_logged else None
-            if jax.process_count() == 1 or is_logged:
-                stopping = processes.any_process(bool(signal_number()) or not finite)
-            if stopping:
-                break
-            if done % config.checkpoint_every == 0 and done < end:
-                finite = bool(_save(manager, state, record).finite)
-            if display and data and evaluation["knn_every"] and done % evaluation["knn_every"] == 0:
-                online = _weights(spmd.to_host(state), record)
-                display.writer.write(done, "test", evaluate.monitor(online, data, evaluation))
-        if display and late:
-            display.show(*late, config.batch_size)
-        if done > start:
-            host = _save(manager, state, record)
-            checkpoints.finish(manager)
-            processes.wait_for_all()
-        saved = directory / str(host.step)
-        if not host.finite:
-            raise Diverged(
-                f"a loss or an update of step {int(host.step) + 1} is not finite: the state "
-                f"before it is saved in {saved}; lower config.optimizer.base_learning_rate, "
-                "or look at the images of that batch"
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(batches))
+        saver = checkpoints.saver(run.checkpoints, config.keep_checkpoints or None)
+        stack.callback(checkpoints.close, saver)
+        writer = progress = None
+        if processes.is_first_process():
+            writer = stack.enter_context(
+                contextlib.closing(metrics.Writer(run.workdir, span.start))
             )
-        if signal_number() or (stopping and finite):
-            name = signal.Signals(signal_number() or signal.SIGTERM).name
-            raise Stopped(
-                signal_number() or signal.SIGTERM,
-                f"stopped by {name}: saved in {saved}; the same command goes on from there",
-            )
+            progress = metrics.Progress(run.total_steps * config.batch_size, "pretrain")
+            stack.enter_context(contextlib.closing(progress))
+            _logger.info("compiling the update step")
+        first = span.start + config.profile.first
+        traced = stack.enter_context(
+            profiler.traced(run.workdir / "profile", first, config.profile.steps)
+        )
 
-    if end < total_steps:
-        _logger.info("ended at config.stop_at=%d, saved in %s", end, saved)
+        def show(done: int, logs: Mapping[str, np.ndarray]) -> None:
+            assert writer and progress
+            values = {name: float(value) for name, value in logs.items()}
+            writer.write(done, "train", values)
+            message = f"step {done} loss {values['loss']:.3f} std {values['projection_std']:.2f}"
+            progress.advance(done * config.batch_size, message)
+
+        def monitor(done: int, state: TrainState) -> None:
+            every = config.evaluation.knn_every
+            if writer and run.data and every and done % every == 0:
+                values = evaluate.monitor(
+                    _trained(run, state), run.data, config.evaluation.to_dict()
+                )
+                writer.write(done, "test", values)
+
+        return loop.run(
+            lambda state, batch: step(state, batch, *shared),
+            state,
+            spmd.prefetch(batches, config.accumulate, config.data.prefetch),
+            span,
+            saving=loop.Saving(
+                saver,
+                run.record,
+                str(run.checkpoints),
+                "lower config.optimizer.base_learning_rate, or look at the images of that batch",
+            ),
+            show=show if writer else None,
+            due=loop.Due(
+                before=refresh.when_due(config, run.program, run.train_set),
+                after=monitor,
+                traced=traced,
+            ),
+        )
+
+
+def _evaluate(run: _Run, state: TrainState) -> None:
+    """Evaluates a run that is at its end, if it is to."""
+    evaluation, data = run.config.evaluation.to_dict(), run.data
+    if run.span.end < run.total_steps:
+        _logger.info(
+            "ended at config.stop_at=%d, saved in %s",
+            run.span.end,
+            run.checkpoints / str(run.span.end),
+        )
     elif evaluation["at_end"] and data and data.fit.size > evaluate.LARGEST:
         _logger.info("not evaluated on %d images: experiments/evaluate.py does", data.fit.size)
-    elif evaluation["at_end"] and data and is_first:
-        follow.report(evaluate.evaluate(_weights(host, record), data, evaluation), workdir)
+    elif evaluation["at_end"] and data and processes.is_first_process():
+        trained = _trained(run, state)
+        follow.report(evaluate.evaluate(trained, data, evaluation), run.workdir)

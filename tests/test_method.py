@@ -15,11 +15,12 @@ from byol_jax import update
 from byol_jax.augment import compose
 from byol_jax.networks import heads
 from byol_jax.objectives import byol, info_nce, simclr
+from byol_jax.program import Hyperparameters, Method, init_state
 from byol_jax.runtime import spmd
 
 SIZE, BATCH = 4, 8
 VIEWS = ("view1", "view2")
-HPARAMS = update.Hyperparameters(
+HPARAMS = Hyperparameters(
     peak_learning_rate=1.0,
     warmup_steps=0,
     total_steps=10,
@@ -116,7 +117,7 @@ def network_of(name, axis=None):
 
 def method_of(name, axis=None):
     target, predictor, _, objective, _, _ = DIALS[name]
-    return update.Method(
+    return Method(
         functools.partial(objective, axis=axis), target, predictor == "optimal_linear", "sgd"
     )
 
@@ -146,7 +147,7 @@ def step_of(name, axis=None):
 
 @functools.cache
 def initial(name):
-    return update.init(0, network_of(name), SIZE, method_of(name), "released")
+    return init_state(0, network_of(name), SIZE, method_of(name), "released")
 
 
 def gradient(name):

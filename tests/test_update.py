@@ -57,7 +57,7 @@ def single_step():
 
 @functools.cache
 def initial_state(target_init):
-    return update.init(0, siamese(SPEC), 8, target_init=target_init)
+    return update.init_state(0, siamese(SPEC), 8, target_init=target_init)
 
 
 def make_state(target_init="released"):

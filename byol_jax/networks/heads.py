@@ -1,47 +1,81 @@
 """Projector g and predictor q: the MLPs of BYOL App. A, G.1 and pseudo-code J.2."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 
+# What stands behind the last linear layer of a head: nothing (BYOL App. A); BatchNorm; BatchNorm
+# without offset (SimCLR's code); BatchNorm without scale and offset (SimSiam's code).
+OUTPUT_NORMS = ("none", "full", "scale", "plain")
+
+
+class HeadSpec(NamedTuple):
+    """A head: BYOL App. A's by default.
+
+    Attributes:
+      depth: number of linear layers of an `mlp` (Table 14a).
+      hidden_size: width of its hidden layers.
+      output_size: D, of a projector (Table 14b); a predictor keeps that of its input.
+      kind: `mlp`, `linear` (one layer whatever the depth), `none` (hands its input on, Table 5b,
+        SimCLR Figure 8) or, of a predictor, `optimal_linear` (App. J.2).
+      hidden_norm: whether BatchNorm follows each hidden layer (MoCo's head has none).
+      output_norm: one of `OUTPUT_NORMS`.
+    """
+
+    depth: int = 2
+    hidden_size: int = 4096
+    output_size: int = 256
+    kind: str = "mlp"
+    hidden_norm: bool = True
+    output_norm: str = "none"
+
 
 class MLP(hk.Module):
-    """Linear, BatchNorm, ReLU for each hidden layer, then a bare linear layer.
+    """Linear, BatchNorm, ReLU for each hidden layer, then a linear layer.
 
-    A depth of 1 is a linear map (BYOL Table 14a); the output is never normalised.
+    A depth of 1 is a linear map (BYOL Table 14a). Axes between the first and the last are kept, so
+    that a dense head is the same MLP at each position, a 1x1 convolution.
 
     Args:
-      depth: number of linear layers, at least 1.
-      hidden_size: width of the hidden layers (4096 in the paper).
-      output_size: D (256 in the paper).
+      spec: depth, sizes and norms.
+      output_size: D.
       final_bias: whether the last linear layer has a bias: yes in pseudo-code J.2,
-        no in the released code and its checkpoints (docs/deviations.md, 1). Hidden
-        layers have one.
+        no in the released code and its checkpoints (docs/deviations.md, 1), and never where an
+        offset or a mean of BatchNorm follows. Hidden layers have one.
       bn_config: keyword arguments of every `hk.BatchNorm`.
     """
 
     def __init__(
         self,
         name: str,
-        depth: int,
-        hidden_size: int,
+        spec: HeadSpec,
         output_size: int,
         final_bias: bool,
         bn_config: Mapping[str, Any],
     ):
         super().__init__(name=name)
-        self.hidden_sizes = (hidden_size,) * (depth - 1)
+        depth = 1 if spec.kind == "linear" else spec.depth
+        self.hidden_sizes = (spec.hidden_size,) * (depth - 1)
+        self.hidden_norm, self.output_norm = spec.hidden_norm, spec.output_norm
         self.output_size = output_size
-        self.final_bias = final_bias
+        self.final_bias = final_bias and spec.output_norm == "none"
         self.bn_config = dict(bn_config)
 
     def __call__(self, inputs: jax.Array, is_training: bool) -> jax.Array:
-        """Maps `[B, C]` to `[B, D]`."""
+        """Maps `[B, ..., C]` to `[B, ..., D]`."""
         out = inputs
         for size in self.hidden_sizes:
             out = hk.Linear(size)(out)
-            out = hk.BatchNorm(name="batch_norm", **self.bn_config)(out, is_training)
+            if self.hidden_norm:
+                out = hk.BatchNorm(name="batch_norm", **self.bn_config)(out, is_training)
             out = jax.nn.relu(out)
-        return hk.Linear(self.output_size, with_bias=self.final_bias)(out)
+        out = hk.Linear(self.output_size, with_bias=self.final_bias)(out)
+        if self.output_norm == "none":
+            return out
+        parts = {
+            "create_scale": self.output_norm in ("full", "scale"),
+            "create_offset": self.output_norm == "full",
+        }
+        return hk.BatchNorm(name="output_norm", **(self.bn_config | parts))(out, is_training)

@@ -41,6 +41,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 STEMS = ("imagenet", "small")
 STEM_CHANNELS = 64
 GROUP_STRIDES = (1, 2, 2, 2)
+# The feature map that the representation is the mean of.
+LAST_MAP = "group_3"
 
 
 def architecture(depth: str | int) -> Architecture:
@@ -83,6 +85,7 @@ class Block(hk.Module):
         bn_config: Mapping[str, Any],
         last_bn_scale: float,
         name: str,
+        dilation: int = 1,
     ):
         super().__init__(name=name)
         inner = channels // 4 if bottleneck else channels
@@ -105,7 +108,12 @@ class Block(hk.Module):
             self.layers.append(
                 (
                     hk.Conv2D(
-                        outputs, kernel, stride=conv_stride, with_bias=False, name=f"conv_{i}"
+                        outputs,
+                        kernel,
+                        stride=conv_stride,
+                        rate=dilation if kernel > 1 else 1,
+                        with_bias=False,
+                        name=f"conv_{i}",
                     ),
                     hk.BatchNorm(name=f"batchnorm_{i}", scale_init=scale, **bn_config),
                 )
@@ -137,6 +145,7 @@ class BlockGroup(hk.Module):
         last_bn_scale: float,
         remat: bool,
         name: str,
+        dilation: int = 1,
     ):
         super().__init__(name=name)
         self.remat = remat
@@ -149,6 +158,7 @@ class BlockGroup(hk.Module):
                 bn_config=bn_config,
                 last_bn_scale=last_bn_scale,
                 name=f"block_{i}",
+                dilation=dilation,
             )
             for i in range(num_blocks)
         ]
@@ -174,6 +184,8 @@ class ResNet(hk.Module):
       last_bn_scale: initial scale of the last BatchNorm of a bottleneck: 1 in the
         paper's runs, 0 in the released code (docs/deviations.md, 4).
       remat: keeps what goes into each block for the gradient, and computes the rest again.
+      dilation: of every 3x3 convolution of the last group, whose stride is then 1 (BYOL App. E.4
+        has 2); 1 leaves stride 2. No parameter changes its name or shape.
     """
 
     def __init__(
@@ -184,6 +196,7 @@ class ResNet(hk.Module):
         bn_config: Mapping[str, Any] | None = None,
         last_bn_scale: float = 1.0,
         remat: bool = False,
+        dilation: int = 1,
     ):
         arch = architecture(depth)
         super().__init__(name=arch.name)
@@ -206,12 +219,13 @@ class ResNet(hk.Module):
             BlockGroup(
                 channels=scaled(arch.channels[i], width),
                 num_blocks=arch.blocks[i],
-                stride=GROUP_STRIDES[i],
+                stride=1 if i == 3 and dilation > 1 else GROUP_STRIDES[i],
                 bottleneck=arch.bottleneck,
                 bn_config=bn_config,
                 last_bn_scale=last_bn_scale,
                 remat=remat,
                 name=f"block_group_{i}",
+                dilation=dilation if i == 3 else 1,
             )
             for i in range(4)
         ]

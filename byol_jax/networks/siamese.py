@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import jmp
 
-from byol_jax import keys
+from byol_jax import checks, keys
 from byol_jax.errors import require
 from byol_jax.networks import heads, resnet
+from byol_jax.networks.heads import HeadSpec
 
 Outputs = dict[str, jax.Array]
 
@@ -21,23 +22,8 @@ PRECISIONS = ("float32", "bfloat16")
 PROJECTORS = ("mlp", "linear", "none")
 # The optimal one is no module: `update` computes it from each batch (BYOL App. J.2).
 PREDICTORS = ("mlp", "linear", "optimal_linear", "none")
-
-
-class HeadSpec(NamedTuple):
-    """A head: BYOL App. A's by default.
-
-    Attributes:
-      depth: number of linear layers of an `mlp` (Table 14a).
-      hidden_size: width of its hidden layers.
-      output_size: D, of a projector (Table 14b); a predictor keeps that of its input.
-      kind: one of `PROJECTORS` or `PREDICTORS`; `linear` has one layer whatever the depth,
-        and `none` hands its input on (Table 5b, SimCLR Figure 8).
-    """
-
-    depth: int = 2
-    hidden_size: int = 4096
-    output_size: int = 256
-    kind: str = "mlp"
+# Names of the modules beside f: g, q, the dense head and the probe.
+HEADS = ("projector", "predictor", "dense", "classifier")
 
 
 class NetworkSpec(NamedTuple):
@@ -60,6 +46,9 @@ class NetworkSpec(NamedTuple):
       precision: `float32`, or `bfloat16` for convolutions, matrix products and what is
         between them; parameters, BatchNorm with its statistics, the probe and all outputs
         stay float32.
+      dense: a head on each position of the last feature map, or None (Lecture, DenseCL). It is part
+        of the network, since the target averages it too.
+      dilation: of the last group of f; see `resnet.ResNet`.
     """
 
     depth: str = "50"
@@ -76,6 +65,8 @@ class NetworkSpec(NamedTuple):
     init_scale: float = 1.0
     remat: bool = False
     precision: str = "float32"
+    dense: HeadSpec | None = None
+    dilation: int = 1
 
 
 def make_spec(
@@ -92,32 +83,7 @@ def make_spec(
     values = dict(network)
     projector = HeadSpec(**values.pop("projector"))
     predictor = HeadSpec(output_size=projector.output_size, **values.pop("predictor"))
-    for knob in ("head_bias", "last_bn_scale"):
-        require(
-            values[knob] in ("paper", "released"),
-            f"network.{knob}={values[knob]!r} must be paper or released",
-        )
-    resnet.architecture(values["depth"])
-    resnet.scaled(1, values["width"])
-    require(
-        values["stem"] in resnet.STEMS,
-        f"network.stem={values['stem']!r} is unknown: choose one of {', '.join(resnet.STEMS)}",
-    )
-    for name, head, kinds in (
-        ("projector", projector, PROJECTORS),
-        ("predictor", predictor, PREDICTORS),
-    ):
-        require(
-            min(head.depth, head.hidden_size, head.output_size) >= 1,
-            f"network.{name} needs a depth of 1 (linear) or more and sizes of at least 1",
-        )
-        require(
-            head.kind in kinds,
-            f"network.{name}.kind={head.kind!r} must be one of: {', '.join(kinds)}",
-        )
-    scale = values.get("init_scale", 1.0)
-    require(scale > 0, f"network.init_scale={scale} must be above 0")
-    return NetworkSpec(
+    spec = NetworkSpec(
         projector=projector,
         predictor=predictor,
         num_classes=num_classes,
@@ -125,6 +91,35 @@ def make_spec(
         precision=precision,
         **values,
     )
+    resnet.architecture(spec.depth)
+    resnet.scaled(1, spec.width)
+    sections = {"projector": projector._asdict(), "predictor": predictor._asdict()}
+    checks.check_keys({**spec._asdict(), **sections}, _RULES, "network")
+    checks.check_keys({"precision": precision}, {"precision": checks.one_of(PRECISIONS)})
+    for name, head in (("projector", projector), ("predictor", predictor)):
+        require(
+            head.output_norm == "none" or head.kind in ("mlp", "linear"),
+            f"network.{name}.output_norm={head.output_norm} normalises the output of a head, and "
+            f"network.{name}.kind={head.kind} has none: give none",
+        )
+    return spec
+
+
+_RULES = {
+    "stem": checks.one_of(resnet.STEMS),
+    "head_bias": checks.one_of(("paper", "released")),
+    "last_bn_scale": checks.one_of(("paper", "released")),
+    "init_scale": checks.above(0),
+    "projector.kind": checks.one_of(PROJECTORS),
+    "projector.depth": checks.at_least(1),
+    "projector.hidden_size": checks.at_least(1),
+    "projector.output_size": checks.at_least(1),
+    "projector.output_norm": checks.one_of(heads.OUTPUT_NORMS),
+    "predictor.kind": checks.one_of(PREDICTORS),
+    "predictor.depth": checks.at_least(1),
+    "predictor.hidden_size": checks.at_least(1),
+    "predictor.output_norm": checks.one_of(heads.OUTPUT_NORMS),
+}
 
 
 # Both are cached, as JAX compiles anew for another function object of the same spec.
@@ -136,9 +131,14 @@ def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
 
     `apply(params, state, None, images [B, H, W, 3], is_training)` returns the named
     outputs and the next BatchNorm state. The outputs are `embedding` y `[B, C]`,
-    `projection` z `[B, D]`, `prediction` q(z) `[B, D]`, the probe's `logits`
-    `[B, num_classes]`, and `feature_map/NAME` `[B, h, w, c]`, of which XLA computes
-    only those that are used. Without a predictor, and with the optimal one, `prediction` is z.
+    `projection` z `[B, D]`, `prediction` q(z) `[B, D]`, with a dense head `dense` `[B, h, w, D]`,
+    the probe's `logits` `[B, num_classes]`, and `feature_map/NAME` `[B, h, w, c]`, of which XLA
+    computes only those that are used. Without a predictor, and with the optimal one, `prediction`
+    is z.
+
+    With a tuple of such images, perhaps of several sizes, it returns a tuple of outputs: f passes
+    them one after the other, and g and q pass all of them at once, so that their BatchNorm
+    statistics are those of all. Only the first has `logits`.
 
     The probe reads the embedding behind a stop-gradient, so that no label reaches
     the encoder (docs/deviations.md, 6).
@@ -237,35 +237,56 @@ def _encoder(spec: NetworkSpec) -> resnet.ResNet:
         _bn_config(spec),
         last_bn_scale=last_bn_scale,
         remat=spec.remat,
+        dilation=spec.dilation,
     )
 
 
+Images = jax.Array | tuple[jax.Array, ...]
+
+
 def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
-    final_bias = {"paper": True, "released": False}[spec.head_bias]
-    bn_config = _bn_config(spec)
-
     @_computing_in(spec.precision)
-    def network(images: jax.Array, is_training: bool) -> Outputs:
+    def network(images: Images, is_training: bool) -> Outputs | tuple[Outputs, ...]:
+        groups = images if isinstance(images, tuple) else (images,)
         encoder = _encoder(spec)
-
-        def head(name: str, chosen: HeadSpec, size: int, inputs: jax.Array) -> jax.Array:
-            if chosen.kind in ("none", "optimal_linear"):
-                return inputs
-            depth = 1 if chosen.kind == "linear" else chosen.depth
-            mlp = heads.MLP(name, depth, chosen.hidden_size, size, final_bias, bn_config)
-            return mlp(inputs, is_training)
-
-        outputs = _named(*encoder(images, is_training))
-        embedding = outputs["embedding"]
-        projection = head("projector", spec.projector, spec.projector.output_size, embedding)
-        prediction = head("predictor", spec.predictor, projection.shape[-1], projection)
-        outputs |= {"projection": projection, "prediction": prediction}
+        outputs = [_named(*encoder(group, is_training)) for group in groups]
+        _add_heads(spec, outputs, is_training)
         if spec.num_classes:
             probe = hk.Linear(spec.num_classes, name="classifier")
-            outputs["logits"] = probe(jax.lax.stop_gradient(embedding))
-        return outputs
+            outputs[0]["logits"] = probe(jax.lax.stop_gradient(outputs[0]["embedding"]))
+        return tuple(outputs) if isinstance(images, tuple) else outputs[0]
 
     return hk.transform_with_state(network)
+
+
+def _add_heads(spec: NetworkSpec, outputs: Sequence[Outputs], is_training: bool) -> None:
+    """Adds what g, q and the dense head make of all groups at once."""
+    final_bias = {"paper": True, "released": False}[spec.head_bias]
+
+    def head(name: str, chosen: HeadSpec, size: int, inputs: jax.Array) -> jax.Array:
+        if chosen.kind in ("none", "optimal_linear"):
+            return inputs
+        mlp = heads.MLP(name, chosen, size, final_bias, _bn_config(spec))
+        return mlp(inputs, is_training)
+
+    sizes = [len(group["embedding"]) for group in outputs]
+    # One group, as of BYOL, is neither concatenated nor split.
+    embedding = _joined([group["embedding"] for group in outputs])
+    projection = head("projector", spec.projector, spec.projector.output_size, embedding)
+    prediction = head("predictor", spec.predictor, projection.shape[-1], projection)
+    made = {"projection": projection, "prediction": prediction}
+    if spec.dense:
+        maps = _joined([group[f"feature_map/{resnet.LAST_MAP}"] for group in outputs])
+        made["dense"] = head("dense", spec.dense, spec.dense.output_size, maps)
+    for name, values in made.items():
+        start = 0
+        for group, size in zip(outputs, sizes, strict=True):
+            group[name] = values if len(outputs) == 1 else values[start : start + size]
+            start += size
+
+
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def encoder_params(params: hk.Params) -> hk.Params:
@@ -273,5 +294,4 @@ def encoder_params(params: hk.Params) -> hk.Params:
 
     Likewise its BatchNorm averages, of the state of the whole network.
     """
-    heads_and_probe = ("projector", "predictor", "classifier")
-    return {k: v for k, v in params.items() if k.split("/")[0] not in heads_and_probe}
+    return {k: v for k, v in params.items() if k.split("/")[0] not in HEADS}

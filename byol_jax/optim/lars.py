@@ -1,4 +1,4 @@
-"""LARS as a chain of optax transforms (BYOL App. A, pseudo-code J.1).
+"""LARS as a chain of optax transforms (BYOL App. A, pseudo-code J.1), and LARC.
 
 `optax.lars` scales by the learning rate before the momentum; the paper's code does
 after it, which differs as soon as the rate is scheduled. Hence this chain.
@@ -7,9 +7,13 @@ after it, which differs as soon as the rate is scheduled. Hence this chain.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PyTree = Any
+
+# Added to the denominator of LARC's ratio, as in NVIDIA's code.
+_LARC_EPS = 1e-8
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -32,6 +36,45 @@ def adaptation_mask(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_adapted(path), params)
 
 
+def _norm(x: jax.Array) -> jax.Array:
+    """Euclidean norm of an array, in one pass that fuses with what reads the array anyway.
+
+    `optax.scale_by_trust_ratio` takes each norm twice, for a gradient that nobody asks for.
+    """
+    return jnp.sqrt(jnp.sum(jnp.square(x)))
+
+
+def scale_by_trust_ratio(trust_coefficient: jax.Array | float) -> optax.GradientTransformation:
+    """u <- trust_coefficient |p| / |u| u for each array; by 1 where a norm is 0."""
+
+    def scale(update: jax.Array, param: jax.Array) -> jax.Array:
+        param_norm, update_norm = _norm(param), _norm(update)
+        is_zero = (param_norm == 0) | (update_norm == 0)
+        ratio = trust_coefficient * param_norm / jnp.where(is_zero, 1, update_norm)
+        return update * jnp.where(is_zero, 1, ratio).astype(update.dtype)
+
+    return optax.stateless_with_tree_map(scale)
+
+
+def scale_by_larc(
+    weight_decay: jax.Array | float, trust_coefficient: jax.Array | float
+) -> optax.GradientTransformation:
+    """LARC without clipping, with its own decay, as SwAV uses it (NVIDIA apex, `LARC`).
+
+    u <- (g + weight_decay p) trust_coefficient |p| / (|g| + weight_decay |p| + 1e-8) for each
+    array; g itself, without decay, where a norm is 0. LARS divides by |g + weight_decay p|.
+    """
+
+    def scale(gradient: jax.Array, param: jax.Array) -> jax.Array:
+        param_norm, gradient_norm = _norm(param), _norm(gradient)
+        is_zero = (param_norm == 0) | (gradient_norm == 0)
+        denominator = gradient_norm + weight_decay * param_norm + _LARC_EPS
+        ratio = (trust_coefficient * param_norm / denominator).astype(gradient.dtype)
+        return jnp.where(is_zero, gradient, (gradient + weight_decay * param) * ratio)
+
+    return optax.stateless_with_tree_map(scale)
+
+
 def lars(
     learning_rate: jax.Array | float,
     *,
@@ -50,14 +93,7 @@ def lars(
     """
     return optax.chain(
         optax.masked(optax.add_decayed_weights(weight_decay), adaptation_mask),
-        optax.masked(
-            optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), adaptation_mask
-        ),
+        optax.masked(scale_by_trust_ratio(trust_coefficient), adaptation_mask),
         optax.trace(decay=momentum),
         optax.scale(-learning_rate),
     )
-
-
-def momentum_of(opt_state: PyTree) -> PyTree:
-    """The momentum tree m inside the state of `lars`, shaped like the parameters."""
-    return optax.tree_utils.tree_get(opt_state, "trace")

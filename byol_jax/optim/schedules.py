@@ -1,6 +1,7 @@
 """Schedules of BYOL App. A. Step indices start at 0 (docs/deviations.md, 8 and 9)."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,25 @@ def learning_rate(
     warmup = peak * step / jnp.maximum(warmup_steps, 1)
     decay = peak * _half_cosine(step - warmup_steps, total_steps - warmup_steps)
     return jnp.where(step < warmup_steps, warmup, decay)
+
+
+def constant_rate(
+    step: jax.Array,
+    *,
+    peak: jax.Array | float,
+    warmup_steps: jax.Array | int,
+    total_steps: jax.Array | int,
+) -> jax.Array:
+    """The peak at every step (Lecture: the rate of SimSiam's predictor does not decay)."""
+    del warmup_steps, total_steps
+    return jnp.broadcast_to(jnp.asarray(peak), jnp.shape(step))
+
+
+# Schedules of a learning rate, by name.
+RATES: Mapping[str, Callable[..., jax.Array]] = {
+    "cosine": learning_rate,
+    "constant": constant_rate,
+}
 
 
 def target_decay_rate(

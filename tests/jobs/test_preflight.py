@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import tiny_runs
-from byol_jax import train, update
+from byol_jax import train
 from byol_jax.data import table10
 from byol_jax.errors import UserError
 from byol_jax.jobs.preflight import chips, hlo, report
@@ -16,6 +16,7 @@ from byol_jax.jobs.preflight.chips import GIB, Chip, Pod
 from byol_jax.jobs.preflight.hlo import Analysis, Collectives
 from byol_jax.jobs.preflight.report import Data, Point
 from byol_jax.method import hyperparameters, method_of
+from byol_jax.program import init_state
 
 # Round numbers, to be computed by hand: two devices a chip, 100 FLOP/s, 10 B/s, 5 B/s.
 POD = Pod("toy:2x2", Chip(2, 16 * GIB, 100.0, 10.0, 5.0, ("2x2",)), 4)
@@ -379,7 +380,7 @@ def test_a_step_that_compiles(dataset):
     pod, devices = POD._replace(chips=1), tuple(jax.devices()[:2])
     analysis = report.compile_step(config, report.data_of(config), pod, devices)
     network = train.network_of(config, num_classes=2)
-    state = update.init(0, network, config.image_size, method_of(config))
+    state = init_state(0, network, config.image_size, method_of(config))
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.online_params))
     # Gradients, and the statistics of BatchNorm, which are few.
     assert 4 * weights < analysis.collectives.payload < 4 * weights + 20_000

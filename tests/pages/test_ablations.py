@@ -10,6 +10,7 @@ from byol_jax import update
 from byol_jax.errors import UserError
 from byol_jax.method import check, hyperparameters, method_of
 from byol_jax.networks import siamese
+from byol_jax.program import init_state
 from byol_jax.runtime import spmd
 from experiments import ablation_tables, ablations
 from tiny_runs import images
@@ -184,7 +185,7 @@ def step_of(config, traced=None):
 
 def initial_shapes(config):
     def init():
-        return update.init(
+        return init_state(
             config.seed,
             network_of(config),
             config.image_size,

@@ -10,12 +10,11 @@ import math
 import time
 from typing import Any, NamedTuple
 
-import haiku as hk
 import jax
 import ml_collections
 import numpy as np
 
-from byol_jax import train, update
+from byol_jax import train
 from byol_jax.data import pipeline, table10
 from byol_jax.errors import UserError, require
 from byol_jax.jobs.preflight.chips import GIB, Pod, pod_of, topology_of
@@ -29,7 +28,8 @@ from byol_jax.jobs.preflight.hlo import (
     needed,
     traffic,
 )
-from byol_jax.method import check, hyperparameters, method_of
+from byol_jax.method import check, hyperparameters
+from byol_jax.program import Hyperparameters, Program, init_state
 
 _logger = logging.getLogger(__name__)
 
@@ -67,9 +67,9 @@ def data_of(config: ml_collections.ConfigDict) -> Data:
 
 def arguments(
     config: ml_collections.ConfigDict,
-    network: hk.TransformedWithState,
-    method: update.Method,
-    hparams: update.Hyperparameters,
+    program: Program,
+    hparams: Hyperparameters,
+    num_examples: int,
     devices: int,
 ) -> tuple[PyTree, PyTree, PyTree, PyTree]:
     """Shapes and types of the state, batch, seed and numbers that `train.mapped_step` gets."""
@@ -80,17 +80,17 @@ def arguments(
             (devices, *leaf.shape), jax.dtypes.canonicalize_dtype(leaf.dtype)
         )
 
+    sizes = train.sizes_of(config)
     state = jax.eval_shape(
-        lambda: update.init(config.seed, network, config.image_size, method, config.target_init)
+        lambda: init_state(config.seed, program, sizes, num_examples, config.target_init)
     )
     size = config.batch_size // (config.accumulate * devices)
     rows = (devices, size) if config.accumulate == 1 else (devices, config.accumulate, size)
-    on_host = config.augment.placement == "host"
-    view = jax.ShapeDtypeStruct(
-        (*rows, config.image_size, config.image_size, 3), np.float32 if on_host else np.uint8
-    )
+    kind = np.float32 if config.augment.placement == "host" else np.uint8
     number = jax.ShapeDtypeStruct(rows, np.int32)
-    batch = {"view1": view, "view2": view, "labels": number, "ids": number, "epochs": number}
+    batch = dict.fromkeys(("labels", "ids", "epochs"), number)
+    for view, side in enumerate(sizes, start=1):
+        batch[f"view{view}"] = jax.ShapeDtypeStruct((*rows, side, side, 3), kind)
     return (
         jax.tree.map(on_all, state),
         batch,
@@ -107,13 +107,13 @@ def compile_step(
     Raises:
       TooLarge: a device cannot hold it.
     """
-    network = train.network_of(config, data.num_classes)
-    method = method_of(config)
+    program = train.program_of(config, data.num_classes)
     # Numbers are traced: any that are allowed will do.
-    hparams = hyperparameters(config, data.num_examples or config.batch_size, 1)
-    shapes = arguments(config, network, method, hparams, len(devices))
+    count = data.num_examples or config.batch_size
+    hparams = hyperparameters(config, count, 1)
+    shapes = arguments(config, program, hparams, count, len(devices))
     start = time.monotonic()
-    lowered = train.mapped_step(network, method, devices=devices).lower(*shapes)
+    lowered = train.mapped_step(program, devices=devices).lower(*shapes)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -142,13 +142,13 @@ def compile_step(
 
 
 def image_bytes(config: ml_collections.ConfigDict) -> int:
-    """Of one image on its way to a device: two views, label, id and epoch."""
+    """Bytes of one image on its way to a device: its views, label, id and epoch."""
     number = 4 if config.augment.placement == "host" else 1
-    return 2 * config.image_size**2 * 3 * number + 3 * 4
+    return sum(3 * number * side**2 for side in train.sizes_of(config)) + 3 * 4
 
 
 def waiting_bytes(config: ml_collections.ConfigDict, pod: Pod) -> int:
-    """Of the batches that a device keeps ready beside the one in use (`distributed.prefetch`)."""
+    """Of the batches that a device keeps ready beside the one in use (`spmd.prefetch`)."""
     return config.data.prefetch * config.batch_size // pod.devices * image_bytes(config)
 
 
@@ -238,7 +238,7 @@ def cost(
         f"{1e3 * limit.links:.1f})",
         f"{'':<16}so {most} {rate:,.0f} images/s{hours}",
         f"{'input':<16}each of {hosts} hosts must deliver, at that rate, {rate / hosts:,.0f} "
-        f"images/s (decoded once, two views each), {rate * image_bytes(config) / hosts / 1e6:,.0f} "
+        f"images/s (decoded once, {len(train.sizes_of(config))} views each), {rate * image_bytes(config) / hosts / 1e6:,.0f} "
         "MB/s to its devices",
     ]
 
