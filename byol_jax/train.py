@@ -142,16 +142,14 @@ def _save(
     return host
 
 
-def _weights(host: update.TrainState, record: dict[str, Any]) -> weights.Weights:
-    return weights.Weights(
-        config=record["config"],
-        num_classes=record["num_classes"],
-        step=int(host.step),
+def _weights(host: update.TrainState, record: dict[str, Any]) -> weights.Trained:
+    return weights.trained_of(
+        record,
+        int(host.step),
         online_params=host.online_params,
         online_state=host.online_state,
         target_params=host.target_params,
         target_state=host.target_state,
-        total_steps=record["total_steps"],
     )
 
 
