@@ -214,18 +214,12 @@ def _state(run: _Run) -> TrainState:
     return state
 
 
-def _trained(run: _Run, state: TrainState) -> weights.Weights:
+def _trained(run: _Run, state: TrainState) -> weights.Trained:
     """The networks of a state on the devices, as evaluations take them."""
     online = spmd.to_host((state.online_params, state.online_state))
     target = spmd.to_host((state.target_params, state.target_state))
-    return weights.Weights(
-        run.record["config"],
-        run.train_set.num_classes,
-        int(spmd.to_host(state.step)),
-        *online,
-        *target,
-        run.total_steps,
-    )
+    step = int(spmd.to_host(state.step))
+    return weights.trained_of(run.record, step, *online, *target)
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 import tiny_runs
+from byol_jax import weights
 from byol_jax.networks import siamese
 from byol_jax.runtime import checkpoints
 
@@ -73,6 +74,13 @@ def save(
     if total_steps is not None:
         record["total_steps"] = total_steps
     return write(workdir, tree, record, steps)
+
+
+def trained(dataset: str, **changes: Any) -> weights.Trained:
+    """The networks that `save` writes, without their arrays."""
+    config = tiny_runs.tiny_config(dataset, **changes).to_dict()
+    record = {"config": config, "num_classes": 3, "total_steps": STEP}
+    return weights.trained_of(record, STEP, {}, {}, {}, {})
 
 
 def write(

@@ -1,89 +1,59 @@
-"""What evaluations take from a checkpoint: its networks, and how its run cropped images."""
+"""The networks of a checkpoint, as evaluations use them."""
 
-import logging
-import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import haiku as hk
 import ml_collections
 
 from byol_jax import weights
-from byol_jax.augment import compose
+from byol_jax.data import sources
 from byol_jax.errors import require
 from byol_jax.evals import features
 from byol_jax.evals.splits import Batches
 from byol_jax.networks import siamese
 from byol_jax.networks.siamese import init_network
 
-_logger = logging.getLogger(__name__)
-
 # What a checkpoint gives: `random` is its network as it was drawn, with calibrated BatchNorm.
 NETWORKS = ("random", "target", "online")
 
 
-class Cropping(NamedTuple):
-    """How a run made views of images.
-
-    Attributes:
-      view: T.
-      area_range, aspect_range: of the random crops (`boxes`).
-      eval_crop: one of `crops.EVALUATION_MODES`.
-      exif: whether images are turned as EXIF says.
-    """
-
-    view: compose.AugmentParams
-    area_range: tuple[float, float]
-    aspect_range: tuple[float, float]
-    eval_crop: str
-    exif: bool
-
-
-def cropping_of(config: Mapping[str, Any], **view: Any) -> Cropping:
-    """The cropping of a run, from its config; what that lacks is App. C's.
-
-    Args:
-      config: of a checkpoint: early ones lack keys, released ones all of them.
-      **view: entries of T that stand in place of the run's own.
-    """
-    data = config.get("data", {})
-    return Cropping(
-        compose.from_config({**config.get("augment", {}).get("view1", {}), **view}),
-        (data.get("area_min", 0.08), data.get("area_max", 1.0)),
-        (data.get("aspect_min", 3 / 4), data.get("aspect_max", 4 / 3)),
-        data.get("eval_crop", "paper"),
-        data.get("exif", False),
-    )
-
-
-def load_weights(config: ml_collections.ConfigDict) -> weights.Weights:
-    """What `config.checkpoint` holds.
+def load_weights(config: ml_collections.ConfigDict) -> weights.Trained:
+    """The networks in `config.checkpoint`.
 
     Raises:
-      UserError: it is not given, or is no checkpoint with an encoder.
+      UserError: it is not given, or is not a checkpoint with an encoder.
     """
     require(config.checkpoint, "config.checkpoint is needed: a workdir or checkpoints/STEP of it")
-    return _with_encoder(weights.load(config.checkpoint), config.checkpoint)
+    return weights.load(config.checkpoint)
 
 
-def _with_encoder(trained: weights.Weights, source: str | pathlib.Path) -> weights.Weights:
-    require(
-        siamese.encoder_params(trained.online_params),
-        f"checkpoint={source} holds no encoder: give one of a pre-training or supervised run",
-    )
-    return trained
-
-
-def siamese_of(trained: weights.Weights) -> hk.TransformedWithState:
+def siamese_of(trained: weights.Trained) -> hk.TransformedWithState:
     """The function of both networks of a checkpoint, or of its encoder if it has no heads."""
-    spec = siamese.make_spec(trained.config["network"], trained.num_classes)
-    # A network trained on labels has neither g nor q.
-    is_supervised = trained.config.get("job") == "finetune"
-    return siamese.encoder(spec) if is_supervised else siamese.siamese(spec)
+    return (siamese.siamese if trained.has_heads else siamese.encoder)(trained.network)
+
+
+def dataset_of(
+    config: ml_collections.ConfigDict, trained: weights.Trained | None
+) -> tuple[str, str | None]:
+    """The data set of a job and its folder of TFDS: the training's own where none is named.
+
+    Args:
+      config: `dataset` and `data_dir`, each of which may be open.
+      trained: the checkpoint that the job reads, if it reads one.
+
+    Raises:
+      UserError: neither names a data set.
+    """
+    if config.dataset or trained is None:
+        dataset, data_dir = config.dataset or "", None
+    else:
+        dataset, data_dir = trained.dataset or "", trained.data_dir
+    require(dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
+    return dataset, config.data_dir or data_dir
 
 
 def network_of(
-    trained: weights.Weights, name: str, image_size: int, shuffled: Callable[[], Batches]
+    trained: weights.Trained, name: str, image_size: int, shuffled: Callable[[], Batches]
 ) -> tuple[features.Tree, features.Tree]:
     """Parameters and BatchNorm state of one of `NETWORKS`.
 
@@ -107,6 +77,6 @@ def network_of(
         )
         return trained.target_params, trained.target_state
     network = siamese_of(trained)
-    params, state = init_network(trained.config["seed"], "online", network, image_size)
+    params, state = init_network(trained.seed, "online", network, image_size)
     crops = (batch["images"] for batch in shuffled())
     return params, features.calibrate(network, params, state, crops)

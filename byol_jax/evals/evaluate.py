@@ -160,7 +160,7 @@ def _scores(
     )
 
 
-def evaluate(trained: weights.Weights, data: Data, settings: Mapping[str, Any]) -> list[Record]:
+def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) -> list[Record]:
     """All rows and protocols.
 
     A protocol that the labels cannot carry, such as too few of a class, is left out
@@ -230,7 +230,7 @@ def evaluate(trained: weights.Weights, data: Data, settings: Mapping[str, Any]) 
     return records
 
 
-def monitor(trained: weights.Weights, data: Data, settings: Mapping[str, Any]) -> dict[str, float]:
+def monitor(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) -> dict[str, float]:
     """`knn_top1` of the online network in percent: cheap enough to run while training."""
     network, batch_size = checkpoint.siamese_of(trained), settings["batch_size"]
     fit, score = (
@@ -261,16 +261,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             **crops,
         )
 
-    def one(trained: weights.Weights) -> list[Record]:
-        cropping = checkpoint.cropping_of(trained.config)
-        # Checkpoints of the first version do not know `data_dir`.
-        data_dir = None if config.dataset else trained.config.get("data_dir")
+    def one(trained: weights.Trained) -> list[Record]:
+        dataset, data_dir = checkpoint.dataset_of(config, trained)
         found = data(
-            config.dataset or trained.config["dataset"],
-            image_size=config.image_size or trained.config["image_size"],
-            eval_crop=config.eval_crop or cropping.eval_crop,
-            data_dir=config.data_dir or data_dir,
-            exif=cropping.exif,
+            dataset,
+            image_size=config.image_size or trained.image_size,
+            eval_crop=config.eval_crop or trained.cropping.eval_crop,
+            data_dir=data_dir,
+            exif=trained.cropping.exif,
         )
         return evaluate(trained, found, evaluation)
 

@@ -145,13 +145,13 @@ def _check_workdir(workdir: pathlib.Path, mark: int | None = None) -> None:
     """
     folder = workdir / "checkpoints"
     for step in checkpoints.steps(folder):
-        record = checkpoints.read_record(folder, step)
+        record = weights.read_record(folder, step)
         require(
             record["config"]["job"] == "finetune",
             f"{workdir} holds checkpoints of another job: give this one another --workdir",
         )
         require(
-            mark is None or record.get("fingerprint") == mark,
+            mark is None or record["fingerprint"] == mark,
             f"{folder / str(step)} is a network trained with other settings: give this one "
             "another --workdir, or move that folder away",
         )
@@ -164,15 +164,21 @@ def protocol_of(config: ml_collections.ConfigDict) -> str:
 
 
 def _start(
-    trained: weights.Weights | None, config: ml_collections.ConfigDict, image_size: int
+    trained: weights.Trained | None, config: ml_collections.ConfigDict, image_size: int
 ) -> training.Encoder:
     """The encoder that training starts from."""
     if trained is not None and config.network != "random":
         params, state = checkpoint.network_of(trained, config.network, image_size, lambda: iter(()))
         return training.encoder_weights(params, state)
-    network_config = trained.config["network"] if trained else config.encoder.to_dict()
-    network = siamese.encoder(siamese.make_spec(network_config, 0))
+    network = training.encoder_of(_spec_of(trained, config))
     return jax.device_get(init_network(config.seed, "online", network, image_size))
+
+
+def _spec_of(
+    trained: weights.Trained | None, config: ml_collections.ConfigDict
+) -> siamese.NetworkSpec:
+    """The network that is trained: the checkpoint's, or else `config.encoder`."""
+    return trained.network if trained else siamese.make_spec(config.encoder.to_dict(), 0)
 
 
 class _Job(NamedTuple):
@@ -181,7 +187,7 @@ class _Job(NamedTuple):
     config: ml_collections.ConfigDict
     data: recipes.Data
     encoder: training.Encoder
-    network_config: dict[str, Any]
+    spec: siamese.NetworkSpec
     folder: pathlib.Path
     record: dict[str, Any]
 
@@ -192,7 +198,7 @@ class _Job(NamedTuple):
             value = bn_decay_for_transfer(train_set.size / self.config.batch_size)
         elif decay:
             value = float(decay)
-        return training.encoder_of(self.network_config, value, axis)
+        return training.encoder_of(self.spec, value, axis)
 
     def recipe(self, cell: Cell, num_examples: int) -> training.Recipe:
         """That of one cell."""
@@ -241,12 +247,11 @@ class _Job(NamedTuple):
 
 
 def evaluate(
-    trained: weights.Weights | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
+    trained: weights.Trained | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Record]:
     """Trains the grid on one checkpoint, or from scratch; scores the best cell."""
     protocol = protocol_of(config)
-    data = recipes.data_of(config, trained.config if trained else {"image_size": None})
-    require(data.image_size, "config.image_size is needed: there is no checkpoint to take it from")
+    data = recipes.data_of(config, trained)
     whole = data.train_set(config.fit_split)
     fit_set = whole
     if config.train_dataset:
@@ -266,18 +271,20 @@ def evaluate(
 
     name = re.sub(r"[^a-zA-Z0-9.%]+", "-", protocol)
     step = trained.step if trained else 0
+    # As it was saved, or else a grid begun before would not know its own cells.
+    network_config = trained.config["network"] if trained else config.encoder.to_dict()
     job = _Job(
         config=config,
         data=data,
         encoder=_start(trained, config, data.image_size),
-        network_config=trained.config["network"] if trained else config.encoder.to_dict(),
+        spec=_spec_of(trained, config),
         folder=workdir / "training" / f"{name}-{config.network}-{step}",
         record={
             **recipes.identity(config, trained, protocol),
             "train_dataset": config.train_dataset,
             "subset_seed": config.subset_seed,
             "bn_decay": config.bn_decay,
-            "encoder": trained.config["network"] if trained else config.encoder.to_dict(),
+            "encoder": network_config,
         },
     )
     cells = grid(config)
@@ -309,13 +316,13 @@ def evaluate(
         "labels": fit_set.size,
         "subset": config.train_dataset or f"class-balanced, seed {config.subset_seed}",
         "refit": config.refit,
-        "bn_decay": config.bn_decay or job.network_config["bn_decay"],
+        "bn_decay": config.bn_decay or job.spec.bn_decay,
         **settings,
     }
     if config.fraction == 1 and not config.train_dataset:
         del settings["subset"]
     if config.save_network and processes.is_first_process():
-        _save(workdir, config, data, job.network_config, state, mark)
+        _save(workdir, config, data, network_config, state, mark)
     return [
         Record(
             metric=metric,

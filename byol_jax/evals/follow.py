@@ -1,5 +1,6 @@
 """Evaluating one checkpoint, or each one of a run as it comes, and writing the records."""
 
+import logging
 import pathlib
 import time
 from collections.abc import Callable
@@ -10,14 +11,16 @@ import ml_collections
 
 from byol_jax import weights
 from byol_jax.errors import UserError, require
-from byol_jax.evals.checkpoint import _logger, _with_encoder, load_weights
+from byol_jax.evals.checkpoint import load_weights
 from byol_jax.results import tables
 from byol_jax.results.records import Record, read_results, write_results
 from byol_jax.runtime import checkpoints, metrics, processes
 
+_logger = logging.getLogger(__name__)
+
 
 def record(
-    trained: weights.Weights,
+    trained: weights.Trained,
     network: str,
     *,
     protocol: str,
@@ -40,7 +43,7 @@ def record(
         split=split,
         n_examples=n_examples,
         checkpoint_step=trained.step if network in ("online", "target") else None,
-        seed=trained.config["seed"],
+        seed=trained.seed,
         settings=settings,
     )
 
@@ -56,7 +59,7 @@ def report(records: list[Record], workdir: pathlib.Path) -> None:
 
 def for_each_checkpoint(
     config: ml_collections.ConfigDict,
-    evaluate: Callable[[weights.Weights], list[Record]],
+    evaluate: Callable[[weights.Trained], list[Record]],
     workdir: pathlib.Path,
     **done: Any,
 ) -> None:
@@ -136,17 +139,17 @@ def _steps_with(path: pathlib.Path, fields: dict[str, Any]) -> set[int]:
 def _is_last(directory: pathlib.Path, step: int) -> bool:
     """Whether a step ends its run, as far as its record knows."""
     try:
-        total_steps = checkpoints.read_record(directory, step).get("total_steps")
+        total_steps = weights.read_record(directory, step)["total_steps"]
     except UserError:
         return False  # deleted just now, as there is a newer one
     return total_steps is not None and step >= total_steps
 
 
-def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights.Weights | None:
+def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights.Trained | None:
     """The weights of a step, or None when it has gone."""
     path = directory / str(step)
     try:
-        return _with_encoder(weights.load(path), path)
+        return weights.load(path)
     except UserError:
         # It may be half deleted: then it is gone at the next look.
         time.sleep(seconds if path.exists() else 0)

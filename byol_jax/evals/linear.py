@@ -54,10 +54,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def evaluate(
-    trained: weights.Weights, config: ml_collections.ConfigDict, workdir: pathlib.Path
+    trained: weights.Trained, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Record]:
     """Trains and scores the classifiers of one checkpoint."""
-    data = recipes.data_of(config, trained.config)
+    data = recipes.data_of(config, trained)
     train_set = data.train_set(config.fit_split)
     recipe = recipes.recipe_of(config, data, train_set.size)
     score_split = data.split(config.score_split)
@@ -69,7 +69,7 @@ def evaluate(
     encoder = training.encoder_weights(
         *checkpoint.network_of(trained, config.network, data.image_size, shuffled)
     )
-    network = training.encoder_of(trained.config["network"])
+    network = training.encoder_of(trained.network)
     heads = classifiers.init_heads(
         config.seed,
         len(recipe.learning_rates),

@@ -166,10 +166,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             batch_size=config.eval_batch_size,
         )
 
-    def evaluate(trained: weights.Weights) -> list[Record]:
-        image_size = config.image_size or trained.config["image_size"]
-        exif = trained.config["data"].get("exif", False)
-        parts = [load(split, image_size, exif) for split in splits.values()]
+    def evaluate(trained: weights.Trained) -> list[Record]:
+        image_size = config.image_size or trained.image_size
+        parts = [load(split, image_size, trained.cropping.exif) for split in splits.values()]
         network = checkpoint.siamese_of(trained)
         records = []
         for name in networks:

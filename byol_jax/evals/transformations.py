@@ -168,7 +168,7 @@ class Source(NamedTuple):
 
     image_set: images.ImageSet
     image_size: int
-    cropping: checkpoint.Cropping
+    cropping: weights.Cropping
 
 
 def extract(
@@ -275,13 +275,14 @@ def check(config: ml_collections.ConfigDict) -> tuple[list[str], list[str], list
     return networks, tasks, outputs
 
 
-def _pretrained_with(trained: weights.Weights, task: str) -> dict[str, float]:
+def _pretrained_with(trained: weights.Trained, task: str) -> dict[str, float]:
     """Probabilities of the task's operation in T and T' of the pre-training."""
-    columns = trained.config.get("augment", {})
+    if trained.view2 is None:
+        return {}
+    operation = TASKS[task].operation
     return {
-        name: float(columns[view].get(TASKS[task].operation) or 0)
-        for name, view in (("T", "view1"), ("T'", "view2"))
-        if view in columns
+        name: float(getattr(view, operation) or 0)
+        for name, view in (("T", trained.cropping.view), ("T'", trained.view2))
     }
 
 
@@ -316,18 +317,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         stored.check_readable(image_set)
         return image_set
 
-    def evaluate(trained: weights.Weights) -> list[Record]:
-        is_supervised = trained.config.get("job") == "finetune"
+    def evaluate(trained: weights.Trained) -> list[Record]:
         require(
-            not (is_supervised and "projection" in outputs),
+            trained.has_heads or "projection" not in outputs,
             "config.representations: this checkpoint was trained on labels and has no g: "
             "--config.representations=embedding",
         )
-        cropping = checkpoint.cropping_of(trained.config)
-        # Checkpoints of the first version do not know `data_dir`.
-        dataset: str = config.dataset or trained.config["dataset"]
-        data_dir = config.data_dir or (None if config.dataset else trained.config.get("data_dir"))
-        image_size = config.image_size or trained.config["image_size"]
+        cropping = trained.cropping
+        dataset, data_dir = checkpoint.dataset_of(config, trained)
+        image_size = config.image_size or trained.image_size
         fit, score = (
             Source(load(dataset, split, data_dir), image_size, cropping)
             for split in (config.fit_split, config.score_split)
@@ -374,7 +372,7 @@ def protocol_of(task: str, output: str) -> str:
 
 
 def _evaluate(
-    trained: weights.Weights,
+    trained: weights.Trained,
     name: str,
     chosen: tuple[features.Tree, features.Tree],
     task: str,

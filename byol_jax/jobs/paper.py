@@ -34,20 +34,24 @@ _EPOCHS, _BATCH, _SIZE = 1000, 4096, 224
 _SPLITS = ("fit_split", "valid_split", "score_split")
 
 
-class Trained(NamedTuple):
-    """What a checkpoint holds, without its arrays.
+class Checkpoint(NamedTuple):
+    """A checkpoint without its arrays.
 
     Attributes:
-      step: finished updates.
-      config: of its run.
+      step: number of finished updates.
+      depth: depth of the ResNet, as in `config.network.depth`.
+      width: channel multiplier of the ResNet.
+      data_dir: folder of TFDS that its training read; None for the default one.
       method: a key of `METHODS`.
       data: key of the row of Table 10 that it was trained on, or the name of another data set.
-      data_name: the same in words.
-      departures: in words, where its training is not that of the paper.
+      data_name: the same data set in words.
+      departures: where its training is not that of the paper, in words.
     """
 
     step: int
-    config: Mapping[str, Any]
+    depth: str
+    width: float
+    data_dir: str | None
     method: str
     data: str
     data_name: str
@@ -56,8 +60,7 @@ class Trained(NamedTuple):
     @property
     def words(self) -> str:
         """As in `a BYOL ResNet-50 (2x) trained on ImageNet`."""
-        network = self.config["network"]
-        return _words(self.method, network["depth"], network["width"], self.data_name)
+        return _words(self.method, self.depth, self.width, self.data_name)
 
 
 class Plan(NamedTuple):
@@ -174,15 +177,15 @@ def plan(
             any(overrides.has(cell["config"], key) for cell in config.cells if cell["page"]),
             f"config.override: no cell has a key {key!r}",
         )
-    trained = _read(config, given)
+    source = _read(config, given)
     checked: dict[tuple[Any, ...], str] = {}
     plans: list[Plan] = []
     left_out: list[tuple[Cell, str]] = []
     for cell in config.cells:
-        reason = cell["reason"] or _wrong_network(cell, trained, config)
+        reason = cell["reason"] or _wrong_network(cell, source, config)
         one = None
         if not reason:
-            one, reason = _planned(cell, config, workdir, given, changes, trained)
+            one, reason = _planned(cell, config, workdir, given, changes, source)
         if one:
             reads = _reads(one.config)
             if reads not in checked:
@@ -218,7 +221,7 @@ def _words(method: str, depth: str, width: float, data: str) -> str:
     return f"a {METHODS[method]} ResNet-{depth}{wide} trained on {data}"
 
 
-def _read(config: ml_collections.ConfigDict, given: Mapping[str, str]) -> Trained | None:
+def _read(config: ml_collections.ConfigDict, given: Mapping[str, str]) -> Checkpoint | None:
     """What `config.checkpoint` holds, if it is given.
 
     Raises:
@@ -230,59 +233,60 @@ def _read(config: ml_collections.ConfigDict, given: Mapping[str, str]) -> Traine
         config.method in (None, *METHODS),
         f"config.method={config.method!r} must be one of: {', '.join(METHODS)}",
     )
-    loaded = checkpoint.load_weights(config)
-    dataset = loaded.config["dataset"]
+    trained = checkpoint.load_weights(config)
+    dataset = trained.dataset or "unknown images"
     row = table10.of_dataset(dataset)
-    named = {theirs: key for key, theirs in given.items()}
-    return Trained(
-        step=loaded.step,
-        config=loaded.config,
-        method=config.method or ("supervised" if loaded.config["job"] == "finetune" else "byol"),
-        data=row.key if row else named.get(dataset, dataset),
+    names = {source: key for key, source in given.items()}
+    return Checkpoint(
+        step=trained.step,
+        depth=trained.network.depth,
+        width=trained.network.width,
+        data_dir=trained.data_dir,
+        method=config.method or ("supervised" if trained.method == "supervised" else "byol"),
+        data=row.key if row else names.get(dataset, dataset),
         data_name=row.name if row else dataset,
-        departures=_departures(loaded),
+        departures=_departures(trained),
     )
 
 
-def _departures(loaded: weights.Weights) -> tuple[str, ...]:
-    """In words, where a run's training is not that of the papers' tables."""
-    theirs, found = loaded.config, []
-    if theirs.get("recipe", "").startswith("not published"):
-        found.append(f"recipe {theirs['recipe']}")
-    if theirs["image_size"] != _SIZE:
-        found.append(f"pre-trained at {theirs['image_size']} pixels")
-    if theirs["network"]["stem"] != "imagenet":
-        found.append(f"stem {theirs['network']['stem']}")
-    if theirs.get("num_steps"):
-        found.append(f"pre-trained for {theirs['num_steps']} steps")
-    elif "num_epochs" in theirs and theirs["num_epochs"] != _EPOCHS:
-        found.append(f"pre-trained for {theirs['num_epochs']:g} epochs")
-    if theirs.get("batch_size", _BATCH) != _BATCH:
-        found.append(f"pre-trained at batch {theirs['batch_size']}")
-    if loaded.total_steps is not None and loaded.step < loaded.total_steps:
-        found.append(f"pre-training at step {loaded.step} of {loaded.total_steps}")
-    return tuple(found)
+def _departures(trained: weights.Trained) -> tuple[str, ...]:
+    """Where a training is not that of the papers' tables, in words."""
+    run, departures = trained.config, []
+    if (trained.recipe or "").startswith("not published"):
+        departures.append(f"recipe {trained.recipe}")
+    if trained.image_size != _SIZE:
+        departures.append(f"pre-trained at {trained.image_size} pixels")
+    if trained.network.stem != "imagenet":
+        departures.append(f"stem {trained.network.stem}")
+    if run.get("num_steps"):
+        departures.append(f"pre-trained for {run['num_steps']} steps")
+    elif run.get("num_epochs", _EPOCHS) != _EPOCHS:
+        departures.append(f"pre-trained for {run['num_epochs']:g} epochs")
+    if run.get("batch_size", _BATCH) != _BATCH:
+        departures.append(f"pre-trained at batch {run['batch_size']}")
+    if trained.total_steps is not None and trained.step < trained.total_steps:
+        departures.append(f"pre-training at step {trained.step} of {trained.total_steps}")
+    return tuple(departures)
 
 
-def _fits(need: Mapping[str, Any], trained: Trained) -> bool:
+def _fits(need: Mapping[str, Any], source: Checkpoint) -> bool:
     """Whether a checkpoint is the network that a cell is about, its method aside."""
-    network = trained.config["network"]
-    ours = network["depth"], network["width"], trained.data
-    return ours == (need["depth"], need["width"], need["data"])
+    values = source.depth, source.width, source.data
+    return values == (need["depth"], need["width"], need["data"])
 
 
-def _wrong_network(cell: Cell, trained: Trained | None, config: ml_collections.ConfigDict) -> str:
+def _wrong_network(cell: Cell, source: Checkpoint | None, config: ml_collections.ConfigDict) -> str:
     """Why the checkpoint is not the one of a cell; empty if it is, or needs none."""
     need = cell["network"]
     if need is None:
         return ""
     data = table10.by_name(need["data"]).name
     words = _words(need["method"], need["depth"], need["width"], data)
-    if trained is None:
+    if source is None:
         return f"no checkpoint: give {words} as --config.checkpoint"
-    if trained.method == need["method"] and (config.any_network or _fits(need, trained)):
+    if source.method == need["method"] and (config.any_network or _fits(need, source)):
         return ""
-    return f"another network: needs {words}, the checkpoint is {trained.words}"
+    return f"another network: needs {words}, the checkpoint is {source.words}"
 
 
 def _planned(
@@ -291,7 +295,7 @@ def _planned(
     workdir: pathlib.Path,
     given: Mapping[str, str],
     changes: Mapping[str, str],
-    trained: Trained | None,
+    source: Checkpoint | None,
 ) -> tuple[Plan | None, str]:
     """The config of a cell's run, or why there is none."""
     key = cell["benchmark"]
@@ -302,19 +306,19 @@ def _planned(
     ours.dataset = given.get(key, f"tfds:{row.tfds}")
     need = cell["network"]
     departures = []
-    if need and trained:
+    if need and source:
         ours.checkpoint, ours.network = config.checkpoint, config.network
-        departures += [] if _fits(need, trained) else [trained.words]
-        departures += trained.departures
+        departures += [] if _fits(need, source) else [source.words]
+        departures += source.departures
     if need and need["variant"]:
         departures.append(f"the paper's checkpoint has {need['variant']}")
     kind, _, _ = ours.dataset.partition(":")
     if kind not in ("folder", "npz") and table10.of_dataset(ours.dataset) != row:
         departures.append(f"{ours.dataset} instead of {row.name}")
     if kind == "tfds":
-        ours.data_dir = config.data_dir or (trained.config.get("data_dir") if trained else None)
+        ours.data_dir = config.data_dir or (source.data_dir if source else None)
     departures += overrides.apply(ours, changes)
-    step = trained.step if need and trained else None
+    step = source.step if need and source else None
     return Plan(cell, ours, workdir / cell["folder"], step, tuple(departures)), ""
 
 

@@ -1,38 +1,16 @@
-"""Reading trained encoders: this project's checkpoints."""
+"""Reading trained networks: this project's checkpoints of pre-training and of fine-tuning."""
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from byol_jax.errors import UserError, require
+from byol_jax.networks import siamese
 from byol_jax.runtime import checkpoints
-
-# A haiku tree of numpy arrays: module path -> leaf -> value.
-Tree = Mapping[str, Mapping[str, Any]]
-
-
-class Weights(NamedTuple):
-    """A trained pair of networks and what is needed to rebuild and judge it.
-
-    Attributes:
-      config: the resolved config of the run, as plain dicts.
-      num_classes: outputs of the online probe.
-      step: finished updates.
-      online_params, online_state, target_params, target_state: haiku trees of numpy
-        arrays.
-      total_steps: updates of the whole run; None in checkpoints of the first version.
-    """
-
-    config: dict[str, Any]
-    num_classes: int
-    step: int
-    online_params: Tree
-    online_state: Tree
-    target_params: Tree
-    target_state: Tree
-    total_steps: int | None = None
+from byol_jax.weights.trained import Trained, Tree, trained_of
+from byol_jax.weights.upgrade import upgrade
 
 
 def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
@@ -54,9 +32,9 @@ def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     if path.name.isdigit() and (path / "record").is_dir():
         return path.parent, int(path.name)
     for folder in (path / "checkpoints", path):
-        found = checkpoints.steps(folder)
-        if found:
-            return folder, found[-1]
+        steps = checkpoints.steps(folder)
+        if steps:
+            return folder, steps[-1]
     raise UserError(f"checkpoint={path} holds no checkpoint: expected {path}/checkpoints/STEP")
 
 
@@ -70,21 +48,41 @@ def haiku_tree(flat: Mapping[str, np.ndarray], prefix: str) -> Tree:
     return tree
 
 
-def load(path: str | pathlib.Path) -> Weights:
-    """Reads a checkpoint of this project.
+def _require_encoder(condition: object, path: str | pathlib.Path) -> None:
+    require(
+        condition,
+        f"checkpoint={path} holds no encoder: give one of a pre-training or supervised run",
+    )
+
+
+def read_record(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """The record of one step, with today's keys; reads no array.
 
     Raises:
-      UserError: if there is none, or it is damaged.
+      UserError: if it is not a checkpoint of a network.
+    """
+    record = checkpoints.read_record(folder, step)
+    _require_encoder("config" in record, folder / str(step))
+    return upgrade({}, record)[1]
+
+
+def load(path: str | pathlib.Path) -> Trained:
+    """Reads a checkpoint of this project.
+
+    Args:
+      path: as in `locate`.
+
+    Raises:
+      UserError: if there is none, it is damaged, or it holds no encoder.
     """
     folder, step = locate(path)
     flat, record = checkpoints.read(folder, step)
-    return Weights(
-        config=record["config"],
-        num_classes=record["num_classes"],
-        step=step,
-        online_params=haiku_tree(flat, "online_params"),
-        online_state=haiku_tree(flat, "online_state"),
-        target_params=haiku_tree(flat, "target_params"),
-        target_state=haiku_tree(flat, "target_state"),
-        total_steps=record.get("total_steps"),
-    )
+    # Classifiers and cells of a grid are saved without a config.
+    _require_encoder("config" in record, path)
+    flat, record = upgrade(flat, record)
+    trees = {
+        name: haiku_tree(flat, name)
+        for name in ("online_params", "online_state", "target_params", "target_state")
+    }
+    _require_encoder(siamese.encoder_params(trees["online_params"]), path)
+    return trained_of(record, step, **trees)

@@ -248,10 +248,10 @@ def test_scores_of_other_settings_are_not_reused(finished, checkpoint, changes):
     for more in ({}, changes):
         config = config_of(checkpoint, **more)
         trained = weights.load(checkpoint)
-        data = recipes.data_of(config, trained.config)
+        data = recipes.data_of(config, trained)
         record = recipes.identity(config, trained, config.protocol)
         record |= {"bn_decay": config.bn_decay}
-        job = finetune._Job(config, data, ({}, {}), {}, pathlib.Path(), record)
+        job = finetune._Job(config, data, ({}, {}), trained.network, pathlib.Path(), record)
         size = int(36 * config.fraction)
         marks.append([job.fingerprint(cell, size) for cell in finetune.grid(config)])
     assert len({*marks[0], *marks[1]}) == 8
@@ -366,9 +366,9 @@ def test_supervised_from_scratch(supervised_run):
 
 def test_the_saved_network_predicts_what_was_scored(supervised_run, dataset):
     trained = weights.load(supervised_run)
-    assert (trained.step, trained.total_steps, trained.num_classes) == (5, 5, 3)
-    assert trained.config["dataset"] == dataset and trained.config["image_size"] == 8
-    network = training.encoder_of(trained.config["network"])
+    assert (trained.step, trained.total_steps, trained.network.num_classes) == (5, 5, 3)
+    assert (trained.dataset, trained.image_size, trained.method) == (dataset, 8, "supervised")
+    network = training.encoder_of(trained.network)
     params, state = training.encoder_weights(trained.online_params, trained.online_state)
     split = load_split(dataset, "test", image_size=8, eval_crop="full")
     (batch,) = split.batches()

@@ -157,7 +157,7 @@ def test_each_image_is_drawn_once_an_epoch_by_crop_and_t(dataset, trained):
     """Beside the crops and views of each example by itself, in batches of ten that span epochs."""
     image_set = images.select(sources.load(dataset, "train"), np.arange(11))
     view = AugmentParams(blur=0.5)
-    cropping = checkpoint.cropping_of({"data": {"area_min": 0.3}})._replace(view=view)
+    cropping = weights.Cropping(view=view, area_range=(0.3, 1.0))
     source = transformations.Source(image_set, 8, cropping)
     network = checkpoint.siamese_of(trained)
     given = (network, trained.online_params, trained.online_state, source)
@@ -281,7 +281,7 @@ def test_the_job(digits, tmp_path, capsys):
 
     # The same from the parts: g(h) of the online network.
     trained = weights.load(digits)
-    cropping = checkpoint.cropping_of(trained.config)
+    cropping = trained.cropping
     assert cropping.area_range == (0.5, 1.0)
     fit, score = (
         transformations.extract(

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 import tiny_checkpoints
-import tiny_runs
 from byol_jax import weights
 from byol_jax.errors import GuardError, UserError
 from byol_jax.jobs import overrides, paper
@@ -54,14 +53,25 @@ class Jobs(dict):
         write_results(workdir / "results.json", records)
 
 
-def test_paper_ours_and_difference(tmp_path, checkpoint, capsys) -> None:
+@pytest.fixture
+def run(monkeypatch):
+    """The job `paper`, with the jobs of its cells replaced."""
+
+    def run(config, workdir, jobs):
+        monkeypatch.setattr(paper, "job_of", jobs.__getitem__)
+        paper.run(config, workdir)
+
+    return run
+
+
+def test_paper_ours_and_difference(tmp_path, checkpoint, capsys, run) -> None:
     config = config_of(
         "table=3,row=BYOL,cells=CIFAR10+Birdsnap",
         checkpoint,
         override="batch_size=16,eval_batch_size=32,num_steps=7,l2_grid=0.1+1",
     )
     jobs = Jobs()
-    paper.run(config, tmp_path / "table", jobs)
+    run(config, tmp_path / "table", jobs)
     transfer, finetune = jobs.configs
     assert (transfer.job, finetune.job) == ("transfer", "finetune")
     for ours in jobs.configs:
@@ -108,22 +118,22 @@ def test_paper_ours_and_difference(tmp_path, checkpoint, capsys) -> None:
 
     # Again: everything is there.
     again = Jobs()
-    paper.run(config, tmp_path / "table", again)
+    run(config, tmp_path / "table", again)
     assert not again.configs
     assert capsys.readouterr().out.splitlines() == printed
     # Other settings do not go into the same folders.
     config.override = "batch_size=32"
     with pytest.raises(UserError, match="another checkpoint or other settings: give another"):
-        paper.run(config, tmp_path / "table", again)
+        run(config, tmp_path / "table", again)
     assert not again.configs
 
 
-def test_two_metrics_of_one_run(tmp_path, checkpoint, capsys) -> None:
+def test_two_metrics_of_one_run(tmp_path, checkpoint, capsys, run) -> None:
     """Table 7's first two rows on digits, without Table 10's check of the classes."""
     config = config_of("table=7,row=BYOL (ours) ResNet-200 (2x)", checkpoint)
     for cell in config.cells:
         cell["benchmark"] = cell["config"]["benchmark"] = "cifar10"
-    paper.run(config, tmp_path, Jobs())
+    run(config, tmp_path, Jobs())
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("BYOL (ours) ResNet-200 (2x), linear, ImageNet, Top-1  ")
     assert lines[1].split("Top-1")[1].split()[:3] == ["79.6", "75.0", "-4.6"]
@@ -131,37 +141,39 @@ def test_two_metrics_of_one_run(tmp_path, checkpoint, capsys) -> None:
     assert len(read_results(tmp_path / "results.json")) == 2
 
 
-def test_runs_of_one_kind_and_network_are_two_records(tmp_path, checkpoint) -> None:
+def test_runs_of_one_kind_and_network_are_two_records(tmp_path, checkpoint, run) -> None:
     config = config_of("table=7", checkpoint)
     for cell in config.cells:
         cell["benchmark"] = cell["config"]["benchmark"] = "cifar10"
     jobs = Jobs()
-    paper.run(config, tmp_path, jobs)
+    run(config, tmp_path, jobs)
     # With any network the architectures share their runs: 4 protocols, 12 cells, 24 numbers.
     assert len(jobs.configs) == 4
     assert len(read_results(tmp_path / "results.json")) == 24
 
 
-def test_a_cell_that_fails_is_listed_and_the_others_go_on(tmp_path, checkpoint, capsys) -> None:
+def test_a_cell_that_fails_is_listed_and_the_others_go_on(
+    tmp_path, checkpoint, capsys, run
+) -> None:
     config = config_of("table=3,row=BYOL,cells=CIFAR10", checkpoint)
-    paper.run(config, tmp_path / "a", Jobs({"transfer": UserError("too small")}))
+    run(config, tmp_path / "a", Jobs({"transfer": UserError("too small")}))
     printed = capsys.readouterr().out
     assert "- failed: too small\n    BYOL (ours), linear: CIFAR10 91.3" in printed
     assert "BYOL (ours), finetune, CIFAR10   97.8  75.0" in printed
     # A guard speaks last; the table is there all the same.
     with pytest.raises(GuardError, match="not finite"):
-        paper.run(config, tmp_path / "b", Jobs({"transfer": GuardError("not finite")}))
+        run(config, tmp_path / "b", Jobs({"transfer": GuardError("not finite")}))
     assert "- failed: not finite" in (tmp_path / "b" / "table.md").read_text()
     jobs = Jobs({"transfer": UserError("no"), "finetune": UserError("nor")})
     with pytest.raises(UserError, match=r"could be run: failed: no \(1 cells\); failed: nor"):
-        paper.run(config, tmp_path / "c", jobs)
+        run(config, tmp_path / "c", jobs)
 
 
-def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, capsys) -> None:
+def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, capsys, run) -> None:
     config = config_of("table=3,cells=CIFAR10", checkpoint, any_network=False)
     jobs = Jobs()
     with pytest.raises(UserError) as caught:
-        paper.run(config, tmp_path / "table", jobs)
+        run(config, tmp_path / "table", jobs)
     (line,) = str(caught.value).splitlines()
     assert line.startswith("no cell of table=3 can be run: another network: needs a BYOL ResNet-50")
     assert "the checkpoint is a BYOL ResNet-tiny (2x) trained on digits (2 cells); " in line
@@ -180,14 +192,14 @@ def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, cap
     assert {one.cell["row"] for one in plans} == {"SimCLR (repro)"}
 
 
-def test_a_network_from_scratch_needs_no_checkpoint(tmp_path) -> None:
+def test_a_network_from_scratch_needs_no_checkpoint(tmp_path, run) -> None:
     jobs = Jobs()
-    paper.run(config_of("table=3,row=Random init,cells=CIFAR10"), tmp_path, jobs)
+    run(config_of("table=3,row=Random init,cells=CIFAR10"), tmp_path, jobs)
     (ours,) = jobs.configs
     assert (ours.checkpoint, ours.network, ours.image_size) == (None, "random", 224)
     assert (ours.encoder.depth, ours.encoder.width) == ("50", 1.0)
     with pytest.raises(UserError, match="no checkpoint: give a BYOL ResNet-50 trained on ImageNet"):
-        paper.run(config_of("table=3,row=BYOL,cells=CIFAR10"), tmp_path, jobs)
+        run(config_of("table=3,row=BYOL,cells=CIFAR10"), tmp_path, jobs)
 
 
 def test_the_data_of_a_pre_training_is_known_by_its_name(tmp_path, checkpoint) -> None:
@@ -200,11 +212,9 @@ def test_the_data_of_a_pre_training_is_known_by_its_name(tmp_path, checkpoint) -
     assert one.departures[0] == "pre-trained at 8 pixels"
 
 
-def run_of(**changes) -> weights.Weights:
-    config = tiny_runs.tiny_config("digits").to_dict()
-    config |= {"image_size": 224, "num_steps": None, "num_epochs": 1000, "batch_size": 4096}
-    config["network"] |= {"stem": "imagenet"}
-    return weights.Weights(config | changes, 10, 6, {}, {}, {}, {}, 6)
+def run_of(**changes) -> weights.Trained:
+    papers = {"image_size": 224, "num_steps": None, "num_epochs": 1000, "batch_size": 4096}
+    return tiny_checkpoints.trained("digits", **papers | {"network__stem": "imagenet"} | changes)
 
 
 @pytest.mark.parametrize(
@@ -266,19 +276,21 @@ def test_an_override_of_another_type_is_refused(text, current) -> None:
         ({"checkpoint": "nowhere"}, "nowhere is no folder"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(tmp_path, checkpoint, changes, message) -> None:
+def test_mistakes_are_told_before_anything_runs(
+    tmp_path, checkpoint, changes, message, run
+) -> None:
     config = config_of("table=3,row=BYOL", checkpoint)
     config.update(changes)
     jobs = Jobs()
     with pytest.raises(UserError, match=message):
-        paper.run(config, tmp_path, jobs)
+        run(config, tmp_path, jobs)
     assert not jobs.configs
 
 
-def test_table_10_is_what_is_there(tmp_path, capsys) -> None:
+def test_table_10_is_what_is_there(tmp_path, capsys, run) -> None:
     config = page.get_config("table=10")
     config.data_dir = str(tmp_path / "none")
-    paper.run(config, tmp_path / "table", Jobs())
+    run(config, tmp_path / "table", Jobs())
     printed = capsys.readouterr().out
     assert "1,281,167" in printed and "run `tfds build food101" in printed
     assert "1,281,167" in (tmp_path / "table" / "table.md").read_text()

@@ -2,7 +2,6 @@
 
 import math
 import zlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -106,21 +105,21 @@ class Data(NamedTuple):
         )
 
 
-def data_of(config: ml_collections.ConfigDict, trained: Mapping[str, Any]) -> Data:
-    """What the config names; what it leaves open is as in the run's own config.
+def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) -> Data:
+    """What the config names; what it leaves open is as in the training of the checkpoint.
 
     Raises:
-      UserError: there is no data set, or no such benchmark or crop.
+      UserError: there is no data set or image size, or no such benchmark or crop.
     """
-    dataset: str = config.dataset or trained.get("dataset") or ""
-    require(dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
+    dataset, data_dir = checkpoint.dataset_of(config, trained)
     row = table10.find(dataset, config.benchmark)
+    cropping = trained.cropping if trained else weights.Cropping()
     given = {name: value for name, value in config.view.items() if value is not None}
-    theirs = checkpoint.cropping_of(trained, **given)
-    flip = theirs.view.flip if config.flip is None else config.flip
+    view = compose.from_config({**cropping.view._asdict(), **given})
+    flip = view.flip if config.flip is None else config.flip
     require(0 <= flip <= 1, f"config.flip={flip} is a probability: from 0 to 1")
-    area_min, area_max = theirs.area_range
-    eval_crop = config.eval_crop or theirs.eval_crop
+    area_min, area_max = cropping.area_range
+    eval_crop = config.eval_crop or cropping.eval_crop
     require(
         eval_crop in crops.EVALUATION_MODES,
         f"config.eval_crop={eval_crop!r} must be one of: {', '.join(crops.EVALUATION_MODES)}",
@@ -129,18 +128,20 @@ def data_of(config: ml_collections.ConfigDict, trained: Mapping[str, Any]) -> Da
         config.image_size is None or config.image_size >= 1,
         f"config.image_size={config.image_size} must be at least 1",
     )
+    image_size: int = config.image_size or (trained.image_size if trained else 0)
+    require(image_size, "config.image_size is needed: there is no checkpoint to take it from")
     return Data(
         dataset=dataset,
-        data_dir=config.data_dir or (None if config.dataset else trained.get("data_dir")),
+        data_dir=data_dir,
         benchmark=config.benchmark,
         metric=config.metric or (row.metric if row else "top1"),
-        image_size=config.image_size or trained["image_size"],
+        image_size=image_size,
         eval_crop=eval_crop,
-        exif=theirs.exif,
+        exif=cropping.exif,
         batch_size=config.eval_batch_size,
-        view=theirs.view._replace(flip=flip),
+        view=view._replace(flip=flip),
         area_range=(area_min if config.area_min is None else config.area_min, area_max),
-        aspect_range=theirs.aspect_range,
+        aspect_range=cropping.aspect_range,
     )
 
 
@@ -182,7 +183,7 @@ def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) 
 
 
 def identity(
-    config: ml_collections.ConfigDict, trained: weights.Weights | None, protocol: str
+    config: ml_collections.ConfigDict, trained: weights.Trained | None, protocol: str
 ) -> dict[str, Any]:
     """What tells the training of one job from that of another in the same workdir."""
     return {
@@ -192,7 +193,7 @@ def identity(
         "checkpoint_step": trained.step if trained else None,
         # The same path and step may by now hold another run.
         "weights": _checksum(trained) if trained else None,
-        "dataset": config.dataset or (trained.config["dataset"] if trained else None),
+        "dataset": config.dataset or (trained.dataset if trained else None),
         "benchmark": config.benchmark,
         "fit_split": config.fit_split,
     }
@@ -210,7 +211,7 @@ def finished(config: ml_collections.ConfigDict, protocol: str) -> dict[str, Any]
     return fields | ({"dataset": config.dataset} if config.dataset else {})
 
 
-def _checksum(trained: weights.Weights) -> int:
+def _checksum(trained: weights.Trained) -> int:
     arrays = checkpoints.flatten(
         {
             name: tree

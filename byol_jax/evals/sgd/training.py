@@ -103,19 +103,17 @@ def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int
 
 
 def encoder_of(
-    network: Mapping[str, Any], bn_decay: float | None = None, axis: str | None = None
+    spec: siamese.NetworkSpec, bn_decay: float | None = None, axis: str | None = None
 ) -> hk.TransformedWithState:
-    """f as a checkpoint's config describes it.
+    """f of a network.
 
     Args:
-      network: that section of the run's config.
-      bn_decay: of the moving averages; None keeps the run's.
+      spec: spec of the whole network.
+      bn_decay: decay of the BatchNorm averages; None keeps that of `spec`.
       axis: mapped axis that shares batch statistics.
     """
-    spec = siamese.make_spec(network, 0, axis)
-    if bn_decay is not None:
-        spec = spec._replace(bn_decay=bn_decay)
-    return siamese.encoder(spec)
+    decay = spec.bn_decay if bn_decay is None else bn_decay
+    return siamese.encoder(spec._replace(num_classes=0, bn_decay=decay, bn_axis=axis))
 
 
 def encoder_weights(params: features.Tree, state: features.Tree) -> Encoder:

@@ -238,8 +238,8 @@ def cost(
         f"{1e3 * limit.links:.1f})",
         f"{'':<16}so {most} {rate:,.0f} images/s{hours}",
         f"{'input':<16}each of {hosts} hosts must deliver, at that rate, {rate / hosts:,.0f} "
-        f"images/s (decoded once, {len(train.sizes_of(config))} views each), {rate * image_bytes(config) / hosts / 1e6:,.0f} "
-        "MB/s to its devices",
+        f"images/s (decoded once, {len(train.sizes_of(config))} views each), "
+        f"{rate * image_bytes(config) / hosts / 1e6:,.0f} MB/s to its devices",
     ]
 
 

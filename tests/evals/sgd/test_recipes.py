@@ -6,19 +6,22 @@ import json
 import numpy as np
 import pytest
 
+import tiny_checkpoints
 import tiny_runs
 from byol_jax.augment import compose
 from byol_jax.errors import UserError
 from byol_jax.evals.sgd import recipes, training
 from experiments import classification as page
 
-TRAINED = {
-    "dataset": "digits",
-    "data_dir": None,
-    "image_size": 32,
-    "data": {"eval_crop": "full", "exif": True, "area_min": 0.2, "aspect_max": 1.5},
-    "augment": {"view1": {"flip": 0.25, "blur": 0.0}},
-}
+TRAINED = tiny_checkpoints.trained(
+    "digits",
+    image_size=32,
+    data__exif=True,
+    data__area_min=0.2,
+    data__aspect_max=1.5,
+    augment__view1__flip=0.25,
+    augment__view1__blur=0.0,
+)
 
 
 def config_of(**changes):
@@ -61,7 +64,7 @@ def test_a_config_overrides_the_run():
 
 
 def test_the_folder_of_tfds_goes_with_the_runs_data_set_alone():
-    trained = TRAINED | {"dataset": "tfds:a", "data_dir": "/theirs"}
+    trained = TRAINED._replace(dataset="tfds:a", data_dir="/theirs")
     assert recipes.data_of(config_of(), trained).data_dir == "/theirs"
     assert recipes.data_of(config_of(dataset="digits"), trained).data_dir is None
 

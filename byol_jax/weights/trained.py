@@ -1,0 +1,123 @@
+"""`Trained`: two trained networks and what is known of their training, from any source."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from byol_jax.augment import compose
+from byol_jax.networks import siamese
+
+# A haiku tree of numpy arrays: module path -> leaf -> value.
+Tree = Mapping[str, Mapping[str, Any]]
+
+
+class Cropping(NamedTuple):
+    """How a training made views of images; the defaults are App. C's.
+
+    Attributes:
+      view: T, the augmentations of view 1.
+      area_range: smallest and largest share of the image's area in a random crop.
+      aspect_range: smallest and largest width over height of a random crop.
+      eval_crop: one of `crops.EVALUATION_MODES`.
+      exif: whether images are turned as EXIF says.
+    """
+
+    view: compose.AugmentParams = compose.AugmentParams()
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
+    eval_crop: str = "paper"
+    exif: bool = False
+
+
+class Trained(NamedTuple):
+    """A trained pair of networks and what is needed to rebuild and judge it.
+
+    Attributes:
+      network: spec of both networks, without a mapped axis; `num_classes` counts the outputs of the
+        online probe.
+      has_heads: whether there are a projector and a predictor; a network that was trained on labels
+        has neither.
+      image_size: side of the training views in pixels.
+      cropping: how views and evaluation crops are made.
+      view2: T'; None where it is unknown, and then T is not the training's own either.
+      dataset: name of the training set, as in `config.dataset`; None if unknown.
+      data_dir: folder of TFDS that the training read; None for the default one.
+      seed: seed of the training.
+      method: name of the objective, or `supervised`; None if unknown.
+      recipe: what the run's config says about who published its settings; None if unknown.
+      step: number of finished updates.
+      total_steps: number of updates in the whole run; None if unknown.
+      online_params: parameters of the online network, as numpy arrays.
+      online_state: BatchNorm averages of the online network.
+      target_params: parameters of the target network; empty if there is no target.
+      target_state: BatchNorm averages of the target network; empty if there is no target.
+      config: the run's config as plain dicts. Only three readers need it: the saved identity of a
+        training and the saved network of a fine-tuning copy its section `network`, and `jobs.paper`
+        compares lengths and batch sizes. A source without a config gives the section `network`.
+    """
+
+    network: siamese.NetworkSpec
+    has_heads: bool
+    image_size: int
+    cropping: Cropping
+    view2: compose.AugmentParams | None
+    dataset: str | None
+    data_dir: str | None
+    seed: int
+    method: str | None
+    recipe: str | None
+    step: int
+    total_steps: int | None
+    online_params: Tree
+    online_state: Tree
+    target_params: Tree
+    target_state: Tree
+    config: Mapping[str, Any]
+
+
+def trained_of(
+    record: Mapping[str, Any],
+    step: int,
+    online_params: Tree,
+    online_state: Tree,
+    target_params: Tree,
+    target_state: Tree,
+) -> Trained:
+    """The networks of a run of this project, from what its checkpoints save.
+
+    Args:
+      record: JSON record of a checkpoint, with today's keys (`upgrade.upgrade`).
+      step: number of finished updates.
+      online_params, online_state: the online network.
+      target_params, target_state: the target network; empty if there is none.
+
+    Raises:
+      UserError: the record's section `network` describes no network.
+    """
+    config = record["config"]
+    data, columns = config["data"], config["augment"]
+    is_supervised = config["job"] == "finetune"
+    return Trained(
+        network=siamese.make_spec(config["network"], record["num_classes"]),
+        has_heads=not is_supervised,
+        image_size=config["image_size"],
+        cropping=Cropping(
+            view=compose.from_config(columns.get("view1", {})),
+            area_range=(data["area_min"], data["area_max"]),
+            aspect_range=(data["aspect_min"], data["aspect_max"]),
+            eval_crop=data["eval_crop"],
+            exif=data["exif"],
+        ),
+        view2=compose.from_config(columns["view2"]) if "view2" in columns else None,
+        dataset=config["dataset"],
+        data_dir=config["data_dir"],
+        seed=config["seed"],
+        method="supervised" if is_supervised else config["objective"]["name"],
+        recipe=config["recipe"],
+        step=step,
+        total_steps=record["total_steps"],
+        online_params=online_params,
+        online_state=online_state,
+        target_params=target_params,
+        target_state=target_state,
+        config=config,
+    )
