@@ -1,18 +1,14 @@
 """The printed ablations, and that every row is a config on every base."""
 
 import collections
-import os
-import pathlib
-import re
 
 import pytest
 
 import tiny_runs
 from byol_jax.optim import schedules
 from experiments import ablation_tables, ablations, base
-from experiments.ablation_tables import Times
+from experiments.papers.rows import Times
 
-SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
 ROWS = [row for rows in ablation_tables.TABLES.values() for row in rows]
 
 
@@ -38,67 +34,6 @@ def flat(config):
                 yield prefix + name, value
 
     return dict(walk(config.to_dict()))
-
-
-# ---------------------------------------------------------------- the papers' text
-
-# The file that holds the table, and the table.
-BLOCKS = {
-    **dict.fromkeys(("TABLE_5A", "TABLE_5B"), "001"),
-    **dict.fromkeys(("TABLE_14A", "TABLE_14B", "TABLE_15A", "TABLE_15B", "TABLE_16"), "003"),
-    **dict.fromkeys(("TABLE_17", "TABLE_18", "TABLE_19", "TABLE_20", "TABLE_21"), "003"),
-    "TABLE_22": "003",
-    **dict.fromkeys(("SIMCLR_1", "SIMCLR_4", "SIMCLR_5", "SIMCLR_B1"), "002"),
-}
-# Marks of the text, in this order, and what stands for them.
-MARKS = (
-    (r"</?b>|\$|\[†\]", ""),
-    (r"(\d) \\cdot 10\^\{-(\d)\}", r"\1e-\2"),
-    (r"\s*(?:±|\\pm)\s*", " +- "),
-    (r"\\text\{sg\}", "sg"),
-    (r"\\ell_2 ?", "l2"),
-    (r"\\(theta|xi)", r"\1"),
-    (r"\\mathcal\{T\}", "T"),
-    (r"\\mu_\{proj\}", ""),
-    ("✓", "yes"),
-    ("—", "-"),
-    ("LAYERNORM", "LayerNorm"),
-    ("BATCHNORM", "BatchNorm"),
-)
-
-
-def plain(line):
-    """The cells of a printed line that are not empty: some lines are shifted."""
-    for mark, words in MARKS:
-        line = re.sub(mark, words, line)
-    return [cell.strip() for cell in line.split("\t") if cell.strip()]
-
-
-def is_data(cells):
-    return len(cells) > 1 and any(re.match(r"\d+\.\d+( |$)", cell) for cell in cells)
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_a_table_is_that_of_the_paper(name):
-    files = sorted((SHARED / "papers").glob(f"{BLOCKS[name]}*.txt"))
-    if not files:
-        pytest.skip("needs the text of the papers, optional local data: see BYOL_SHARED")
-    printed = [plain(line) for line in files[0].read_text().splitlines() if line.strip()]
-    ours = [
-        [c for c in cells if c] for cells in ablation_tables.cells_of(vars(ablation_tables)[name])
-    ]
-    if name == "TABLE_19":
-        # The text has SimCLR a line too high.
-        label = ["SimCLR"]
-        printed, ours = (
-            [[c for c in cells if [c] != label] for cells in s] for s in (printed, ours)
-        )
-    if name == "SIMCLR_1":
-        ours = ours[1:]  # its header is spread over two lines
-    first = printed.index(ours[0])
-    assert printed[first : first + len(ours)] == ours
-    # Neither does the table begin before our first line nor go on after our last.
-    assert not is_data(printed[first - 1]) and not is_data(printed[first + len(ours)])
 
 
 # ---------------------------------------------------------------- rows and numbers
