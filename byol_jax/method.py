@@ -27,7 +27,7 @@ TAU_SCHEDULES = ("cosine", "constant")
 
 
 class ObjectiveKeys(NamedTuple):
-    """An objective, and which keys of `config.objective` are its own.
+    """An objective, and the keys of its section, `config.objective.NAME`.
 
     Attributes:
       make: its constructor.
@@ -137,10 +137,14 @@ def _check_dials(config: ml_collections.ConfigDict) -> None:
       UserError: naming the keys, and the table that shows it.
     """
     objective, optimizer = config.objective, config.optimizer
+    require(
+        objective.name in OBJECTIVES,
+        f"config.objective.name={objective.name!r} must be one of: {', '.join(OBJECTIVES)}",
+    )
+    own = objective[objective.name]
     target, predictor = config.target, config.network.predictor.kind
     for name, value, known in (
-        ("objective.name", objective.name, OBJECTIVES),
-        ("objective.normalization", objective.normalization, NORMALIZATIONS),
+        ("objective.byol.normalization", objective.byol.normalization, NORMALIZATIONS),
         ("target", target, update.TARGETS),
         ("tau_schedule", config.tau_schedule, TAU_SCHEDULES),
         ("optimizer.name", optimizer.name, groups.OPTIMIZERS),
@@ -151,19 +155,20 @@ def _check_dials(config: ml_collections.ConfigDict) -> None:
         require(
             optimizer[name] >= 0, f"config.optimizer.{name}={optimizer[name]} must be 0 or more"
         )
+    for name, is_right, right in (
+        ("temperature", lambda value: value > 0, "above 0"),
+        ("beta", lambda value: 0 <= value <= 1, "in [0, 1] (BYOL Eq. 5)"),
+        ("margin", lambda value: value >= 0, "0 or more"),
+    ):
+        require(
+            name not in own or is_right(own[name]),
+            f"config.objective.{objective.name}.{name}={own.get(name)} must be {right}",
+        )
     require(
-        objective.temperature > 0,
-        f"config.objective.temperature={objective.temperature} must be above 0",
-    )
-    require(
-        0 <= objective.beta <= 1,
-        f"config.objective.beta={objective.beta} must be in [0, 1] (BYOL Eq. 5)",
-    )
-    require(objective.margin >= 0, f"config.objective.margin={objective.margin} must be 0 or more")
-    require(
-        not (objective.name == "margin_triplet" and objective.semi_hard and objective.margin == 0),
-        "config.objective.margin=0 leaves no negative for config.objective.semi_hard: give a "
-        "margin above 0 (SimCLR App. B.10 tries 0.4, 0.8, 1.6)",
+        not (objective.name == "margin_triplet" and own.semi_hard and own.margin == 0),
+        "config.objective.margin_triplet.margin=0 leaves no negative for "
+        "config.objective.margin_triplet.semi_hard: give a margin above 0 (SimCLR App. B.10 tries "
+        "0.4, 0.8, 1.6)",
     )
     micro_batch = config.batch_size // config.accumulate
     require(
@@ -187,9 +192,7 @@ def _check_dials(config: ml_collections.ConfigDict) -> None:
         "(BYOL App. A); give config.optimizer.base_learning_rate=1e-3 and "
         "config.optimizer.rate_scaling=none, or less",
     )
-    without_negatives = objective.name == "byol" or (
-        objective.name == "info_nce" and objective.beta == 0
-    )
+    without_negatives = objective.name == "byol" or (objective.name == "info_nce" and own.beta == 0)
     if without_negatives and predictor == "none":
         _logger.warning("no predictor and no negatives: this collapses (BYOL Table 5b, beta 0)")
     elif without_negatives and target == "online":
@@ -211,10 +214,11 @@ def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
 
 def method_of(config: ml_collections.ConfigDict) -> update.Method:
     """The dials of a config that change the program; the same object for the same dials."""
-    switches = OBJECTIVES[config.objective.name].switches
+    name = config.objective.name
+    own = config.objective[name]
     return _method(
-        config.objective.name,
-        tuple((name, config.objective[name]) for name in switches),
+        name,
+        tuple((key, own[key]) for key in OBJECTIVES[name].switches),
         config.target,
         config.network.predictor.kind == "optimal_linear",
         config.optimizer.name,
@@ -261,6 +265,7 @@ def hyperparameters(
         projector_rate=optimizer.projector_rate,
         predictor_rate=optimizer.predictor_rate,
         objective={
-            name: config.objective[name] for name in OBJECTIVES[config.objective.name].numbers
+            key: config.objective[config.objective.name][key]
+            for key in OBJECTIVES[config.objective.name].numbers
         },
     )

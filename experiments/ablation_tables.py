@@ -46,8 +46,8 @@ def _target(target: str, tau: str) -> Setting:
 def _info_nce(beta: str, alpha: str = "0.1") -> Changes:
     return {
         "objective.name": "info_nce",
-        "objective.beta": float(beta),
-        "objective.temperature": float(alpha),
+        "objective.info_nce.beta": float(beta),
+        "objective.info_nce.temperature": float(alpha),
     }
 
 
@@ -150,7 +150,7 @@ _NORMALIZATIONS = {
 
 def _normalization(name: str) -> Setting:
     """Table 20."""
-    return f"{name} in the loss", {"objective.normalization": _NORMALIZATIONS[name]}
+    return f"{name} in the loss", {"objective.byol.normalization": _NORMALIZATIONS[name]}
 
 
 def _predictor_rate(factor: str) -> Setting:
@@ -215,17 +215,20 @@ _LOSSES = {"Margin": "margin_triplet", "NT-Logi.": "nt_logistic", "NT-Xent": "nt
 def _loss(column: str) -> Setting:
     """SimCLR Table 4."""
     loss, _, semi_hard = column.partition("(")
-    changes: Changes = {
-        "objective.name": _LOSSES[loss.strip()],
-        "objective.semi_hard": bool(semi_hard),
-    }
+    objective = _LOSSES[loss.strip()]
+    changes: Changes = {"objective.name": objective}
+    if objective != "nt_xent":
+        changes[f"objective.{objective}.semi_hard"] = bool(semi_hard)
     name = loss.strip().replace("Logi.", "Logistic")
     return name + (", semi-hard" if semi_hard else ""), changes
 
 
 def _temperature(l2: str, temperature: str) -> Setting:
     """SimCLR Table 5."""
-    changes: Changes = {"objective.l2": l2 == "Yes", "objective.temperature": float(temperature)}
+    changes: Changes = {
+        "objective.nt_xent.l2": l2 == "Yes",
+        "objective.nt_xent.temperature": float(temperature),
+    }
     return f"{'cosines' if l2 == 'Yes' else 'dot products'}, temperature {temperature}", changes
 
 
