@@ -1,335 +1,23 @@
 """The ablations of BYOL (Tables 5, 14 to 22, App. G and J.2) and SimCLR (Tables 1, 4, 5, B.1).
 
-Pure data for ablations.py, not a run by itself. Each table stands as it is printed, a line a row
-(`+-` for half the difference of the best and the worst seed, `yes` for a tick, no bold face);
-below it, what each row changes in its recipe. SimCLR's Figures 5 and 8 are pictures: their rows are
-here without numbers.
+What each printed row changes in the recipe of its paper; ablations.py makes configs of them. The
+printed tables are papers/byol.txt and papers/simclr.txt. SimCLR's Figures 5 and 8 are pictures:
+their rows have no numbers.
 """
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
-# ---------------------------------------------------------------- BYOL, as printed
+from experiments import papers
+from experiments.papers.rows import TOP1_TOP5, Changes, Table, Times, build
 
-# Target, tau_base, top-1.
-TABLE_5A = """
-Constant random network | 1 | 18.8 +- 0.7
-Moving average of online | 0.999 | 69.8
-Moving average of online | 0.99 | 72.5
-Moving average of online | 0.9 | 68.4
-Stop gradient of online | 0 | 0.3
-"""
-# Method, predictor, target network, beta, top-1.
-TABLE_5B = """
-BYOL | yes | yes | 0 | 72.5
-- | yes | yes | 1 | 70.9
-- | | yes | 1 | 70.7
-SimCLR | | | 1 | 69.4
-- | yes | | 1 | 69.1
-- | yes | | 0 | 0.3
-- | | yes | 0 | 0.2
-- | | | 0 | 0.1
-"""
-# Depth of the projector (that of the line above where there is none), of the predictor, top-1,
-# top-5.
-TABLE_14A = """
-1 | 1 | 61.9 | 86.0
- | 2 | 65.0 | 86.8
- | 3 | 65.7 | 86.8
-2 | 1 | 71.5 | 90.7
- | 2 | 72.5 | 90.8
- | 3 | 71.4 | 90.4
-3 | 1 | 71.4 | 90.4
- | 2 | 72.1 | 90.5
- | 3 | 72.1 | 90.5
-"""
-# Output size of the projector, top-1, top-5.
-TABLE_14B = """
-16 | 69.9 +- 0.3 | 89.9
-32 | 71.3 | 90.6
-64 | 72.2 | 90.9
-128 | 72.5 | 91.0
-256 | 72.5 | 90.8
-512 | 72.6 | 91.0
-"""
-# Base learning rate, top-1, top-5.
-TABLE_15A = """
-0.01 | 34.8 +- 3.0 | 60.8 +- 3.2
-0.1 | 65.0 | 87.0
-0.2 | 71.7 | 90.6
-0.3 | 72.5 | 90.8
-0.4 | 72.3 | 90.6
-0.5 | 71.5 | 90.1
-1 | 69.4 | 89.2
-"""
-# Weight decay (printed as 1 . 10^-7), top-1, top-5.
-TABLE_15B = """
-1e-7 | 72.1 | 90.4
-5e-7 | 72.6 | 91.0
-1e-6 | 72.5 | 90.8
-5e-6 | 71.0 +- 0.3 | 90.0
-1e-5 | 69.6 +- 0.4 | 89.3
-"""
-# Batch size, top-1 of BYOL and SimCLR (repro), top-5 of both.
-TABLE_16 = """
-4096 | 72.5 | 67.9 | 90.8 | 88.5
-2048 | 72.4 | 67.8 | 90.7 | 88.5
-1024 | 72.2 | 67.4 | 90.7 | 88.1
-512 | 72.2 | 66.5 | 90.8 | 87.6
-256 | 71.8 | 64.3 +- 2.1 | 90.7 | 86.3 +- 1.0
-128 | 69.6 +- 0.5 | 63.6 | 89.6 | 85.9
-64 | 59.7 +- 1.5 | 59.2 +- 2.9 | 83.2 +- 1.2 | 83.0 +- 1.9
-"""
-# Image augmentation, and as in Table 16.
-TABLE_17 = """
-Baseline | 72.5 | 67.9 | 90.8 | 88.5
-Remove flip | 71.9 | 67.3 | 90.6 | 88.2
-Remove blur | 71.2 | 65.2 | 90.3 | 86.6
-Remove color (jittering and grayscale) | 63.4 +- 0.7 | 45.7 | 85.3 +- 0.5 | 70.6
-Remove color jittering | 71.8 | 63.7 | 90.7 | 85.9
-Remove grayscale | 70.3 | 61.9 | 89.8 | 84.1
-Remove blur in T' | 72.4 | 67.5 | 90.8 | 88.4
-Remove solarize in T' | 72.3 | 67.7 | 90.8 | 88.2
-Remove blur and solarize in T' | 72.2 | 67.4 | 90.8 | 88.1
-Symmetric blurring/solarization | 72.5 | 68.1 | 90.8 | 88.4
-Crop only | 59.4 +- 0.3 | 40.3 +- 0.3 | 82.4 | 64.8 +- 0.4
-Crop and flip only | 60.1 +- 0.3 | 40.2 | 83.0 +- 0.3 | 64.8
-Crop and color only | 70.7 | 64.2 | 90.0 | 86.2
-Crop and blur only | 61.1 +- 0.3 | 41.7 | 83.9 | 66.4
-"""
-# beta (that of the line above where there is none), alpha, top-1, top-5. Without negatives alpha
-# does nothing: the 0.1 beside beta 0 is that of Table 5b.
-TABLE_18 = """
-0 | 0.1 | 72.5 | 90.8
-0.1 | 0.01 | 72.2 | 90.7
- | 0.1 | 72.4 | 90.9
- | 0.3 | 72.7 | 91.0
- | 1 | 72.6 | 90.9
- | 3 | 72.5 | 90.9
- | 10 | 72.5 | 90.9
-0.5 | 0.01 | 70.9 | 90.2
- | 0.1 | 72.0 | 90.8
- | 0.3 | 72.7 | 91.2
- | 1 | 72.7 | 91.1
- | 3 | 72.6 | 91.1
- | 10 | 72.5 | 91.0
-1 | 0.01 | 53.9 +- 0.5 | 77.5 +- 0.5
- | 0.1 | 70.9 | 90.3
- | 0.3 | 72.7 | 91.1
- | 1 | 72.7 | 91.1
- | 3 | 72.6 | 91.0
- | 10 | 72.6 | 91.1
-"""
-# Method, predictor, target parameters (theta, sg(theta), xi), beta, top-1. The words SimCLR stand
-# beside row 5, as Table 5b and App. G.5 describe it.
-TABLE_19 = """
-BYOL | yes | xi | 0 | 72.5
- | yes | xi | 1 | 70.9
- | | xi | 1 | 70.7
- | yes | sg(theta) | 1 | 70.2
-SimCLR | | theta | 1 | 69.4
- | yes | sg(theta) | 1 | 70.1
- | | sg(theta) | 1 | 69.2
- | yes | theta | 1 | 69.0
- | yes | sg(theta) | 0 | 5.5
- | yes | theta | 0 | 0.3
- | | xi | 0 | 0.2
- | | sg(theta) | 0 | 0.1
- | | theta | 0 | 0.1
-"""
-# Normalization, top-1, top-5.
-TABLE_20 = """
-l2-norm | 72.5 | 90.8
-LayerNorm | 72.5 +- 0.4 | 90.1
-No normalization | 67.4 | 87.1
-BatchNorm | 65.3 | 85.3
-"""
-# lambda, top-1.
-TABLE_21 = """
-0 | 0.01
-1 | 5.5
-2 | 62.8 +- 1.5
-10 | 66.6
-20 | 66.3 +- 0.3
-Baseline | 72.5
-"""
-# Rows of mu, columns of lambda, top-1.
-TABLE_22 = """
- | 1 | 1.5 | 2 | 5 | 10
-1 | 3.2 +- 2.9 | 25.7 +- 6.6 | 60.8 +- 2.9 | 66.7 +- 0.4 | 66.9
-1.5 | 1.4 +- 2.0 | 9.2 +- 7.0 | 55.2 +- 5.8 | 61.5 +- 0.6 | 66.0 +- 0.3
-2 | 2.0 +- 2.8 | 5.3 +- 1.9 | 15.8 +- 13.4 | 60.9 +- 0.8 | 66.3
-5 | 1.5 +- 0.9 | 2.5 +- 1.5 | 2.5 +- 1.4 | 20.5 +- 2.0 | 60.5 +- 0.6
-10 | 0.1 | 2.1 +- 0.3 | 1.9 +- 0.8 | 2.8 +- 0.4 | 8.3 +- 6.8
-"""
+_BYOL = papers.read("byol")
+_SIMCLR = papers.read("simclr")
 
-# ---------------------------------------------------------------- SimCLR, as printed
-
-# Strengths of the colour distortion, and AutoAugment. Its second row, supervised models, is no
-# pre-training: SimCLR Table B.3 and supervised.py have those.
-SIMCLR_1 = """
- | 1/8 | 1/4 | 1/2 | 1 | 1 (+Blur) | AutoAug
-SimCLR | 59.6 | 61.0 | 62.6 | 63.2 | 64.5 | 61.1
-Supervised | 77.0 | 76.7 | 76.5 | 75.7 | 75.4 | 77.1
-"""
-SIMCLR_4 = """
-Margin | NT-Logi. | Margin (sh) | NT-Logi.(sh) | NT-Xent
-50.9 | 51.6 | 57.5 | 57.9 | 63.9
-"""
-# Whether l2-normalised (as the line above where it does not say), tau, entropy, contrastive
-# accuracy, top-1.
-SIMCLR_5 = """
-Yes | 0.05 | 1.0 | 90.5 | 59.7
- | 0.1 | 4.5 | 87.8 | 64.4
- | 0.5 | 8.2 | 68.2 | 60.7
- | 1 | 8.3 | 59.1 | 58.0
-No | 10 | 0.5 | 91.7 | 57.2
- | 100 | 0.5 | 92.1 | 57.0
-"""
-# Batch sizes, epochs; top-1 with linear and with square root scaling of the rate.
-SIMCLR_B1 = """
-Batch size \\ Epochs | 100 | 200 | 400 | 800
-256 | 57.5 / 62.8 | 61.9 / 64.3 | 64.7 / 65.7 | 66.6 / 66.5
-512 | 60.7 / 63.8 | 64.0 / 65.6 | 66.2 / 66.7 | 67.8 / 67.4
-1024 | 62.8 / 64.3 | 65.3 / 66.1 | 67.2 / 67.2 | 68.5 / 68.3
-2048 | 64.0 / 64.7 | 66.1 / 66.8 | 68.1 / 67.9 | 68.9 / 68.8
-4096 | 64.6 / 64.5 | 66.5 / 66.8 | 68.2 / 68.0 | 68.9 / 69.1
-8192 | 64.8 / 64.8 | 66.6 / 67.0 | 67.8 / 68.3 | 69.0 / 69.1
-"""
-
-# ---------------------------------------------------------------- what they are here
+Setting = tuple[str, Changes]
 
 
-class Times(NamedTuple):
-    """A number that depends on the size of the run: on another base, as many times that base's.
-
-    Attributes:
-      printed: in the table.
-      default: of the table's own recipe.
-      root_of_batch: the recipe's batch size, where the number also goes with its root: SimCLR
-        App. B.1's 0.075, the same rate at 4096 as 0.3 scaled linearly.
-    """
-
-    printed: float
-    default: float
-    root_of_batch: int = 0
-
-    def on(self, key: str, base: Mapping[str, Any]) -> int | float:
-        """The value of `key` on a base, given as dotted keys; on the paper's, the printed one."""
-        value = self.printed * (base[key] / self.default)
-        if self.root_of_batch:
-            value *= math.sqrt(base["batch_size"] / self.root_of_batch)
-        return round(value) if isinstance(base[key], int) else value
-
-
-Value = str | int | float | bool | Times
-
-# Epochs of the recipes. byol: BYOL section 5 and App. G. simclr: SimCLR section 2.3.
-# simclr_repro: SimCLR in BYOL's paper, with T and T' of BYOL's Table 6. They must be those, as
-# Table 17 takes blur and solarization out of the T' of both methods.
-EPOCHS = {"byol": 300, "simclr": 100, "simclr_repro": 300}
-
-
-class Row(NamedTuple):
-    """A row of a table, or a cell of a grid.
-
-    Attributes:
-      table: as in `table=`: `5b` is BYOL's, `simclr-4` is SimCLR's.
-      row: from 1, in printed order; methods side by side share their numbers.
-      name: what it is, in words.
-      changes: dotted keys of its recipe's config.
-      recipe: a key of `EPOCHS`.
-      numbers: as printed; percent, but `contrastive_entropy`, which is in nats.
-      spreads: half the difference of the best and the worst seed, where it is printed.
-      note: what the paper leaves open, or says otherwise in another place.
-    """
-
-    table: str
-    row: int
-    name: str
-    changes: Mapping[str, Value]
-    recipe: str
-    numbers: Mapping[str, float]
-    spreads: Mapping[str, float] = {}
-    note: str = ""
-
-    @property
-    def method(self) -> str:
-        """`byol` or `simclr`."""
-        return self.recipe.partition("_")[0]
-
-    @property
-    def epochs(self) -> int:
-        """Of the printed numbers."""
-        changed = self.changes.get("num_epochs")
-        return int(changed.printed) if isinstance(changed, Times) else EPOCHS[self.recipe]
-
-    @property
-    def place(self) -> str:
-        """As in `BYOL Table 5b, row 3`."""
-        return f"{place(self.table)}, row {self.row}"
-
-    @property
-    def paper(self) -> str:
-        """The printed numbers in words: `70.7 top-1`."""
-        return ", ".join(
-            f"{value}"
-            + (f" +- {self.spreads[metric]}" if metric in self.spreads else "")
-            + f" {metric.replace('_', ' ').replace('top', 'top-')}"
-            for metric, value in self.numbers.items()
-        )
-
-
-def place(table: str) -> str:
-    """`BYOL Table 5b`, `BYOL App. J.2`, `SimCLR Figure 5`."""
-    paper, _, number = table.rpartition("-")
-    if number.startswith("figure"):
-        number = number.replace("figure", "Figure ")
-    else:
-        number = f"App. {number}" if number in ("G", "J.2") else f"Table {number}"
-    return f"SimCLR {number}" if paper else f"BYOL {number}"
-
-
-def cells_of(block: str) -> list[list[str]]:
-    """The cells of each line."""
-    return [[cell.strip() for cell in line.split("|")] for line in block.strip("\n").splitlines()]
-
-
-def _filled(block: str) -> Iterator[list[str]]:
-    """The same; an empty first cell is that of the line above."""
-    first = ""
-    for cells in cells_of(block):
-        first = cells[0] or first
-        yield [first, *cells[1:]]
-
-
-_TOP = ("top1", "top5")
-
-
-def _row(
-    table: str,
-    row: int,
-    name: str,
-    changes: Mapping[str, Value],
-    values: Sequence[str] = (),
-    *,
-    recipe: str = "byol",
-    metrics: Sequence[str] = _TOP,
-    note: str = "",
-) -> Row:
-    """A row of printed values such as `18.8 +- 0.7`."""
-    numbers, spreads = {}, {}
-    for metric, value in zip(metrics, values, strict=False):
-        number, _, spread = value.partition(" +- ")
-        numbers[metric] = float(number)
-        if spread:
-            spreads[metric] = float(spread)
-    return Row(table, row, name, changes, recipe, numbers, spreads, note)
-
-
-def _views(**changes: float) -> dict[str, Value]:
+def _views(**changes: float) -> Changes:
     """The same entries in both columns of BYOL Table 6."""
     return {
         f"augment.{view}.{name}": value
@@ -337,34 +25,29 @@ def _views(**changes: float) -> dict[str, Value]:
     }
 
 
-# A stop-gradient without negatives, which is tau 0 at a predictor rate of 1.
-_STOPPED = "5.5 in Tables 19 and 21, 3.2 +- 2.9 in Table 22, 0.3 in Table 5a"
+# ---------------------------------------------------------------- BYOL
+
 # App. J: "set tau = 0 over the full training", "directly hard copying the weights". Table 5a calls
 # the same thing a stop-gradient; the rows of Tables 21 and 22 so differ in numbers alone.
-_HARD_COPY: dict[str, Value] = {"tau_base": 0.0, "tau_schedule": "constant"}
+_HARD_COPY: Changes = {"tau_base": 0.0, "tau_schedule": "constant"}
 
 
-def _table_5a() -> Iterator[Row]:
-    for i, (target, tau, value) in enumerate(cells_of(TABLE_5A), start=1):
-        changes: dict[str, Value] = {"tau_base": float(tau)}
-        name, note = f"moving average of online, tau_base {tau}", ""
-        if target.startswith("Constant"):
-            changes = {"target": "constant"}
-            name = "constant random network, tau 1"
-        elif target.startswith("Stop"):
-            changes = {"target": "stop_gradient"}
-            name = "stop-gradient of online, tau 0 throughout"
-            note = _STOPPED
-        yield _row("5a", i, name, changes, [value], note=note)
+def _target(target: str, tau: str) -> Setting:
+    """Table 5a."""
+    if target.startswith("Constant"):
+        return "constant random network, tau 1", {"target": "constant"}
+    if target.startswith("Stop"):
+        return "stop-gradient of online, tau 0 throughout", {"target": "stop_gradient"}
+    return f"moving average of online, tau_base {tau}", {"tau_base": float(tau)}
 
 
 # At beta 0 Eq. 5 has the gradient of Eq. 2: rows with and without negatives are one program. App.
 # G.4: "we set the temperature alpha to its best value in the SimCLR setting (i.e., alpha = 0.1)".
-def _info_nce(beta: str, alpha: str = "0.1") -> dict[str, Value]:
+def _info_nce(beta: str, alpha: str = "0.1") -> Changes:
     return {
         "objective.name": "info_nce",
-        "objective.beta": float(beta),
-        "objective.temperature": float(alpha),
+        "objective.info_nce.beta": float(beta),
+        "objective.info_nce.temperature": float(alpha),
     }
 
 
@@ -375,8 +58,8 @@ _TARGETS = {
 }
 
 
-def _between(label: str, predictor: str, target: str, beta: str) -> tuple[str, dict[str, Value]]:
-    """Name and changes of a row of Tables 5b and 19."""
+def _between(label: str, predictor: str, target: str, beta: str) -> Setting:
+    """Table 19."""
     kind, words = _TARGETS[target]
     name = f"{'predictor' if predictor else 'no predictor'}, {words}, beta {beta}"
     changes = _info_nce(beta) | {"target": kind}
@@ -385,72 +68,49 @@ def _between(label: str, predictor: str, target: str, beta: str) -> tuple[str, d
     return (f"{label}: {name}" if label.strip("-") else name), changes
 
 
-_BASELINE_SIMCLR = "69.4 in Tables 5b and 19, 69.2 in App. G.5"
-_NO_TARGET = "69.1 in Table 5b, 69.0 in Table 19"
+def _between_without_stop(label: str, predictor: str, target: str, beta: str) -> Setting:
+    """Table 5b."""
+    return _between(label, predictor, "xi" if target else "theta", beta)
 
 
-def _table_5b() -> Iterator[Row]:
-    notes = {4: _BASELINE_SIMCLR, 5: _NO_TARGET}
-    for i, (label, predictor, target, beta, value) in enumerate(cells_of(TABLE_5B), start=1):
-        name, changes = _between(label, predictor, "xi" if target else "theta", beta)
-        yield _row("5b", i, name, changes, [value], note=notes.get(i, ""))
+def _depths(projector: str, predictor: str) -> Setting:
+    """Table 14a."""
+    changes: Changes = {
+        "network.projector.depth": int(projector),
+        "network.predictor.depth": int(predictor),
+    }
+    return f"projector of depth {projector}, predictor of depth {predictor}", changes
 
 
-def _table_14a() -> Iterator[Row]:
-    for i, (projector, predictor, *values) in enumerate(_filled(TABLE_14A), start=1):
-        changes: dict[str, Value] = {
-            "network.projector.depth": int(projector),
-            "network.predictor.depth": int(predictor),
-        }
-        name = f"projector of depth {projector}, predictor of depth {predictor}"
-        yield _row("14a", i, name, changes, values)
+def _projection_size(size: str) -> Setting:
+    """Table 14b."""
+    return f"projection of size {size}", {"network.projector.output_size": int(size)}
 
 
-def _table_14b() -> Iterator[Row]:
-    for i, (size, *values) in enumerate(cells_of(TABLE_14B), start=1):
-        changes: dict[str, Value] = {"network.projector.output_size": int(size)}
-        yield _row("14b", i, f"projection of size {size}", changes, values)
+def _rate(rate: str) -> Setting:
+    """Table 15a."""
+    changes: Changes = {"optimizer.base_learning_rate": Times(float(rate), 0.3)}
+    return f"base learning rate {rate}", changes
 
 
-def _table_15a() -> Iterator[Row]:
-    for i, (rate, *values) in enumerate(cells_of(TABLE_15A), start=1):
-        changes: dict[str, Value] = {"optimizer.base_learning_rate": Times(float(rate), 0.3)}
-        yield _row("15a", i, f"base learning rate {rate}", changes, values)
+def _decay(decay: str) -> Setting:
+    """Table 15b."""
+    return f"weight decay {decay}", {"optimizer.weight_decay": Times(float(decay), 1e-6)}
 
 
-def _table_15b() -> Iterator[Row]:
-    for i, (decay, *values) in enumerate(cells_of(TABLE_15B), start=1):
-        changes: dict[str, Value] = {"optimizer.weight_decay": Times(float(decay), 1e-6)}
-        yield _row("15b", i, f"weight decay {decay}", changes, values)
+def _batch_size(size: str) -> Setting:
+    """Table 16. The gradients of N steps are averaged, and the target follows once (section 5).
 
-
-def _of_both(
-    table: str, rows: Iterable[tuple[str, Mapping[str, Value], Sequence[str], str]]
-) -> Iterator[Row]:
-    """Rows (name, changes, values, note) of both methods side by side, as in Table 16."""
-    rows = list(rows)
-    for method, recipe in enumerate(("byol", "simclr_repro")):
-        for i, (name, changes, values, note) in enumerate(rows, start=1):
-            yield _row(table, i, name, changes, values[method::2], recipe=recipe, note=note)
-
-
-def _table_16() -> Iterator[Row]:
-    # Section 5: gradients are averaged over N steps, the target follows once every N steps. The
-    # negatives are those of one such step.
-    def rows() -> Iterator[tuple[str, Mapping[str, Value], Sequence[str], str]]:
-        for size, *values in cells_of(TABLE_16):
-            count = 4096 // int(size)
-            name = f"batch size {size}: 4096 in {count} part{'s' * (count > 1)}"
-            note = "section 5 ends its sweep at 128" if size == "64" else ""
-            yield name, {"accumulate": count}, values, note
-
-    yield from _of_both("16", rows())
+    The negatives are those of one such step.
+    """
+    count = 4096 // int(size)
+    return f"batch size {size}: 4096 in {count} part{'s' * (count > 1)}", {"accumulate": count}
 
 
 _NO_COLOR = {"color_jitter": 0.0, "grayscale": 0.0}
 _NO_BLUR = {"blur": 0.0, "solarize": 0.0}
 # Crops are never removed: "Crop only" is without all else that Table 6 has.
-_AUGMENTATIONS: Mapping[str, dict[str, Value]] = {
+_AUGMENTATIONS: Mapping[str, Changes] = {
     "Baseline": {},
     "Remove flip": _views(flip=0.0),
     "Remove blur": _views(blur=0.0),
@@ -468,107 +128,68 @@ _AUGMENTATIONS: Mapping[str, dict[str, Value]] = {
 }
 
 
-def _table_17() -> Iterator[Row]:
-    yield from _of_both(
-        "17", ((name, _AUGMENTATIONS[name], values, "") for name, *values in cells_of(TABLE_17))
-    )
+def _augmentation(name: str) -> Setting:
+    """Table 17."""
+    return name, _AUGMENTATIONS[name]
 
 
-def _table_18() -> Iterator[Row]:
-    for i, (beta, alpha, *values) in enumerate(_filled(TABLE_18), start=1):
-        name = f"beta {beta}, temperature {alpha}"
-        yield _row("18", i, name, _info_nce(beta, alpha), values)
+def _negatives(beta: str, alpha: str) -> Setting:
+    """Table 18."""
+    return f"beta {beta}, temperature {alpha}", _info_nce(beta, alpha)
 
 
-def _table_19() -> Iterator[Row]:
-    twice = "printed twice: 70.2 in row 4, 70.1 in row 6"
-    collapsed = "0.1, chance; 0.01 for collapsed networks in App. J.1 and Table 21"
-    notes = {
-        **dict.fromkeys((4, 6), twice),
-        5: _BASELINE_SIMCLR,
-        8: _NO_TARGET,
-        9: _STOPPED,
-        **dict.fromkeys((12, 13), collapsed),
+# By the names of the rows: where the text pairs them with n_BN, n_LN and n_ID it is out of order
+# (docs/deviations.md).
+_NORMALIZATIONS = {
+    "l2-norm": "l2",
+    "LayerNorm": "layer",
+    "No normalization": "none",
+    "BatchNorm": "batch",
+}
+
+
+def _normalization(name: str) -> Setting:
+    """Table 20."""
+    return f"{name} in the loss", {"objective.byol.normalization": _NORMALIZATIONS[name]}
+
+
+def _predictor_rate(factor: str) -> Setting:
+    """Table 21."""
+    if factor == "Baseline":
+        return "baseline: BYOL", {}
+    changes = _HARD_COPY | {"optimizer.predictor_rate": float(factor)}
+    return f"tau 0, predictor rate x {factor}", changes
+
+
+def _head_rates(projector: str, predictor: str) -> Setting:
+    """Table 22."""
+    changes = _HARD_COPY | {
+        "optimizer.projector_rate": float(projector),
+        "optimizer.predictor_rate": float(predictor),
     }
-    for i, (label, predictor, target, beta, value) in enumerate(cells_of(TABLE_19), start=1):
-        name, changes = _between(label, predictor, target, beta)
-        yield _row("19", i, name, changes, [value], note=notes.get(i, ""))
+    return f"tau 0, projector rate x {projector}, predictor rate x {predictor}", changes
 
 
-def _table_20() -> Iterator[Row]:
-    # By the names of the rows: where the text pairs them with n_BN, n_LN and n_ID it is out of
-    # order (docs/deviations.md).
-    known = {"l2-norm": "l2", "LayerNorm": "layer", "No normalization": "none"}
-    for i, (name, *values) in enumerate(cells_of(TABLE_20), start=1):
-        normalization = known.get(name, "batch")
-        note = ""
-        if normalization != "l2":
-            true = {"layer": "n_LN", "none": "n_ID", "batch": "n_BN"}[normalization]
-            said = {"layer": "n_BN", "none": "n_LN", "batch": "n_ID"}[normalization]
-            note = f"{true}; the text of App. G.6 says {said}"
-        changes: dict[str, Value] = {"objective.normalization": normalization}
-        yield _row("20", i, f"{name} in the loss", changes, values, note=note)
+def _initial_weights(factor: str) -> Setting:
+    """App. G."""
+    return f"initial weights x {factor}", {"network.init_scale": float(factor)}
 
 
-def _table_21() -> Iterator[Row]:
-    notes = {
-        "0": "0.01 in Table 21 and App. J.1, below chance; collapsed networks have 0.1 in Table 19",
-        "1": _STOPPED,
-        "2": "62.8 +- 1.5 in Table 21, 60.8 +- 2.9 in Table 22",
-        "10": "66.6 in Table 21, 66.9 in Table 22; section 5 has 66.5 for a higher rate",
-        "20": "section 5 has 66.5 for a higher rate",
-    }
-    for i, (factor, value) in enumerate(cells_of(TABLE_21), start=1):
-        if factor == "Baseline":
-            yield _row("21", i, "baseline: BYOL", {}, [value])
-        else:
-            name = f"tau 0, predictor rate x {factor}"
-            changes = _HARD_COPY | {"optimizer.predictor_rate": float(factor)}
-            yield _row("21", i, name, changes, [value], note=notes[factor])
+def _no_weight_decay() -> Setting:
+    """App. G."""
+    return "no weight decay", {"optimizer.weight_decay": 0.0}
 
 
-def _table_22() -> Iterator[Row]:
-    (_, *factors), *lines = cells_of(TABLE_22)
-    grid = [
-        (line[0], factor, value)
-        for line in lines
-        for factor, value in zip(factors, line[1:], strict=True)
-    ]
-    notes = {
-        ("1", "1"): _STOPPED,
-        ("1", "2"): "60.8 +- 2.9 in Table 22, 62.8 +- 1.5 in Table 21",
-        ("1", "10"): "66.9 in Table 22, 66.6 in Table 21; section 5 has 66.5 for a higher rate",
-        ("5", "5"): "20.5 +- 2.0 here; section 5 has about 25 for raising both rates",
-    }
-    for i, (projector, predictor, value) in enumerate(grid, start=1):
-        name = f"tau 0, projector rate x {projector}, predictor rate x {predictor}"
-        changes = _HARD_COPY | {
-            "optimizer.projector_rate": float(projector),
-            "optimizer.predictor_rate": float(predictor),
-        }
-        note = notes.get((projector, predictor), "")
-        yield _row("22", i, name, changes, [value], note=note)
-
-
-def _app_g() -> Iterator[Row]:
-    note = 'no factor is printed, this one is ours; "higher than 72% top-1 accuracy"'
-    for i, factor in enumerate((0.5, 2.0), start=1):
-        changes: dict[str, Value] = {"network.init_scale": factor}
-        yield _row("G", i, f"initial weights x {factor:g}", changes, note=note)
-    note = '"leads to network divergence" (App. G), "may lead to unstable results" (Table 15)'
-    for recipe in ("byol", "simclr_repro"):
-        changes = {"optimizer.weight_decay": 0.0}
-        yield _row("G", 3, "no weight decay", changes, recipe=recipe, note=note)
-
-
-def _app_j2() -> Iterator[Row]:
+def _optimal_predictor() -> Setting:
+    """App. J.2."""
     changes = _HARD_COPY | {
         "network.predictor.kind": "optimal_linear",
         "network.projector.output_size": 16,
     }
-    name = "tau 0, optimal linear predictor of each batch, projection of size 16"
-    note = "50.3 in App. J.2, 52.5 in section 5"
-    yield _row("J.2", 1, name, changes, ["50.3"], note=note)
+    return "tau 0, optimal linear predictor of each batch, projection of size 16", changes
+
+
+# ---------------------------------------------------------------- SimCLR
 
 
 def _strength(strength: float) -> dict[str, float]:
@@ -577,88 +198,63 @@ def _strength(strength: float) -> dict[str, float]:
     return jitter | {"hue_max": 0.2 * strength}
 
 
-_ONE_HUNDRED = "the same recipe has 64.5 in Table 1, 64.4 in Table 5, 64.6 and 64.5 in Table B.1"
+def _distortion(column: str) -> Setting:
+    """SimCLR Table 1."""
+    strength, _, blur = column.partition(" ")
+    if strength == "AutoAug":
+        # "does not work better than simple cropping + (stronger) color distortion"
+        return "AutoAugment", _views(autoaugment=1.0, color_jitter=0.0, grayscale=0.0, blur=0.0)
+    above, _, below = strength.partition("/")
+    changes = _views(**_strength(int(above) / int(below or 1)), blur=0.5 if blur else 0.0)
+    return f"color distortion of strength {column}", changes
 
 
-def _simclr_1() -> Iterator[Row]:
-    columns, (_, *values), _ = cells_of(SIMCLR_1)
-    for i, (column, value) in enumerate(zip(columns[1:], values, strict=True), start=1):
-        strength, _, blur = column.partition(" ")
-        name, note = f"color distortion of strength {column}", ""
-        if strength == "AutoAug":
-            # "does not work better than simple cropping + (stronger) color distortion"
-            changes = _views(autoaugment=1.0, color_jitter=0.0, grayscale=0.0, blur=0.0)
-            name = "AutoAugment"
-            note = "in place of color distortion and blur; crop and flip stay"
-        else:
-            above, _, below = strength.partition("/")
-            changes = _views(**_strength(int(above) / int(below or 1)), blur=0.5 if blur else 0.0)
-            note = _ONE_HUNDRED if blur else ""
-        yield _row("simclr-1", i, name, changes, [value], recipe="simclr", note=note)
+_LOSSES = {"Margin": "margin_triplet", "NT-Logi.": "nt_logistic", "NT-Xent": "nt_xent"}
 
 
-def _simclr_4() -> Iterator[Row]:
-    objectives = {
-        "Margin": "margin_triplet",
-        "NT-Logi.": "nt_logistic",
-        "NT-Xent": "nt_xent",
+def _loss(column: str) -> Setting:
+    """SimCLR Table 4."""
+    loss, _, semi_hard = column.partition("(")
+    objective = _LOSSES[loss.strip()]
+    changes: Changes = {"objective.name": objective}
+    if objective != "nt_xent":
+        changes[f"objective.{objective}.semi_hard"] = bool(semi_hard)
+    name = loss.strip().replace("Logi.", "Logistic")
+    return name + (", semi-hard" if semi_hard else ""), changes
+
+
+def _temperature(l2: str, temperature: str) -> Setting:
+    """SimCLR Table 5."""
+    changes: Changes = {
+        "objective.nt_xent.l2": l2 == "Yes",
+        "objective.nt_xent.temperature": float(temperature),
     }
-    # App. B.10.
-    notes = {
-        "margin_triplet": "the best of rates 0.01 to 1 and margins 0, 0.4, 0.8, 1.6, not named: "
-        "here the recipe's rate and margin 0.4",
-        "nt_logistic": "the best of rates 0.01 to 1 and temperatures 0.1, 0.2, 0.5, 1, not named: "
-        "here those of the recipe",
-        "nt_xent": f"63.9 with negatives of one view (footnote 8), here of both; {_ONE_HUNDRED}",
+    return f"{'cosines' if l2 == 'Yes' else 'dot products'}, temperature {temperature}", changes
+
+
+_SCALINGS: Mapping[str, Changes] = {
+    "linear": {"optimizer.rate_scaling": "linear"},
+    "sqrt": {
+        "optimizer.rate_scaling": "sqrt",
+        "optimizer.base_learning_rate": Times(0.075, 0.3, root_of_batch=4096),
+    },
+}
+
+
+def _scaled(batch: str, epochs: str, scaling: str) -> Setting:
+    """SimCLR Table B.1."""
+    changes = _SCALINGS[scaling] | {
+        "batch_size": Times(int(batch), 4096),
+        "num_epochs": Times(int(epochs), 100),
     }
-    columns, values = cells_of(SIMCLR_4)
-    for i, (column, value) in enumerate(zip(columns, values, strict=True), start=1):
-        name, _, semi_hard = column.partition("(")
-        objective = objectives[name.strip()]
-        changes: dict[str, Value] = {
-            "objective.name": objective,
-            "objective.semi_hard": bool(semi_hard),
-        }
-        name = name.strip().replace("Logi.", "Logistic") + (", semi-hard" if semi_hard else "")
-        yield _row(*("simclr-4", i, name, changes, [value]), recipe="simclr", note=notes[objective])
+    return f"batch size {batch}, {epochs} epochs, {scaling} scaling of the rate", changes
 
 
-def _simclr_5() -> Iterator[Row]:
-    metrics = ("contrastive_entropy", "contrastive_top1", "top1")
-    for i, (l2, temperature, *values) in enumerate(_filled(SIMCLR_5), start=1):
-        changes: dict[str, Value] = {
-            "objective.l2": l2 == "Yes",
-            "objective.temperature": float(temperature),
-        }
-        name = f"{'cosines' if l2 == 'Yes' else 'dot products'}, temperature {temperature}"
-        note = _ONE_HUNDRED if i == 2 else ""
-        yield _row(
-            *("simclr-5", i, name, changes, values), recipe="simclr", metrics=metrics, note=note
-        )
-
-
-def _simclr_b1() -> Iterator[Row]:
-    (_, *columns), *lines = cells_of(SIMCLR_B1)
-    rates: Mapping[str, dict[str, Value]] = {
-        "linear": {"optimizer.rate_scaling": "linear"},
-        "sqrt": {
-            "optimizer.rate_scaling": "sqrt",
-            "optimizer.base_learning_rate": Times(0.075, 0.3, root_of_batch=4096),
-        },
-    }
-    row = itertools.count(1)
-    for batch, *cells in lines:
-        for epochs, cell in zip(columns, cells, strict=True):
-            note = "at batch 4096 both scalings are one rate" if batch == "4096" else ""
-            for scaling, value in zip(rates, cell.split(" / "), strict=True):
-                changes = rates[scaling] | {
-                    "batch_size": Times(int(batch), 4096),
-                    "num_epochs": Times(int(epochs), 100),
-                }
-                name = f"batch size {batch}, {epochs} epochs, {scaling} scaling of the rate"
-                yield _row(
-                    *("simclr-B.1", next(row), name, changes, [value]), recipe="simclr", note=note
-                )
+def _by_scaling(rows: Sequence[papers.Cells]) -> Iterator[list[str]]:
+    """The lines of SimCLR Table B.1, whose cells have two numbers, by linear and square root."""
+    for batch, epochs, cell in papers.grid(rows):
+        for scaling, value in zip(_SCALINGS, cell.split(" / "), strict=True):
+            yield [batch, epochs, scaling, value]
 
 
 # Figure 5's transformations in its order. Color distortion and blur keep the probabilities that are
@@ -673,54 +269,167 @@ _TRANSFORMATIONS: Mapping[str, Mapping[str, float]] = {
     "blur": {"blur": 0.5},
     "rotate": {"rotate": 1.0},
 }
+_PAIRS = list(itertools.product(_TRANSFORMATIONS, repeat=2))
 
 
-def _simclr_figure_5() -> Iterator[Row]:
+def _pair(first: str, second: str) -> Setting:
+    """SimCLR Figure 5."""
+    both = {**_TRANSFORMATIONS[first], **_TRANSFORMATIONS[second]}
+    branch = {f"augment.view1.{name}": value for name, value in both.items()}
     nothing = _views(flip=0.0, **_NO_COLOR, **_NO_BLUR)
-    pairs = list(itertools.product(_TRANSFORMATIONS, repeat=2))
-    for i, (first, second) in enumerate(pairs, start=1):
-        both = {**_TRANSFORMATIONS[first], **_TRANSFORMATIONS[second]}
-        one_branch = {f"augment.view1.{name}": value for name, value in both.items()}
-        changes: dict[str, Value] = {"data.same_crop": True, **nothing, **one_branch}
-        name, note = f"{first} alone", "its value is in a picture"
-        if first != second:
-            name = f"{first} with {second}"
-            # The paper applies them "sequentially", `augment.make_view` in its own order.
-            note += f"; the run of row {pairs.index((second, first)) + 1}"
-        yield _row("simclr-figure5", i, name, changes, recipe="simclr", note=note)
+    changes: Changes = {"data.same_crop": True, **nothing, **branch}
+    return (f"{first} alone" if first == second else f"{first} with {second}"), changes
 
 
-def _simclr_figure_8() -> Iterator[Row]:
-    note = (
-        "its value is in a picture; section 4.2: nonlinear is 3 better than linear and more than "
-        "10 better than none, whatever the size"
-    )
-    heads: list[tuple[str, dict[str, Value]]] = [
-        ("no projection head", {"network.projector.kind": "none"})
-    ]
-    for word, kind in (("linear", "linear"), ("nonlinear", "mlp")):
-        # The axis of the picture; h itself has 2048.
-        for size in (32, 64, 128, 256, 512, 1024, 2048):
-            changes: dict[str, Value] = {
-                "network.projector.kind": kind,
-                "network.projector.output_size": size,
-            }
-            heads.append((f"{word} projection head of size {size}", changes))
-    for i, (name, changes) in enumerate(heads, start=1):
-        yield _row("simclr-figure8", i, name, changes, recipe="simclr", note=note)
+# Figure 8's heads. The sizes are the axis of the picture; h itself has 2048.
+_HEADS = [
+    ("none", ""),
+    *itertools.product(("linear", "mlp"), ("32", "64", "128", "256", "512", "1024", "2048")),
+]
 
 
-def _tables() -> dict[str, tuple[Row, ...]]:
-    tables: dict[str, list[Row]] = {}
-    for row in itertools.chain(
-        *(_table_5a(), _table_5b(), _table_14a(), _table_14b(), _table_15a(), _table_15b()),
-        *(_table_16(), _table_17(), _table_18(), _table_19(), _table_20(), _table_21()),
-        *(_table_22(), _app_g(), _app_j2(), _simclr_1(), _simclr_4(), _simclr_5()),
-        *(_simclr_b1(), _simclr_figure_5(), _simclr_figure_8()),
-    ):
-        tables.setdefault(row.table, []).append(row)
-    return {table: tuple(rows) for table, rows in tables.items()}
+def _head(kind: str, size: str) -> Setting:
+    """SimCLR Figure 8."""
+    changes: Changes = {"network.projector.kind": kind}
+    if kind == "none":
+        return "no projection head", changes
+    word = {"linear": "linear", "mlp": "nonlinear"}[kind]
+    changes["network.projector.output_size"] = int(size)
+    return f"{word} projection head of size {size}", changes
+
+
+# ---------------------------------------------------------------- what the papers leave open
+
+# A stop-gradient without negatives, which is tau 0 at a predictor rate of 1.
+_STOPPED = "5.5 in Tables 19 and 21, 3.2 +- 2.9 in Table 22, 0.3 in Table 5a"
+_BASELINE_SIMCLR = "69.4 in Tables 5b and 19, 69.2 in App. G.5"
+_NO_TARGET = "69.1 in Table 5b, 69.0 in Table 19"
+_TWICE = "printed twice: 70.2 in row 4, 70.1 in row 6"
+_CHANCE = "0.1, chance; 0.01 for collapsed networks in App. J.1 and Table 21"
+_HIGHER = "section 5 has 66.5 for a higher rate"
+_FACTOR = 'no factor is printed, this one is ours; "higher than 72% top-1 accuracy"'
+_ONE_HUNDRED = "the same recipe has 64.5 in Table 1, 64.4 in Table 5, 64.6 and 64.5 in Table B.1"
+# SimCLR App. B.10.
+_MARGIN = (
+    "the best of rates 0.01 to 1 and margins 0, 0.4, 0.8, 1.6, not named: here the recipe's rate "
+    "and margin 0.4"
+)
+_LOGISTIC = (
+    "the best of rates 0.01 to 1 and temperatures 0.1, 0.2, 0.5, 1, not named: here those of the "
+    "recipe"
+)
+_PICTURE = "its value is in a picture"
+
+
+def _figure_5_notes() -> Iterator[str]:
+    for first, second in _PAIRS:
+        # The paper applies them "sequentially", `augment.make_view` in its own order.
+        mirrored = f"; the run of row {_PAIRS.index((second, first)) + 1}"
+        yield _PICTURE + (mirrored if first != second else "")
+
+
+# By table and row.
+_NOTES: Mapping[str, Mapping[int, str]] = {
+    "5a": {5: _STOPPED},
+    "5b": {4: _BASELINE_SIMCLR, 5: _NO_TARGET},
+    "16": {7: "section 5 ends its sweep at 128"},
+    "19": {
+        **dict.fromkeys((4, 6), _TWICE),
+        **{5: _BASELINE_SIMCLR, 8: _NO_TARGET, 9: _STOPPED},
+        **dict.fromkeys((12, 13), _CHANCE),
+    },
+    "20": {
+        2: "n_LN; the text of App. G.6 says n_BN",
+        3: "n_ID; the text of App. G.6 says n_LN",
+        4: "n_BN; the text of App. G.6 says n_ID",
+    },
+    "21": {
+        1: "0.01 in Table 21 and App. J.1, below chance; collapsed networks have 0.1 in Table 19",
+        2: _STOPPED,
+        3: "62.8 +- 1.5 in Table 21, 60.8 +- 2.9 in Table 22",
+        4: f"66.6 in Table 21, 66.9 in Table 22; {_HIGHER}",
+        5: _HIGHER,
+    },
+    "22": {
+        1: _STOPPED,
+        3: "60.8 +- 2.9 in Table 22, 62.8 +- 1.5 in Table 21",
+        5: f"66.9 in Table 22, 66.6 in Table 21; {_HIGHER}",
+        19: "20.5 +- 2.0 here; section 5 has about 25 for raising both rates",
+    },
+    "G": {
+        **dict.fromkeys((1, 2), _FACTOR),
+        3: '"leads to network divergence" (App. G), "may lead to unstable results" (Table 15)',
+    },
+    "J.2": {1: "50.3 in App. J.2, 52.5 in section 5"},
+    "simclr-1": {
+        5: _ONE_HUNDRED,
+        6: "in place of color distortion and blur; crop and flip stay",
+    },
+    "simclr-4": {
+        **dict.fromkeys((1, 3), _MARGIN),
+        **dict.fromkeys((2, 4), _LOGISTIC),
+        5: f"63.9 with negatives of one view (footnote 8), here of both; {_ONE_HUNDRED}",
+    },
+    "simclr-5": {2: _ONE_HUNDRED},
+    "simclr-B.1": dict.fromkeys(range(33, 41), "at batch 4096 both scalings are one rate"),
+    "simclr-figure5": dict(enumerate(_figure_5_notes(), start=1)),
+    "simclr-figure8": dict.fromkeys(
+        range(1, len(_HEADS) + 1),
+        f"{_PICTURE}; section 4.2: nonlinear is 3 better than linear and more than 10 better than "
+        "none, whatever the size",
+    ),
+}
+
+# ---------------------------------------------------------------- the tables
+
+
+def _of_method(rows: Sequence[papers.Cells], method: int) -> list[list[str]]:
+    """The lines of one of two methods whose numbers stand side by side, as in Table 16."""
+    return [[name, *values[method::2]] for name, *values in rows]
+
+
+def _columns(rows: Sequence[papers.Cells]) -> list[list[str]]:
+    """The columns of a table as lines."""
+    return [[*cells] for cells in zip(*rows, strict=True)]
+
+
+def _of_byol() -> Iterator[Table]:
+    yield Table("5a", _target, _BYOL["Table 5a"])
+    yield Table("5b", _between_without_stop, _BYOL["Table 5b"])
+    yield Table("14a", _depths, [*papers.filled(_BYOL["Table 14a"])], TOP1_TOP5)
+    yield Table("14b", _projection_size, _BYOL["Table 14b"], TOP1_TOP5)
+    yield Table("15a", _rate, _BYOL["Table 15a"], TOP1_TOP5)
+    yield Table("15b", _decay, _BYOL["Table 15b"], TOP1_TOP5)
+    for key, setting in (("16", _batch_size), ("17", _augmentation)):
+        for method, recipe in enumerate(("byol", "simclr_repro")):
+            lines = _of_method(_BYOL[f"Table {key}"], method)
+            yield Table(key, setting, lines, TOP1_TOP5, recipe)
+    yield Table("18", _negatives, [*papers.filled(_BYOL["Table 18"])], TOP1_TOP5)
+    yield Table("19", _between, _BYOL["Table 19"])
+    yield Table("20", _normalization, _BYOL["Table 20"], TOP1_TOP5)
+    yield Table("21", _predictor_rate, _BYOL["Table 21"])
+    yield Table("22", _head_rates, [*papers.grid(_BYOL["Table 22"])])
+    yield Table("G", _initial_weights, [["0.5"], ["2"]], metrics=())
+    for recipe in ("byol", "simclr_repro"):
+        yield Table("G", _no_weight_decay, [[]], metrics=(), recipe=recipe, first=3)
+    yield Table("J.2", _optimal_predictor, [["50.3"]])
+
+
+def _of_simclr() -> Iterator[Table]:
+    strengths, of_simclr, _ = _SIMCLR["Table 1"]
+    lines = _columns([strengths[1:], of_simclr[1:]])
+    yield Table("simclr-1", _distortion, lines)
+    yield Table("simclr-4", _loss, _columns(_SIMCLR["Table 4"]))
+    metrics = ("contrastive_entropy", "contrastive_top1", "top1")
+    lines = [*papers.filled(_SIMCLR["Table 5"])]
+    yield Table("simclr-5", _temperature, lines, metrics)
+    yield Table("simclr-B.1", _scaled, [*_by_scaling(_SIMCLR["Table B.1"])])
+    yield Table("simclr-figure5", _pair, _PAIRS, metrics=())
+    yield Table("simclr-figure8", _head, _HEADS, metrics=())
 
 
 # The rows of each table, in its order.
-TABLES = _tables()
+TABLES = build(
+    table._replace(notes=_NOTES.get(table.key, {}))
+    for table in (*_of_byol(), *(table._replace(recipe="simclr") for table in _of_simclr()))
+)

@@ -61,7 +61,7 @@ import ml_collections
 
 from experiments import ablation_tables, byol, cifar10, digits, simclr
 from experiments import base as defaults
-from experiments.ablation_tables import Row, Times
+from experiments.papers.rows import EPOCHS, Row, Times
 
 BASES = ("byol", "cifar10", "digits")
 METHODS = ("byol", "simclr")
@@ -91,7 +91,7 @@ def _recipe(recipe: str, base: str) -> ml_collections.ConfigDict:
     """The run that a row changes."""
     if base not in BASES:
         raise ValueError(f"base={base!r} must be one of: {', '.join(BASES)}")
-    epochs = ablation_tables.EPOCHS[recipe]
+    epochs = EPOCHS[recipe]
     if recipe == "byol":
         if base == "byol":
             return byol.get_config(f"epochs={epochs}")

@@ -90,6 +90,40 @@ def simclr_augmentation(
     )
 
 
+def objective() -> ml_collections.ConfigDict:
+    """What is minimised, and a section of keys for each choice; a run reads that of its `name`."""
+    # byol: Eq. 2; info_nce: Eq. 5 (Tables 5b and 18); nt_xent, nt_logistic, margin_triplet: SimCLR
+    # Table 2.
+    section = ml_collections.ConfigDict({"name": "byol"})
+
+    section.byol = ml_collections.ConfigDict()
+    section.byol.normalization = "l2"  # or layer, batch, none (App. G.6, Table 20)
+
+    section.info_nce = ml_collections.ConfigDict()
+    section.info_nce.temperature = 0.1  # alpha (App. G.4; Table 18 varies it)
+    section.info_nce.beta = 1.0  # weight of the negatives; 0 is BYOL (App. G.4)
+    section.info_nce.l2 = True  # cosines; False: dot products
+
+    section.nt_xent = ml_collections.ConfigDict()
+    section.nt_xent.temperature = 0.1  # tau, the best of SimCLR Table 5
+    section.nt_xent.l2 = True  # cosines; False: dot products (SimCLR Table 5)
+
+    section.nt_logistic = ml_collections.ConfigDict()
+    section.nt_logistic.temperature = 0.1  # SimCLR App. B.10 tries 0.1, 0.2, 0.5, 1
+    section.nt_logistic.l2 = True
+    section.nt_logistic.semi_hard = False  # only semi-hard negatives (SimCLR Table 4, "sh")
+
+    section.margin_triplet = ml_collections.ConfigDict()
+    section.margin_triplet.margin = 0.4  # SimCLR App. B.10 tries 0, 0.4, 0.8, 1.6
+    section.margin_triplet.l2 = True
+    section.margin_triplet.semi_hard = False  # only semi-hard negatives (SimCLR Table 4, "sh")
+
+    # Keywords of an objective from outside the package, `name = "module:function"`; a page fills
+    # them in.
+    section.own = ml_collections.ConfigDict()
+    return section
+
+
 def get_config() -> ml_collections.ConfigDict:
     """The paper's run, BYOL App. A, without a data set."""
     config = ml_collections.ConfigDict()
@@ -133,17 +167,7 @@ def get_config() -> ml_collections.ConfigDict:
     # released: starts on its own (docs/deviations.md, 2).
     config.target_init = "paper"
 
-    # byol: Eq. 2; info_nce: Eq. 5 (Tables 5b and 18); nt_xent, nt_logistic, margin_triplet: SimCLR
-    # Table 2. Each reads its own of the keys below.
-    config.objective = ml_collections.ConfigDict()
-    config.objective.name = "byol"
-    config.objective.normalization = "l2"  # byol: l2, layer, batch, none (App. G.6, Table 20)
-    config.objective.temperature = 0.1  # alpha (App. G.4) and tau (SimCLR Table 5)
-    config.objective.beta = 1.0  # info_nce: weight of the negatives; 0 is BYOL
-    config.objective.margin = 0.4  # margin_triplet: SimCLR App. B.10 tries 0, 0.4, 0.8, 1.6
-    config.objective.l2 = True  # all but byol: cosines, not dot products (SimCLR Table 5)
-    # nt_logistic, margin_triplet: semi-hard negatives alone (SimCLR Table 4).
-    config.objective.semi_hard = False
+    config.objective = objective()
 
     config.network = ml_collections.ConfigDict()
     config.network.depth = "50"  # tiny, 18, 34, 50, 101, 152, 200
@@ -157,6 +181,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.predictor = ml_collections.ConfigDict(
         {"kind": "mlp", "depth": 2, "hidden_size": 4096}
     )
+    for head in (config.network.projector, config.network.predictor):
+        # BatchNorm behind each hidden layer (App. A); MoCo's and SupCon's heads have none.
+        head.hidden_norm = True
+        # BatchNorm behind the output: none (App. A: "the output of this MLP is not batch
+        # normalized"), full, scale (no offset: SimCLR's code), plain (neither: SimSiam's code).
+        head.output_norm = "none"
     # paper | released: docs/deviations.md, 1 and 4.
     config.network.head_bias = "released"
     config.network.last_bn_scale = "paper"
@@ -187,6 +217,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.placement = "device"
     config.augment.view1 = augmentation()
     config.augment.view2 = augmentation(blur=0.1, solarize=0.2)
+    # Further views, smaller and cut closer (Lecture, SwAV's multi-crop), for methods that use them:
+    # how many, their side in pixels, their share of the image's area, and their own column. BYOL
+    # has none.
+    config.augment.small = augmentation()
+    config.augment.small.update({"count": 0, "size": 96, "area_min": 0.05, "area_max": 0.14})
 
     config.data = ml_collections.ConfigDict()
     # train, valid, test, or several joined. The paper pre-trains on its local validation

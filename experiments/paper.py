@@ -34,11 +34,12 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments import base, paper_tables
+from experiments.papers.cells import Cell, place
 
 PROTOCOLS = ("linear", "finetune", "supervised")
 
 
-def select(table: str, row: str, cells: str, protocol: str) -> list[paper_tables.Cell]:
+def select(table: str, row: str, cells: str, protocol: str) -> list[Cell]:
     """The cells of a table that the options name, in its order.
 
     Raises:
@@ -68,7 +69,7 @@ def select(table: str, row: str, cells: str, protocol: str) -> list[paper_tables
     return chosen
 
 
-def resolved(cell: paper_tables.Cell, named: bool) -> dict[str, Any]:
+def resolved(cell: Cell, named: bool) -> dict[str, Any]:
     """A cell and the config of its run, as plain values.
 
     Args:
@@ -77,7 +78,7 @@ def resolved(cell: paper_tables.Cell, named: bool) -> dict[str, Any]:
     """
     plain = cell._asdict() | {
         "name": cell.name,
-        "place": paper_tables.place(cell.table),
+        "place": place(cell.table),
         "numbers": [number._asdict() for number in cell.numbers],
         "changes": dict(cell.changes),
         "network": cell.network._asdict() if cell.network else None,

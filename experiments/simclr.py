@@ -69,7 +69,8 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
         f"ResNet-{depth} {width:g}x",
     )
     config.objective.name = "nt_xent"
-    config.objective.temperature = temperature
+    for loss in ("nt_xent", "nt_logistic"):
+        config.objective[loss].temperature = temperature
     config.target = "online"
     config.network.predictor.kind = "none"
     representation = {"tiny": 8, "18": 512, "34": 512}.get(depth, 2048)

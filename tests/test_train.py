@@ -302,17 +302,26 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
         ),
         ({"tau_schedule": "linear"}, "tau_schedule='linear' must be one of: cosine, constant"),
         ({"objective__name": "swav"}, "objective.name='swav' must be one of: byol, info_nce, nt_x"),
-        ({"objective__normalization": "l1"}, "normalization='l1' must be one of: l2, layer, batch"),
-        ({"objective__temperature": 0.0}, "objective.temperature=0.0 must be above 0"),
-        ({"objective__beta": 1.5}, r"objective.beta=1.5 must be in \[0, 1\]"),
-        ({"objective__margin": -1.0}, "objective.margin=-1.0 must be 0 or more"),
+        (
+            {"objective__byol__normalization": "l1"},
+            "normalization='l1' must be one of: l2, layer, batch",
+        ),
+        (
+            {"objective__name": "nt_xent", "objective__nt_xent__temperature": 0.0},
+            "nt_xent.temperature=0",
+        ),
+        ({"objective__name": "info_nce", "objective__info_nce__beta": 1.5}, "info_nce.beta=1.5"),
+        (
+            {"objective__name": "margin_triplet", "objective__margin_triplet__margin": -1.0},
+            "margin_triplet.margin=-1.0",
+        ),
         (
             {
                 "objective__name": "margin_triplet",
-                "objective__semi_hard": True,
-                "objective__margin": 0.0,
+                "objective__margin_triplet__semi_hard": True,
+                "objective__margin_triplet__margin": 0.0,
             },
-            "margin=0 leaves no negative for config.objective.semi_hard: give a margin above 0",
+            "margin_triplet.margin=0 leaves no negative",
         ),
         ({"network__predictor__kind": "best"}, "kind='best' must be one of: mlp, linear, optimal_"),
         ({"network__projector__kind": "optimal_linear"}, "must be one of: mlp, linear, none"),
@@ -354,7 +363,7 @@ def test_negatives_need_other_images(dataset):
         ({"network__predictor__kind": "none"}, "no predictor and no negatives: this collapses"),
         ({"target": "online"}, "gradients through the target and no negatives: this collapses"),
         (
-            {"target": "online", "objective__name": "info_nce", "objective__beta": 0.0},
+            {"target": "online", "objective__name": "info_nce", "objective__info_nce__beta": 0.0},
             "gradients through the target and no negatives",
         ),
         ({"target": "online", "objective__name": "nt_xent"}, None),

@@ -35,7 +35,7 @@ def config_of(dataset, **changes):
     config.seeds, config.override = 1, ""
     config.rows = (
         row(1, dataset, {"top1": "0.3"}, tau_base=0.0, tau_schedule="constant"),
-        row(2, dataset, {}, objective__temperature=0.0),
+        row(2, dataset, {}, objective__name="info_nce", objective__info_nce__temperature=0.0),
     )
     config.update(changes)
     return config
@@ -62,7 +62,7 @@ def test_paper_and_ours_stand_side_by_side(finished):
     assert {"".join(rule)[0]} == {"-"}
     assert first[:3] == ["1", "row 1", "0.3"]
     assert second == ["2", "row 2", "-", "refused", "-", "-", "-"]
-    reason = "Row 2 is refused: config.objective.temperature=0.0 must be above 0"
+    reason = "Row 2 is refused: config.objective.info_nce.temperature=0.0 "
     assert reason in (finished / "table.md").read_text()
     folder = finished / "table5b" / "digits-byol-row1"
     values = [

@@ -1,18 +1,14 @@
 """The printed ablations, and that every row is a config on every base."""
 
 import collections
-import os
-import pathlib
-import re
 
 import pytest
 
 import tiny_runs
 from byol_jax.optim import schedules
 from experiments import ablation_tables, ablations, base
-from experiments.ablation_tables import Times
+from experiments.papers.rows import Times
 
-SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
 ROWS = [row for rows in ablation_tables.TABLES.values() for row in rows]
 
 
@@ -40,67 +36,6 @@ def flat(config):
     return dict(walk(config.to_dict()))
 
 
-# ---------------------------------------------------------------- the papers' text
-
-# The file that holds the table, and the table.
-BLOCKS = {
-    **dict.fromkeys(("TABLE_5A", "TABLE_5B"), "001"),
-    **dict.fromkeys(("TABLE_14A", "TABLE_14B", "TABLE_15A", "TABLE_15B", "TABLE_16"), "003"),
-    **dict.fromkeys(("TABLE_17", "TABLE_18", "TABLE_19", "TABLE_20", "TABLE_21"), "003"),
-    "TABLE_22": "003",
-    **dict.fromkeys(("SIMCLR_1", "SIMCLR_4", "SIMCLR_5", "SIMCLR_B1"), "002"),
-}
-# Marks of the text, in this order, and what stands for them.
-MARKS = (
-    (r"</?b>|\$|\[†\]", ""),
-    (r"(\d) \\cdot 10\^\{-(\d)\}", r"\1e-\2"),
-    (r"\s*(?:±|\\pm)\s*", " +- "),
-    (r"\\text\{sg\}", "sg"),
-    (r"\\ell_2 ?", "l2"),
-    (r"\\(theta|xi)", r"\1"),
-    (r"\\mathcal\{T\}", "T"),
-    (r"\\mu_\{proj\}", ""),
-    ("✓", "yes"),
-    ("—", "-"),
-    ("LAYERNORM", "LayerNorm"),
-    ("BATCHNORM", "BatchNorm"),
-)
-
-
-def plain(line):
-    """The cells of a printed line that are not empty: some lines are shifted."""
-    for mark, words in MARKS:
-        line = re.sub(mark, words, line)
-    return [cell.strip() for cell in line.split("\t") if cell.strip()]
-
-
-def is_data(cells):
-    return len(cells) > 1 and any(re.match(r"\d+\.\d+( |$)", cell) for cell in cells)
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_a_table_is_that_of_the_paper(name):
-    files = sorted((SHARED / "papers").glob(f"{BLOCKS[name]}*.txt"))
-    if not files:
-        pytest.skip("needs the text of the papers, optional local data: see BYOL_SHARED")
-    printed = [plain(line) for line in files[0].read_text().splitlines() if line.strip()]
-    ours = [
-        [c for c in cells if c] for cells in ablation_tables.cells_of(vars(ablation_tables)[name])
-    ]
-    if name == "TABLE_19":
-        # The text has SimCLR a line too high.
-        label = ["SimCLR"]
-        printed, ours = (
-            [[c for c in cells if [c] != label] for cells in s] for s in (printed, ours)
-        )
-    if name == "SIMCLR_1":
-        ours = ours[1:]  # its header is spread over two lines
-    first = printed.index(ours[0])
-    assert printed[first : first + len(ours)] == ours
-    # Neither does the table begin before our first line nor go on after our last.
-    assert not is_data(printed[first - 1]) and not is_data(printed[first + len(ours)])
-
-
 # ---------------------------------------------------------------- rows and numbers
 
 
@@ -120,7 +55,8 @@ def test_every_row_of_every_table_is_there():
             assert numbers[0] == 1 or (rows[0].table, method) == ("G", "simclr")
 
 
-INFO_NCE = {"objective.name": "info_nce", "objective.temperature": 0.1}
+BETA, TEMPERATURE = "objective.info_nce.beta", "objective.info_nce.temperature"
+INFO_NCE = {"objective.name": "info_nce", TEMPERATURE: 0.1}
 HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
 
 
@@ -135,20 +71,20 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
             ("5b", 1),
             {"top1": 72.5},
             INFO_NCE
-            | {"objective.beta": 0.0, "target": "ema", "network.predictor.kind": "mlp"}
+            | {BETA: 0.0, "target": "ema", "network.predictor.kind": "mlp"}
             # Not SimCLR's: section 5 has one setting for all rows.
             | {"optimizer.base_learning_rate": 0.3, "tau_base": 0.99, "num_epochs": 300},
         ),
         (
             ("5b", 3),
             {"top1": 70.7},
-            INFO_NCE | {"objective.beta": 1.0, "target": "ema", "network.predictor.kind": "none"},
+            INFO_NCE | {BETA: 1.0, "target": "ema", "network.predictor.kind": "none"},
         ),
         (
             ("5b", 4),
             {"top1": 69.4},
             INFO_NCE
-            | {"objective.beta": 1.0, "target": "online", "network.predictor.kind": "none"}
+            | {BETA: 1.0, "target": "online", "network.predictor.kind": "none"}
             # App. G.5.
             | {"network.projector.hidden_size": 4096, "network.projector.output_size": 256}
             | {"augment.view2.solarize": 0.2},
@@ -156,7 +92,7 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         (
             ("5b", 6),
             {"top1": 0.3},
-            {"objective.beta": 0.0, "target": "online", "network.predictor.kind": "mlp"},
+            {BETA: 0.0, "target": "online", "network.predictor.kind": "mlp"},
         ),
         (
             ("14a", 2),
@@ -215,42 +151,58 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         (
             ("18", 1),
             {"top1": 72.5, "top5": 90.8},
-            {"objective.name": "info_nce", "objective.beta": 0.0},
+            {"objective.name": "info_nce", BETA: 0.0},
         ),
         (
             ("18", 7),
             {"top1": 72.5, "top5": 90.9},
-            {"objective.beta": 0.1, "objective.temperature": 10.0, "target": "ema"},
+            {
+                BETA: 0.1,
+                TEMPERATURE: 10.0,
+                "target": "ema",
+            },
         ),
         (
             ("18", 14),
             {"top1": 53.9, "top5": 77.5},
-            {"objective.beta": 1.0, "objective.temperature": 0.01},
+            {BETA: 1.0, TEMPERATURE: 0.01},
         ),
         (
             ("19", 4),
             {"top1": 70.2},
-            {"objective.beta": 1.0, "target": "stop_gradient", "network.predictor.kind": "mlp"},
+            {
+                BETA: 1.0,
+                "target": "stop_gradient",
+                "network.predictor.kind": "mlp",
+            },
         ),
         (
             ("19", 7),
             {"top1": 69.2},
-            {"objective.beta": 1.0, "target": "stop_gradient", "network.predictor.kind": "none"},
+            {
+                BETA: 1.0,
+                "target": "stop_gradient",
+                "network.predictor.kind": "none",
+            },
         ),
         (
             ("19", 11),
             {"top1": 0.2},
-            {"objective.beta": 0.0, "target": "ema", "network.predictor.kind": "none"},
+            {BETA: 0.0, "target": "ema", "network.predictor.kind": "none"},
         ),
         (
             ("19", 12),
             {"top1": 0.1},
-            {"objective.beta": 0.0, "target": "stop_gradient", "network.predictor.kind": "none"},
+            {
+                BETA: 0.0,
+                "target": "stop_gradient",
+                "network.predictor.kind": "none",
+            },
         ),
         # "n_ID" of the text is that of the row without normalisation.
-        (("20", 2), {"top1": 72.5, "top5": 90.1}, {"objective.normalization": "layer"}),
-        (("20", 3), {"top1": 67.4, "top5": 87.1}, {"objective.normalization": "none"}),
-        (("20", 4), {"top1": 65.3, "top5": 85.3}, {"objective.normalization": "batch"}),
+        (("20", 2), {"top1": 72.5, "top5": 90.1}, {"objective.byol.normalization": "layer"}),
+        (("20", 3), {"top1": 67.4, "top5": 87.1}, {"objective.byol.normalization": "none"}),
+        (("20", 4), {"top1": 65.3, "top5": 85.3}, {"objective.byol.normalization": "batch"}),
         (("21", 1), {"top1": 0.01}, HARD_COPY | {"optimizer.predictor_rate": 0.0}),
         (("21", 4), {"top1": 66.6}, HARD_COPY | {"optimizer.predictor_rate": 10.0}),
         (("21", 6), {"top1": 72.5}, {"tau_base": 0.99, "tau_schedule": "cosine"}),
@@ -293,22 +245,22 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         (
             ("simclr-4", 1),
             {"top1": 50.9},
-            {"objective.name": "margin_triplet", "objective.semi_hard": False},
+            {"objective.name": "margin_triplet", "objective.margin_triplet.semi_hard": False},
         ),
         (
             ("simclr-4", 4),
             {"top1": 57.9},
-            {"objective.name": "nt_logistic", "objective.semi_hard": True},
+            {"objective.name": "nt_logistic", "objective.nt_logistic.semi_hard": True},
         ),
         (
             ("simclr-5", 3),
             {"contrastive_entropy": 8.2, "contrastive_top1": 68.2, "top1": 60.7},
-            {"objective.l2": True, "objective.temperature": 0.5},
+            {"objective.nt_xent.l2": True, "objective.nt_xent.temperature": 0.5},
         ),
         (
             ("simclr-5", 6),
             {"contrastive_entropy": 0.5, "contrastive_top1": 92.1, "top1": 57.0},
-            {"objective.l2": False, "objective.temperature": 100.0},
+            {"objective.nt_xent.l2": False, "objective.nt_xent.temperature": 100.0},
         ),
         (
             ("simclr-B.1", 1),
@@ -395,7 +347,7 @@ def test_sweeps_have_the_printed_values():
     assert sweep("15b", "optimizer.weight_decay") == [1e-7, 5e-7, 1e-6, 5e-6, 1e-5]
     assert sweep("14b", "network.projector.output_size") == [16, 32, 64, 128, 256, 512]
     assert sweep("5a", "tau_base")[1:4] == [0.999, 0.99, 0.9]
-    assert sweep("simclr-5", "objective.temperature") == [0.05, 0.1, 0.5, 1, 10, 100]
+    assert sweep("simclr-5", "objective.nt_xent.temperature") == [0.05, 0.1, 0.5, 1, 10, 100]
     assert sweep("21", "optimizer.predictor_rate") == [0, 1, 2, 10, 20, 1]
     assert sweep("22", "optimizer.predictor_rate") == 5 * [1, 1.5, 2, 5, 10]
     assert sweep("22", "optimizer.projector_rate")[::5] == [1, 1.5, 2, 5, 10]
@@ -452,7 +404,10 @@ def test_simclr_in_byols_paper_has_byols_augmentations():
         assert config.augment == base.get_config().augment
         dials = (config.num_epochs, config.objective.name, config.target)
         assert dials == (300, "nt_xent", "online")
-        assert (config.objective.temperature, config.optimizer.base_learning_rate) == (0.1, 0.3)
+        assert (config.objective.nt_xent.temperature, config.optimizer.base_learning_rate) == (
+            0.1,
+            0.3,
+        )
         # App. G.5: smaller than BYOL's.
         assert config.network.projector.output_size == 128
         assert config.network.projector.hidden_size == 2048

@@ -501,7 +501,7 @@ def test_simclr_is_the_other_end_of_the_dials():
     assert (config.num_epochs, config.batch_size) == (100, 4096)
     assert config.recipe == "published: SimCLR section 2.3"
     assert (config.optimizer.warmup_epochs, config.optimizer.weight_decay) == (10, 1e-6)
-    assert (config.objective.name, config.objective.temperature) == ("nt_xent", 0.1)
+    assert (config.objective.name, config.objective.nt_xent.temperature) == ("nt_xent", 0.1)
     assert (config.target, config.network.predictor.kind) == ("online", "none")
     projector = config.network.projector
     assert (projector.depth, projector.hidden_size, projector.output_size) == (2, 2048, 128)
@@ -514,7 +514,7 @@ def test_simclr_on_cifar10():
     """App. B.9, with the temperature and one of the rates of its figures."""
     config = simclr.get_config("data=cifar10,depth=18,width=0.25")
     assert (config.num_epochs, config.batch_size, config.image_size) == (1000, 1024, 32)
-    assert (config.network.stem, config.objective.temperature) == ("small", 0.5)
+    assert (config.network.stem, config.objective.nt_xent.temperature) == ("small", 0.5)
     assert config.optimizer.base_learning_rate == 1.0
     assert config.network.projector.hidden_size == 128  # as the representation
     assert config.augment.view2 == base.simclr_augmentation(0.5, blur=0.0)

@@ -1,9 +1,5 @@
 """The numbers of the papers' tables, and that a page makes each that can be made here."""
 
-import os
-import pathlib
-import re
-
 import pytest
 
 from byol_jax import jobs
@@ -11,49 +7,12 @@ from byol_jax.augment import compose
 from byol_jax.data import table10
 from byol_jax.evals.sgd import recipes
 from experiments import base, paper, paper_tables, supervised
+from experiments.papers.cells import Cell, run_of
 
-SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
-# The file that holds the table, and the table.
-BLOCKS = {
-    **dict.fromkeys(("TABLE_1A", "TABLE_1B", "TABLE_2A", "TABLE_2B"), "001"),
-    **dict.fromkeys(("TABLE_3_LINEAR", "TABLE_3_FINETUNED"), "001"),
-    **dict.fromkeys(("TABLE_7", "TABLE_8", "TABLE_9", "TABLE_13"), "003"),
-    **dict.fromkeys(("SIMCLR_6", "SIMCLR_7", "SIMCLR_8_LINEAR", "SIMCLR_8_FINETUNED"), "002"),
-    **dict.fromkeys(("SIMCLR_B2", "SIMCLR_B3", "SIMCLR_B4"), "002"),
-    **dict.fromkeys(("SIMCLR_B5_LINEAR", "SIMCLR_B5_FINETUNED"), "002"),
-}
 CELLS = [cell for cells in paper_tables.TABLES.values() for cell in cells]
 
 
-def plain(line: str) -> list[str]:
-    """The cells of a printed line, without bold face and other marks."""
-    line = re.sub(r"\*\*|</?b>", "", line)
-    line = re.sub(r"\$?(\d)\s*\\times\s*\$?", r"\1x", line)
-    line = line.replace("\N{MULTIPLICATION SIGN}", "x").replace("\N{EN DASH}", "-")
-    line = line.replace("\N{CHECK MARK}", "yes")
-    return [cell.strip() for cell in line.rstrip().split("\t")]
-
-
-def is_data(cells: list[str]) -> bool:
-    return len(cells) > 1 and any(re.fullmatch(r"\d+\.\d", cell) for cell in cells)
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_a_table_is_that_of_the_paper(name: str) -> None:
-    files = sorted((SHARED / "papers").glob(f"{BLOCKS[name]}*.txt"))
-    if not files:
-        pytest.skip("needs the text of the papers, optional local data: see BYOL_SHARED")
-    printed = [plain(line) for line in files[0].read_text().splitlines() if line.strip()]
-    ours = paper_tables.rows_of(getattr(paper_tables, name))
-    first = printed.index(ours[0])
-    rest = [number for number, cells in enumerate(printed) if number >= first and is_data(cells)]
-    places = rest[: len(ours)]
-    assert [printed[number] for number in places] == ours
-    # Neither does the table begin before our first line nor go on after our last.
-    assert not is_data(printed[first - 1]) and not is_data(printed[places[-1] + 1])
-
-
-def cell(table: str, row: str, column: str, protocol: str) -> paper_tables.Cell:
+def cell(table: str, row: str, column: str, protocol: str) -> Cell:
     names = [(c.row, c.column, c.protocol) for c in paper_tables.TABLES[table]]
     return paper_tables.TABLES[table][names.index((row, column, protocol))]
 
@@ -156,7 +115,7 @@ def test_two_runs_never_share_a_folder() -> None:
     runs: dict[str, set] = {}
     for found in CELLS:
         if found.page:
-            runs.setdefault(found.folder, set()).add(paper_tables.run_of(found)[:-1])
+            runs.setdefault(found.folder, set()).add(run_of(found)[:-1])
     assert all(len(same) == 1 for same in runs.values())
     one = cell("1", "BYOL (ours) ResNet-50", "ImageNet", "linear")
     assert one.folder == cell("13", "BYOL-IN", "ImageNet", "linear").folder == "linear-imagenet"

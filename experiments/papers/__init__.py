@@ -1,0 +1,91 @@
+"""The tables of the papers as they are printed: a text file per paper, and the parser of them all.
+
+A file has a heading per table, such as `[Table 5b]`, comments that begin with `#`, and a line per
+printed row, its cells between bars. Another paper needs three things: its text file in this
+folder, its name in `NAMES`, and what each row is here, in ablation_tables.py (a changed
+pre-training config) or in paper_tables.py (a page that evaluates a checkpoint).
+"""
+
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+# Text files, and what the papers are called. Keys of `table=` begin with the former, as in
+# `simclr-5`; BYOL's have no beginning.
+NAMES = {"byol": "BYOL", "simclr": "SimCLR"}
+
+Cells = Sequence[str]
+
+
+@functools.cache
+def read(paper: str) -> Mapping[str, Sequence[Cells]]:
+    """The printed rows of each table of a paper, by heading; found from any directory.
+
+    Raises:
+      ValueError: the file is not in the format above, naming the line.
+    """
+    path = pathlib.Path(__file__).with_name(f"{paper}.txt")
+    return parse(path.read_text(encoding="utf-8"), path.name)
+
+
+def parse(text: str, name: str) -> dict[str, list[list[str]]]:
+    """The same of the text of a file; `name` is that of the file, for errors."""
+    tables: dict[str, list[list[str]]] = {}
+    rows: list[list[str]] | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            heading = line.strip().removeprefix("[").removesuffix("]")
+            if heading in tables or not line.strip().endswith("]"):
+                raise ValueError(f"{name}:{number}: {line!r} must be a new heading in brackets")
+            rows = tables[heading] = []
+        elif rows is None:
+            raise ValueError(f"{name}:{number}: {line!r} must stand below a heading in brackets")
+        else:
+            rows.append([cell.strip() for cell in line.split("|")])
+    empty = [heading for heading, rows in tables.items() if not rows]
+    if empty:
+        raise ValueError(f"{name}: [{empty[0]}] must have at least one row")
+    return tables
+
+
+def filled(rows: Sequence[Cells]) -> Iterator[list[str]]:
+    """The rows of a table in which an empty first cell is that of the row above."""
+    first = ""
+    for cells in rows:
+        first = cells[0] or first
+        yield [first, *cells[1:]]
+
+
+def grid(rows: Sequence[Cells]) -> Iterator[list[str]]:
+    """A two-way table line by line: the row's heading, the column's heading, and the cell."""
+    (_, *columns), *lines = rows
+    for heading, *cells in lines:
+        for column, cell in zip(columns, cells, strict=True):
+            yield [heading, column, cell]
+
+
+def numbers(names: Sequence[str], cells: Cells) -> dict[str, tuple[float, float | None]]:
+    """Value and spread of each printed number, such as `18.8 +- 0.7`; a dash is left out.
+
+    Args:
+      names: of the numbers, in their order.
+      cells: as printed.
+    """
+    printed = {}
+    for name, cell in zip(names, cells, strict=True):
+        if cell != "-":
+            value, _, spread = cell.partition(" +- ")
+            printed[name] = (float(value), float(spread) if spread else None)
+    return printed
+
+
+def place(table: str) -> str:
+    """Where a table is printed: `BYOL Table 5b`, `BYOL App. J.2`, `SimCLR Figure 5`."""
+    paper, _, number = table.rpartition("-")
+    if number.startswith("figure"):
+        number = number.replace("figure", "Figure ")
+    else:
+        number = f"App. {number}" if number in ("G", "J.2") else f"Table {number}"
+    return f"{NAMES[paper or 'byol']} {number}"
