@@ -17,11 +17,13 @@ from byol_jax.data.views import Stream, View
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.networks import siamese as siamese_module
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, init_network, siamese
-from byol_jax.program import Hyperparameters, TrainState, init_state
+from byol_jax.optim import groups
+from byol_jax.program import Hyperparameters, Program, TrainState, init_state
 from byol_jax.runtime import spmd
 
 TABLE_6 = (compose.AugmentParams(), compose.AugmentParams(blur=0.1, solarize=0.2))
-HPARAMS = Hyperparameters(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9, 0.996, *TABLE_6)
+NUMBERS = groups.Numbers(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9)
+HPARAMS = Hyperparameters(groups.everywhere(NUMBERS), 1000, 0.996, TABLE_6)
 HIDDEN, OUTPUT, CLASSES = 512, 64, 10
 
 # Waits for its own results.
@@ -128,27 +130,22 @@ def boxes_batch(problem: Problem) -> dict[str, np.ndarray]:
 
 def ours(problem: Problem, precision: str = "float32", resident: bool = False) -> Ours:
     """The step that `train` runs: pmap, state donated, augmentation on the device."""
-    network = siamese(problem.spec(precision))
+    program = Program(siamese(problem.spec(precision)), axis=spmd.AXIS)
+    sizes = (problem.size, problem.size)
     step = spmd.pmap(
-        functools.partial(
-            update.train_step,
-            network=network,
-            axis=spmd.AXIS,
-            image_size=problem.size if resident else None,
-        ),
-        donate_argnums=(0,),
+        functools.partial(update.train_step, program=program, sizes=sizes), donate_argnums=(0,)
     )
     rest: tuple[Any, ...] = spmd.replicate((np.int32(0), HPARAMS))
     if resident:
         rest += (spmd.replicate(random_images(problem.batch_size, problem.source)),)
-    state = spmd.replicate(jax.device_get(init_state(0, network, problem.size)))
+    state = spmd.replicate(jax.device_get(init_state(0, program, sizes)))
     batch = boxes_batch(problem) if resident else crops_batch(problem)
     return Ours(_compile(step, state, spmd.shard(batch), *rest), [state], rest)
 
 
 def plain(problem: Problem) -> Ours:
     """One jit on one device, nothing donated, float32 views from the host, no augmentation."""
-    network = siamese(problem.spec()._replace(bn_axis=None))
+    program = Program(siamese(problem.spec()._replace(bn_axis=None)))
 
     def step(state: TrainState, batch: update.Batch) -> tuple[TrainState, update.Logs]:
         return update.step(
@@ -156,11 +153,11 @@ def plain(problem: Problem) -> Ours:
             jax.tree.map(lambda x: x[None], batch),
             0,
             HPARAMS,
-            make_views=lambda b: (b["view1"], b["view2"]),
-            network=network,
+            make_views=lambda b: {1: b["view1"], 2: b["view2"]},
+            program=program,
         )
 
-    state = init_state(0, network, problem.size)
+    state = init_state(0, program, (problem.size, problem.size))
     return Ours(_compile(jax.jit(step), state, plain_batch(problem)), [state], ())
 
 

@@ -1,5 +1,6 @@
 """What a run is: the dials of its method, its state, its numbers, and its forward passes."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from byol_jax.augment import compose
 from byol_jax.networks import siamese
 from byol_jax.objectives import byol
 from byol_jax.objectives.base import Objective, Outputs, State
-from byol_jax.optim import groups
+from byol_jax.optim import groups as groups_of
+from byol_jax.optim.groups import Group, Groups, Numbers, Slots
 
 PyTree = Any
 # Normalised views `[B, H, W, 3]` by number, from 1; sizes may differ.
@@ -61,7 +63,7 @@ class Method(NamedTuple):
     target_update: str = "after"
     optimal_predictor: bool = False
     passes: Passes = Passes()
-    groups: groups.Groups[groups.Group] = groups.LARS
+    groups: Groups[Group] = groups_of.LARS
 
     @property
     def has_target_network(self) -> bool:
@@ -115,7 +117,7 @@ class TrainState(NamedTuple):
     target_state: hk.State
     objective_params: PyTree
     objective_state: State
-    slots: groups.Slots
+    slots: Slots
     finite: jax.Array
 
 
@@ -131,7 +133,7 @@ class Hyperparameters(NamedTuple):
       objective: keyword arguments of `Method.objective`.
     """
 
-    groups: groups.Groups[groups.Numbers]
+    groups: Groups[Numbers]
     total_steps: jax.Array | int
     tau_base: jax.Array | float
     views: tuple[compose.AugmentParams, ...]
@@ -165,12 +167,13 @@ def init_state(
     elif method.has_target_network:
         target_params, target_state = siamese.init_network(seed, "target", network, sizes[0])
     views = {v: jnp.zeros((1, size, size, 3)) for v, size in enumerate(sizes, start=1)}
-    shapes = jax.eval_shape(
-        lambda: {
-            **forward(network, online_params, online_state, views, method.passes, "target")[0],
-            **forward(network, online_params, online_state, views, method.passes, "online")[0],
-        }
-    )
+    shapes: dict[int, Outputs] = {}
+    for which in ("target", "online"):
+        # Not in training: there is no mapped axis here, whose statistics would be shared.
+        outputs = functools.partial(forward, passes=method.passes, which=which, is_training=False)
+        shapes |= jax.eval_shape(
+            lambda outputs=outputs: outputs(network, online_params, online_state, views)[0]
+        )
     objective_params, objective_state = method.objective().init(
         keys.named_key(seed, "objective"), shapes, num_examples
     )
@@ -182,7 +185,7 @@ def init_state(
         target_state=target_state,
         objective_params=objective_params,
         objective_state=objective_state,
-        slots=groups.init(method.groups, Trainable(online_params, objective_params)),
+        slots=groups_of.init(method.groups, Trainable(online_params, objective_params)),
         finite=jnp.ones((), bool),
     )
 
@@ -194,8 +197,9 @@ def forward(
     views: Views,
     passes: Passes,
     which: str,
+    is_training: bool = True,
 ) -> tuple[dict[int, Outputs], hk.State]:
-    """The passes of one network in training mode.
+    """The passes of one network.
 
     Args:
       network: `siamese(spec)`.
@@ -203,6 +207,7 @@ def forward(
       views: by number; those that no pass names are left out.
       passes: the groups.
       which: `online` or `target`.
+      is_training: whether BatchNorm uses the statistics of each pass, and moves its averages.
 
     Returns:
       Outputs by view number, and the next BatchNorm averages.
@@ -215,11 +220,11 @@ def forward(
     ]
     results: list[Outputs] = []
     if passes.head == "all" and inputs:
-        together, state = network.apply(params, state, None, tuple(inputs), True)
+        together, state = network.apply(params, state, None, tuple(inputs), is_training)
         results = list(together)
     else:
         for group_views in inputs:
-            outputs, state = network.apply(params, state, None, group_views, True)
+            outputs, state = network.apply(params, state, None, group_views, is_training)
             results.append(outputs)
     by_view: dict[int, Outputs] = {}
     for group, outputs in zip(numbers, results, strict=True):
@@ -237,7 +242,7 @@ class Refreshed(NamedTuple):
 
     objective_params: PyTree
     objective_state: State
-    slots: groups.Slots
+    slots: Slots
 
 
 def refresh(
@@ -265,4 +270,4 @@ def refresh(
     assert objective.refresh is not None
     key = jax.random.fold_in(keys.named_key(seed, "refresh"), step)
     params, state = objective.refresh(key, *old, features, ids)
-    return Refreshed(params, state, groups.init(method.groups, Trainable({}, params)))
+    return Refreshed(params, state, groups_of.init(method.groups, Trainable({}, params)))

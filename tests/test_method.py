@@ -11,26 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiny_numbers
 from byol_jax import update
-from byol_jax.augment import compose
 from byol_jax.networks import heads
 from byol_jax.objectives import byol, info_nce, simclr
-from byol_jax.program import Hyperparameters, Method, init_state
+from byol_jax.optim import groups
+from byol_jax.program import Method, Program, init_state
 from byol_jax.runtime import spmd
+from numbered import numbered
 
 SIZE, BATCH = 4, 8
 VIEWS = ("view1", "view2")
-HPARAMS = Hyperparameters(
-    peak_learning_rate=1.0,
-    warmup_steps=0,
-    total_steps=10,
-    weight_decay=0.0,
-    trust_coefficient=1e-3,
-    momentum=0.0,
-    tau_base=0.9,
-    view1=compose.AugmentParams(),
-    view2=compose.AugmentParams(),
-)
+HPARAMS = tiny_numbers.hyperparameters()
 
 
 def l2(x):
@@ -102,8 +94,8 @@ def network_of(name, axis=None):
     def head(module, kind, size, inputs):
         if kind in ("none", "optimal_linear"):
             return inputs
-        depth = 1 if kind == "linear" else 2
-        return heads.MLP(module, depth, 12, size, True, bn)(inputs, True)
+        spec = heads.HeadSpec(2, 12, size, kind)
+        return heads.MLP(module, spec, size, True, bn)(inputs, True)
 
     def network(images, is_training):
         embedding = hk.Linear(6, name="encoder")(images.reshape(len(images), -1))
@@ -118,8 +110,15 @@ def network_of(name, axis=None):
 def method_of(name, axis=None):
     target, predictor, _, objective, _, _ = DIALS[name]
     return Method(
-        functools.partial(objective, axis=axis), target, predictor == "optimal_linear", "sgd"
+        objective=functools.partial(objective, axis=axis),
+        target=target,
+        optimal_predictor=predictor == "optimal_linear",
+        groups=groups.everywhere(groups.Group("sgd")),
     )
+
+
+def program_of(name, axis=None):
+    return Program(network_of(name, axis), method_of(name, axis), axis)
 
 
 def hparams_of(name, **changes):
@@ -137,17 +136,15 @@ def batch_of(size=BATCH):
 def step_of(name, axis=None):
     step = functools.partial(
         update.step,
-        make_views=lambda batch: tuple(batch[view] for view in VIEWS),
-        network=network_of(name, axis),
-        method=method_of(name, axis),
-        axis=axis,
+        make_views=lambda batch: numbered([batch[view] for view in VIEWS]),
+        program=program_of(name, axis),
     )
     return step if axis else jax.jit(step)
 
 
 @functools.cache
 def initial(name):
-    return init_state(0, network_of(name), SIZE, method_of(name), "released")
+    return init_state(0, program_of(name), (SIZE, SIZE), target_init="released")
 
 
 def gradient(name):
@@ -222,9 +219,16 @@ def test_tau_rises_or_stays(tau_base, end):
 
 
 def test_heads_have_rates_of_their_own():
-    """Tables 21 and 22: lambda of the predictor, mu of the projector; the encoder is as ever."""
+    """Tables 21 and 22: lambda of the predictor, mu of the projector; the encoder keeps its own."""
     plain, _ = step_of("BYOL")(initial("BYOL"), batch_of(), 0, hparams_of("BYOL"))
-    hparams = hparams_of("BYOL", predictor_rate=10.0, projector_rate=0.0)
+    hparams = hparams_of("BYOL")
+    own = hparams.groups
+    hparams = hparams._replace(
+        groups=own._replace(
+            predictor=own.predictor._replace(factor=10.0),
+            projector=own.projector._replace(factor=0.0),
+        )
+    )
     new, _ = step_of("BYOL")(initial("BYOL"), batch_of(), 0, hparams)
     for module, leaves in initial("BYOL").online_params.items():
         factor = {"predictor": 10.0, "projector": 0.0}.get(module.split("/")[0], 1.0)
@@ -267,7 +271,8 @@ def test_an_objective_between_the_two_is_their_mixture():
     both = {}
     for objective in (byol.byol, functools.partial(info_nce.info_nce, beta=0.0)):
         method = method_of("BYOL")._replace(objective=objective)
-        step = jax.jit(functools.partial(step_of("BYOL").__wrapped__, method=method))
+        program = program_of("BYOL")._replace(method=method)
+        step = jax.jit(functools.partial(step_of("BYOL").__wrapped__, program=program))
         both[objective] = step(initial("BYOL"), batch_of(), 0, HPARAMS)
     (first, logs), (second, others) = both.values()
     np.testing.assert_allclose(logs["loss"] - 4, others["loss"], rtol=1e-5)

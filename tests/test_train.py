@@ -266,16 +266,16 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
         ({"network__depth": "19"}, "network.depth"),
         ({"network__width": 0.3}, "multiple of 1/8"),
         ({"precision": "float16"}, "precision"),
-        ({"profile__steps": -1}, "profile.steps=-1 is below 0"),
-        ({"profile__first": 1}, "profile.first=1 must be at least 2: the first step compiles"),
+        ({"profile__steps": -1}, "profile.steps"),
+        ({"profile__first": 1}, "profile.first"),
         ({"log_every": 0}, "log_every"),
         ({"num_steps": 0}, "num_steps"),
         ({"num_epochs": 0}, "num_epochs"),
         ({"seed": -1}, "seed"),
         ({"tau_base": 1.5}, "tau_base"),
-        ({"target_init": "zeros"}, "paper or released"),
+        ({"target_init": "zeros"}, "target_init"),
         ({"data__eval_crop": "left"}, "eval_crop"),
-        ({"augment__view2__blur": 1.1}, "probability"),
+        ({"augment__view2__blur": 1.1}, "augment.view2.blur"),
         ({"augment__view1__blur_sigma_min": 0.0}, "blur_sigma_min"),
         ({"data__area_min": 1.5}, "area"),
         ({"dataset": "digit"}, "digits"),
@@ -284,7 +284,7 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
         ({"data_dir": "somewhere"}, "data_dir=somewhere is for tfds:NAME only"),
         ({"data__split": "trian"}, "has no split 'trian'; its splits are train, valid, test"),
         *(
-            ({"data__service": "localhost:1", key: value}, f"elsewhere, without config.{words}: ")
+            ({"data__service": "localhost:1", key: value}, f"data.service .*config.{words}")
             for key, value, words in (
                 ("data__resident", True, "data.resident"),
                 ("data__cache", True, "data.cache"),
@@ -293,18 +293,18 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
                 ("augment__placement", "host", "augment.placement=host"),
             )
         ),
-        ({"data__service": "localhost:1"}, "npz:.* is in memory, where no other machine reads"),
-        ({"data__resident": True, "data__scaled_decoding": True}, "resident keeps whole images"),
-        ({"augment__placement": "gpu"}, "placement='gpu' must be one of: device, host"),
+        ({"data__service": "localhost:1"}, "data.service"),
+        ({"data__resident": True, "data__scaled_decoding": True}, "data.scaled_decoding"),
+        ({"augment__placement": "gpu"}, "augment.placement='gpu'"),
         (
             {"target": "momentum"},
-            "target='momentum' must be one of: ema, stop_gradient, online",
+            "config.target='momentum'",
         ),
-        ({"tau_schedule": "linear"}, "tau_schedule='linear' must be one of: cosine, constant"),
-        ({"objective__name": "swav"}, "objective.name='swav' must be one of: byol, info_nce, nt_x"),
+        ({"tau_schedule": "linear"}, "tau_schedule"),
+        ({"objective__name": "swav"}, "objective.name='swav'"),
         (
             {"objective__byol__normalization": "l1"},
-            "normalization='l1' must be one of: l2, layer, batch",
+            "objective.byol.normalization='l1'",
         ),
         (
             {"objective__name": "nt_xent", "objective__nt_xent__temperature": 0.0},
@@ -321,24 +321,24 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
                 "objective__margin_triplet__semi_hard": True,
                 "objective__margin_triplet__margin": 0.0,
             },
-            "margin_triplet.margin=0 leaves no negative",
+            "margin_triplet.margin=0",
         ),
-        ({"network__predictor__kind": "best"}, "kind='best' must be one of: mlp, linear, optimal_"),
-        ({"network__projector__kind": "optimal_linear"}, "must be one of: mlp, linear, none"),
+        ({"network__predictor__kind": "best"}, "network.predictor.kind='best'"),
+        ({"network__projector__kind": "optimal_linear"}, "network.projector.kind"),
         (
             {"network__predictor__kind": "optimal_linear", "network__projector__output_size": 16},
-            r"optimal_linear fits 16 x 16 numbers to the 8 images .* \(BYOL App. J.2 has 16 for",
+            "network.predictor.kind=optimal_linear",
         ),
-        ({"optimizer__name": "lamb"}, "optimizer.name='lamb' must be one of: lars, sgd, adam"),
-        ({"optimizer__rate_scaling": "root"}, "rate_scaling='root' must be one of: linear, sqrt"),
-        ({"optimizer__predictor_rate": -1.0}, "predictor_rate=-1.0 must be 0 or more"),
+        ({"optimizer__name": "lamb"}, "optimizer.name='lamb'"),
+        ({"optimizer__rate_scaling": "root"}, "optimizer.rate_scaling"),
+        ({"optimizer__predictor_rate": -1.0}, "optimizer.predictor_rate=-1.0"),
         (
             {"optimizer__name": "adam", "optimizer__rate_scaling": "none"},
-            r"adam at a rate of 4: .* \(BYOL App. A\); give config.optimizer.base_learning",
+            "optimizer.name=adam",
         ),
         (
             {"evaluation__at_end": True, "evaluation__score_split": "valid"},
-            "share valid: what is scored must not be fitted",
+            "score_split=valid",
         ),
     ],
 )
@@ -353,8 +353,8 @@ def test_mistakes_are_refused_before_anything_is_written(dataset, tmp_path, chan
 
 def test_negatives_need_other_images(dataset):
     config = tiny_runs.tiny_config(dataset, objective__name="nt_xent", accumulate=8)
-    with pytest.raises(UserError, match=r"1 is its size: .*SimCLR Figure 9, BYOL Table 16"):
-        check(config)  # on one device; more divide no batch of 1
+    with pytest.raises(UserError, match=r"objective\.name=nt_xent"):
+        check(config, devices=1)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import byol_jax.update as update
+import tiny_numbers
 from byol_jax import keys
 from byol_jax.augment import compose
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
 from byol_jax.optim import lars
+from byol_jax.program import Program, init_state
 from byol_jax.runtime import spmd
 
 SPEC = NetworkSpec(
@@ -22,17 +24,7 @@ SPEC = NetworkSpec(
     projector=HeadSpec(2, 12, 6),
     predictor=HeadSpec(2, 12, 6),
 )
-HPARAMS = update.Hyperparameters(
-    peak_learning_rate=1.0,
-    warmup_steps=0,
-    total_steps=10,
-    weight_decay=1e-3,
-    trust_coefficient=0.1,
-    momentum=0.9,
-    tau_base=0.9,
-    view1=compose.AugmentParams(),
-    view2=compose.AugmentParams(blur=0.1, solarize=0.2),
-)
+HPARAMS = tiny_numbers.hyperparameters(weight_decay=1e-3, trust_coefficient=0.1, momentum=0.9)
 
 
 def make_batch(size=8, seed=0):
@@ -47,7 +39,7 @@ def make_batch(size=8, seed=0):
 
 
 def make_step(spec=SPEC, axis=None):
-    return functools.partial(update.train_step, network=siamese(spec), axis=axis)
+    return functools.partial(update.train_step, program=Program(siamese(spec), axis=axis))
 
 
 @functools.cache
@@ -57,7 +49,7 @@ def single_step():
 
 @functools.cache
 def initial_state(target_init):
-    return update.init_state(0, siamese(SPEC), 8, target_init=target_init)
+    return init_state(0, Program(siamese(SPEC)), (8, 8), target_init=target_init)
 
 
 def make_state(target_init="released"):
@@ -124,7 +116,9 @@ def test_probe_is_trained_by_view_1_with_the_same_optimiser():
     state, batch = make_state(), make_batch()
     new, logs = single_step()(state, batch, 0, HPARAMS)
     key = keys.named_key(0, "augment")
-    view = compose.make_views(batch["view1"], batch["ids"], batch["epochs"], key, 1, HPARAMS.view1)
+    view = compose.make_views(
+        batch["view1"], batch["ids"], batch["epochs"], key, 1, HPARAMS.views[0]
+    )
     outputs, _ = forward()(state.online_params, state.online_state, view)
     embedding = np.asarray(outputs["embedding"], np.float64)
     w = np.asarray(state.online_params["classifier"]["w"], np.float64)
@@ -134,8 +128,8 @@ def test_probe_is_trained_by_view_1_with_the_same_optimiser():
     loss = -np.mean(np.log(np.sum(probabilities * one_hot, axis=1)))
     np.testing.assert_allclose(logs["probe_loss"], loss, rtol=1e-4)
     gradient = embedding.T @ (probabilities - one_hot) / len(one_hot)
-    u = gradient + HPARAMS.weight_decay * w
-    u *= HPARAMS.trust_coefficient * np.linalg.norm(w) / np.linalg.norm(u)
+    u = gradient + HPARAMS.groups.probe.weight_decay * w
+    u *= HPARAMS.groups.probe.trust_coefficient * np.linalg.norm(w) / np.linalg.norm(u)
     np.testing.assert_allclose(new.online_params["classifier"]["w"], w - u, rtol=1e-3, atol=1e-5)
     top1 = 100 * np.mean(np.argmax(logits, 1) == batch["labels"])
     ranks = np.argsort(-logits, axis=1)[:, :5]
@@ -216,7 +210,7 @@ def test_accumulation_is_a_loop_over_micro_batches_and_one_update():
                 batch_m["epochs"],
                 key,
                 v,
-                (HPARAMS.view1, HPARAMS.view2)[v - 1],
+                HPARAMS.views[v - 1],
             )
             for v in (1, 2)
         ]
@@ -249,8 +243,9 @@ def test_every_number_is_traced():
     before = step._cache_size()
     _, first = step(state, batch, 0, HPARAMS)
     changed = jax.tree.map(lambda x: x * 0.5, HPARAMS)._replace(
-        total_steps=7, warmup_steps=1, view1=compose.AugmentParams(flip=1.0, solarize=1.0)
+        total_steps=7, views=(compose.AugmentParams(flip=1.0, solarize=1.0), HPARAMS.views[1])
     )
+    changed = tiny_numbers.with_numbers(changed, total_steps=7, warmup_steps=1)
     _, second = step(state, batch, 1, changed)
     assert step._cache_size() == max(before, 1)
     assert float(first["loss"]) != float(second["loss"])
@@ -265,7 +260,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_no_later_one_does(poison)
     # Of the types that the other tests give: one compiled step serves all.
     hparams = HPARAMS
     if poison == "learning_rate":
-        hparams = HPARAMS._replace(peak_learning_rate=float("inf"))
+        hparams = tiny_numbers.with_numbers(HPARAMS, peak_learning_rate=float("inf"))
     else:
         state.online_params["classifier"]["b"] = np.full(6, np.nan, np.float32)
     state = state._replace(step=jnp.int32(3))
@@ -273,7 +268,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_no_later_one_does(poison)
     assert not logs["finite"]
     assert not frozen.finite
     assert int(frozen.step) == 3
-    for field in ("online_params", "online_state", "target_params", "target_state", "opt_state"):
+    for field in ("online_params", "online_state", "target_params", "target_state", "slots"):
         jax.tree.map(np.testing.assert_array_equal, getattr(state, field), getattr(frozen, field))
     still, logs = single_step()(frozen, batch, 0, HPARAMS)
     assert not still.finite
@@ -286,7 +281,7 @@ def test_collapse_statistics_and_norms_of_figure_7():
     key = keys.named_key(0, "augment")
     embeddings, projections = [], []
     online_state = state.online_state
-    for v, params in ((1, HPARAMS.view1), (2, HPARAMS.view2)):
+    for v, params in enumerate(HPARAMS.views, start=1):
         view = compose.make_views(batch[f"view{v}"], batch["ids"], batch["epochs"], key, v, params)
         out, online_state = forward()(state.online_params, online_state, view)
         embeddings.append(np.asarray(out["embedding"], np.float64))

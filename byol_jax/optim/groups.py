@@ -21,6 +21,7 @@ Slots = dict[str, Arrays]
 OPTIMIZERS = ("lars", "sgd", "adam")
 # Which parameters of a group: all, or those that are neither biases nor of a norm (BYOL App. A).
 ALL, WEIGHTS = "all", "weights"
+_MASKS = {ALL: lars.everything, WEIGHTS: lars.adaptation_mask}
 
 
 class Group(NamedTuple):
@@ -143,24 +144,28 @@ def _chain(
     The state holds none of the numbers, so that it can be rebuilt with traced ones in every step.
 
     Raises:
-      KeyError: there is no such optimiser.
+      ValueError: there is no such optimiser.
     """
-
-    def masked(transform: optax.GradientTransformation, which: str) -> Any:
-        return transform if which == ALL else optax.masked(transform, lars.adaptation_mask)
-
-    decay = masked(optax.add_decayed_weights(numbers.weight_decay), group.decayed)
+    adapted, decayed = _MASKS[group.adapted], _MASKS[group.decayed]
+    decay = optax.masked(optax.add_decayed_weights(numbers.weight_decay), decayed)
     trace, scale = optax.trace(decay=numbers.momentum), optax.scale(-learning_rate)
     if group.kind == "lars":
-        ratio = masked(lars.scale_by_trust_ratio(numbers.trust_coefficient), group.adapted)
-        return optax.chain(decay, ratio, trace, scale)
+        return lars.lars(
+            learning_rate,
+            weight_decay=numbers.weight_decay,
+            trust_coefficient=numbers.trust_coefficient,
+            momentum=numbers.momentum,
+            adapted=adapted,
+            decayed=decayed,
+        )
     if group.kind == "larc":
         larc = lars.scale_by_larc(numbers.weight_decay, numbers.trust_coefficient)
-        return optax.chain(masked(larc, group.adapted), trace, scale)
+        return optax.chain(optax.masked(larc, adapted), trace, scale)
     if group.kind == "sgd":
         return optax.chain(decay, trace, scale)
-    assert group.kind == "adam", group.kind
-    return optax.chain(optax.scale_by_adam(b1=numbers.momentum), decay, scale)
+    if group.kind == "adam":
+        return optax.chain(optax.scale_by_adam(b1=numbers.momentum), decay, scale)
+    raise ValueError(f"optimizer={group.kind!r} must be one of: {', '.join(_SLOTS)}")
 
 
 def _with_slots(state: PyTree, kind: str, role: str, names: list[str], slots: Slots) -> PyTree:

@@ -4,6 +4,7 @@
 after it, which differs as soon as the rate is scheduled. Hence this chain.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,6 +35,11 @@ def is_adapted(path: tuple[Any, ...]) -> bool:
 def adaptation_mask(params: PyTree) -> PyTree:
     """`is_adapted` for every leaf of `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: is_adapted(path), params)
+
+
+def everything(params: PyTree) -> PyTree:
+    """True for every leaf of `params`."""
+    return jax.tree.map(lambda _: True, params)
 
 
 def _norm(x: jax.Array) -> jax.Array:
@@ -81,6 +87,8 @@ def lars(
     weight_decay: jax.Array | float,
     trust_coefficient: jax.Array | float,
     momentum: jax.Array | float,
+    adapted: Callable[[PyTree], PyTree] = adaptation_mask,
+    decayed: Callable[[PyTree], PyTree] = adaptation_mask,
 ) -> optax.GradientTransformation:
     """Layer-wise adaptive rate scaling with heavy-ball momentum.
 
@@ -88,12 +96,13 @@ def lars(
     trust_coefficient |p| / |u| (by 1 if a norm is 0); for the others u = g. Then
     m <- momentum m + u and p <- p - learning_rate m.
 
-    All four arguments may be traced values: the state holds the momentum alone, so
-    the chain can be rebuilt inside every step.
+    The first four arguments may be traced values: the state holds the momentum alone, so
+    the chain can be rebuilt inside every step. `adapted` and `decayed` are masks, the paper's by
+    default: which parameters have a trust ratio, and which have weight decay.
     """
     return optax.chain(
-        optax.masked(optax.add_decayed_weights(weight_decay), adaptation_mask),
-        optax.masked(scale_by_trust_ratio(trust_coefficient), adaptation_mask),
+        optax.masked(optax.add_decayed_weights(weight_decay), decayed),
+        optax.masked(scale_by_trust_ratio(trust_coefficient), adapted),
         optax.trace(decay=momentum),
         optax.scale(-learning_rate),
     )

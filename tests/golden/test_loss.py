@@ -13,6 +13,7 @@ from byol_jax.augment.byol import normalize, to_float
 from byol_jax.objectives import byol
 from byol_jax.objectives.normalize import l2_normalize
 from byol_jax.runtime import spmd
+from numbered import numbered
 
 VIEWS = (
     "prediction_view1",
@@ -49,14 +50,16 @@ def regression(golden: golden_data.Golden, runner: str, case: str) -> golden_dat
 def symmetric(golden: golden_data.Golden, runner: str, case: str) -> golden_data.Results:
     arrays = [golden.arrays[f"{case}/{view}"] for view in VIEWS]
     objective = byol.byol()
-    params, state = objective.init(jax.random.key(0))
+    params, state = objective.init(jax.random.key(0), {}, 1)
 
     def rows(stacked: jax.Array) -> Any:
         def total(stacked: jax.Array) -> Any:
             prediction1, prediction2, projection1, projection2 = jnp.moveaxis(stacked, 1, 0)
             online = [{"prediction": prediction1}, {"prediction": prediction2}]
             target = [{"projection": projection1}, {"projection": projection2}]
-            result = objective.loss(params, online, target, {}, state, jax.random.key(0))
+            result = objective.loss(
+                params, numbered(online), numbered(target), {}, state, jax.random.key(0), 0
+            )
             return jnp.sum(result.per_example), result.per_example
 
         gradients, losses = jax.grad(total, has_aux=True)(stacked)

@@ -39,26 +39,8 @@ class Mutation(NamedTuple):
     selection: tuple[str, str]
 
 
-_EVERYTHING = "lambda params: jax.tree.map(lambda _: True, params)"
-_DECAY = "        optax.masked(optax.add_decayed_weights(weight_decay), adaptation_mask),\n"
-_TRUST_RATIO = """\
-        optax.masked(
-            optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), adaptation_mask
-        ),
-"""
-_ONE_VIEW_AFTER_THE_OTHER = """\
-    for view in views:
-        outputs, online_state = network.apply(online_params, online_state, None, view, True)
-        online.append(outputs)
-"""
-_BOTH_VIEWS_AT_ONCE = """\
-    outputs, online_state = network.apply(
-        online_params, online_state, None, jnp.concatenate(views), True
-    )
-    count = len(views[0])
-    online.append(jax.tree.map(lambda x: x[:count], outputs))
-    online.append(jax.tree.map(lambda x: x[count:], outputs))
-"""
+_DECAY = "        optax.masked(optax.add_decayed_weights(weight_decay), decayed),\n"
+_TRUST_RATIO = "        optax.masked(scale_by_trust_ratio(trust_coefficient), adapted),\n"
 _TWO_TERMS = """\
     return regression_loss(online1["prediction"], target2["projection"]) + regression_loss(
         online2["prediction"], target1["projection"]
@@ -69,15 +51,15 @@ MUTATIONS = (
     Mutation(
         "excluded parameters are adapted",
         "byol_jax/optim/lars.py",
-        "scale_by_trust_ratio(trust_coefficient=trust_coefficient), adaptation_mask",
-        f"scale_by_trust_ratio(trust_coefficient=trust_coefficient), {_EVERYTHING}",
+        "masked(scale_by_trust_ratio(trust_coefficient), adapted)",
+        "masked(scale_by_trust_ratio(trust_coefficient), everything)",
         LARS,
     ),
     Mutation(
         "excluded parameters are decayed",
         "byol_jax/optim/lars.py",
-        "add_decayed_weights(weight_decay), adaptation_mask",
-        f"add_decayed_weights(weight_decay), {_EVERYTHING}",
+        "masked(optax.add_decayed_weights(weight_decay), decayed)",
+        "masked(optax.add_decayed_weights(weight_decay), everything)",
         LARS,
     ),
     Mutation(
@@ -104,8 +86,8 @@ MUTATIONS = (
     Mutation(
         "tau of step k + 1 in the update",
         "byol_jax/update.py",
-        "state.step,\n            base=hparams.tau_base",
-        "state.step + 1,\n            base=hparams.tau_base",
+        "_tau(state.step, hparams)",
+        "_tau(state.step + 1, hparams)",
         TRACE,
     ),
     Mutation(
@@ -118,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "rate of step k + 1 in the update",
         "byol_jax/update.py",
-        "        state.step,\n        peak=hparams.peak_learning_rate,\n",
-        "        state.step + 1,\n        peak=hparams.peak_learning_rate,\n",
+        "    rates = groups.rates(method.groups, hparams.groups, state.step)\n    logs",
+        "    rates = groups.rates(method.groups, hparams.groups, state.step + 1)\n    logs",
         TRACE,
     ),
     Mutation(
@@ -148,15 +130,22 @@ MUTATIONS = (
     Mutation(
         "the same view twice",
         "byol_jax/update.py",
-        "            make_views(batch),\n",
-        "            2 * make_views(batch)[:1],\n",
+        "        views = make_views(batch)\n",
+        "        views = dict.fromkeys((1, 2), make_views(batch)[1])\n",
         TRACE,
     ),
     Mutation(
         "BatchNorm over the concatenated views",
-        "byol_jax/update.py",
-        _ONE_VIEW_AFTER_THE_OTHER,
-        _BOTH_VIEWS_AT_ONCE,
+        "byol_jax/program.py",
+        "online: tuple[tuple[int, ...], ...] = ((1,), (2,))",
+        "online: tuple[tuple[int, ...], ...] = ((1, 2),)",
+        TRACE,
+    ),
+    Mutation(
+        "the target is moved before the step",
+        "byol_jax/program.py",
+        'target_update: str = "after"',
+        'target_update: str = "before"',
         TRACE,
     ),
     Mutation(
@@ -206,8 +195,8 @@ MUTATIONS = (
     Mutation(
         "the target continues the online BatchNorm averages",
         "byol_jax/update.py",
-        "network.apply(target_params, target_state, None, view, True)",
-        "network.apply(target_params, online_state, None, view, True)",
+        "constants.target_params, target_state, views",
+        "constants.target_params, online_state, views",
         TRACE,
     ),
     Mutation(
@@ -247,7 +236,7 @@ def copy_checkout(folder: pathlib.Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     (folder / "tests" / "golden").mkdir(parents=True)
     tests = ROOT / "tests"
-    for name in ("conftest.py", "golden_data.py"):
+    for name in ("conftest.py", "golden_data.py", "numbered.py"):
         shutil.copy(tests / name, folder / "tests")
     for path in (tests / "golden").glob("test_*.py"):
         shutil.copy(path, folder / "tests" / "golden")

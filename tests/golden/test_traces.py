@@ -12,11 +12,10 @@ import pytest
 
 import golden_data
 from byol_jax import update
-from byol_jax.augment import compose
 from byol_jax.augment.byol import normalize
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
-from byol_jax.objectives.byol import byol
-from byol_jax.optim import lars, schedules
+from byol_jax.optim import groups, schedules
+from byol_jax.program import Hyperparameters, Program, Trainable, TrainState
 from byol_jax.runtime import spmd
 
 FLOAT32, FLOAT64, TWO_DEVICES = "", "float64/", "two_device/"
@@ -39,8 +38,8 @@ def network_spec(meta: Mapping[str, Any]) -> NetworkSpec:
     )
 
 
-def hyperparameters(meta: Mapping[str, Any]) -> update.Hyperparameters:
-    return update.Hyperparameters(
+def hyperparameters(meta: Mapping[str, Any]) -> Hyperparameters:
+    numbers = groups.Numbers(
         peak_learning_rate=schedules.scaled_learning_rate(
             meta["base_learning_rate"], meta["batch_size"]
         ),
@@ -49,51 +48,53 @@ def hyperparameters(meta: Mapping[str, Any]) -> update.Hyperparameters:
         weight_decay=meta["weight_decay"],
         trust_coefficient=meta["eta"],
         momentum=meta["momentum"],
+    )
+    return Hyperparameters(
+        groups=groups.everywhere(numbers),
+        total_steps=meta["max_steps"],
         tau_base=meta["base_target_ema"],
-        # The views are given, so these are not used.
-        view1=compose.AugmentParams(),
-        view2=compose.AugmentParams(),
+        views=(),  # they are given
     )
 
 
-def make_views(batch: update.Batch) -> tuple[jax.Array, jax.Array]:
+def make_views(batch: update.Batch) -> Mapping[int, jax.Array]:
     """The given float images, normalised."""
-    return normalize(batch["view1"]), normalize(batch["view2"])
+    return {number: normalize(batch[view]) for number, view in enumerate(VIEWS, start=1)}
 
 
 @functools.cache
 def mapped_step(spec: NetworkSpec, devices: int) -> Callable[..., Any]:
     """One compiled step serves every trace, as all its numbers are traced."""
-    step = functools.partial(
-        update.step,
-        make_views=make_views,
-        network=siamese(spec),
-        axis=spmd.AXIS,
-    )
+    program = Program(siamese(spec), axis=spmd.AXIS)
+    step = functools.partial(update.step, make_views=make_views, program=program)
     used = jax.local_devices()[:devices]
     assert len(used) == devices
     return spmd.pmap(step, in_axes=(0, 0, None, None), devices=used)
 
 
-def initial_state(golden: golden_data.Golden, dtype: type) -> update.TrainState:
+def initial_state(golden: golden_data.Golden, dtype: type) -> TrainState:
     def given(kind: str) -> Any:
         leaves = golden_data.tree(golden, f"init/{kind}/")
         return jax.tree.map(lambda x: x if x.dtype == np.int32 else x.astype(dtype), leaves)
 
     online_params = given("online_params")
-    objective_params, objective_state = byol().init(jax.random.key(0))
-    no_step = lars.lars(0, weight_decay=0, trust_coefficient=0, momentum=0)
-    return update.TrainState(
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         online_params=online_params,
         online_state=given("online_state"),
         target_params=given("target_params"),
         target_state=given("target_state"),
-        objective_params=objective_params,
-        objective_state=objective_state,
-        opt_state=no_step.init((online_params, objective_params)),
+        objective_params={},
+        objective_state={},
+        slots=groups.init(groups.LARS, Trainable(online_params, {})),
         finite=jnp.ones((), bool),
     )
+
+
+def momentum_of(state: TrainState) -> dict[str, np.ndarray]:
+    """By parameter, as the golden files name them."""
+    momentum = state.slots["momentum"]
+    return {name.removeprefix("online_params/"): value for name, value in momentum.items()}
 
 
 class Inputs(NamedTuple):
@@ -125,9 +126,7 @@ def norms(leaves: Mapping[str, np.ndarray]) -> list[np.floating]:
     return [np.linalg.norm(np.float64(array)) for array in leaves.values()]
 
 
-def evaluate(
-    golden: golden_data.Golden, state: update.TrainState, inputs: Inputs
-) -> golden_data.Results:
+def evaluate(golden: golden_data.Golden, state: TrainState, inputs: Inputs) -> golden_data.Results:
     """The final online network on the evaluation images, with moving averages."""
     network = siamese(network_spec(golden.meta)._replace(bn_axis=None))
 
@@ -189,8 +188,8 @@ def run_trace(
             state, step_logs = jax.tree.map(lambda x: np.asarray(x[0]), (replicas, step_logs))
             logs.append(step_logs)
             moving = {f"{role}_params": getattr(state, f"{role}_params") for role in ROLES}
-            moving["momentum"] = lars.momentum_of(state.opt_state)[0]
             trees = {kind: golden_data.flatten(tree) for kind, tree in moving.items()}
+            trees["momentum"] = momentum_of(state)
             for kind, leaves in trees.items():
                 label = kind.replace("params", "param")
                 per_step.setdefault(f"per_step/{label}_l2", []).append(norms(leaves))

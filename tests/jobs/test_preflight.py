@@ -15,7 +15,7 @@ from byol_jax.jobs.preflight import chips, hlo, report
 from byol_jax.jobs.preflight.chips import GIB, Chip, Pod
 from byol_jax.jobs.preflight.hlo import Analysis, Collectives
 from byol_jax.jobs.preflight.report import Data, Point
-from byol_jax.method import hyperparameters, method_of
+from byol_jax.method import hyperparameters
 from byol_jax.program import init_state
 
 # Round numbers, to be computed by hand: two devices a chip, 100 FLOP/s, 10 B/s, 5 B/s.
@@ -108,7 +108,7 @@ def test_a_pod_that_the_compiler_refuses(monkeypatch):
 
     monkeypatch.setattr(chips, "_ENVIRONMENT", {})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(report.topologies, "get_topology_desc", refuse)
+    monkeypatch.setattr(chips.topologies, "get_topology_desc", refuse)
     with pytest.raises(UserError, match=r"libtpu refuses it \(INVALID_ARGUMENT: no such thing\)"):
         chips.topology_of(chips.pod_of("v4:4x4x4"))
 
@@ -160,9 +160,9 @@ def test_the_shapes_are_those_that_a_run_passes(dataset, tmp_path, monkeypatch, 
     class Seen(Exception):
         pass
 
-    def mapped_step(network, method, image_size=None):
+    def mapped_step(program, sizes=None):
         def step(*arguments):
-            passed.append((network, method, arguments))
+            passed.append((program, arguments))
             raise Seen
 
         return step
@@ -170,10 +170,10 @@ def test_the_shapes_are_those_that_a_run_passes(dataset, tmp_path, monkeypatch, 
     monkeypatch.setattr(train, "mapped_step", mapped_step)
     with pytest.raises(Seen):
         train.pretrain(config, tmp_path / "run")
-    ((network, method, arguments),) = passed
-    assert network is train.network_of(config, num_classes=2)
+    ((program, arguments),) = passed
+    assert program == train.program_of(config, num_classes=2)
     hparams = hyperparameters(config, 24, 1)
-    shapes = report.arguments(config, network, method, hparams, jax.device_count())
+    shapes = report.arguments(config, program, hparams, 24, jax.device_count())
     assert jax.tree.structure(shapes) == jax.tree.structure(arguments)
     for ours, theirs in zip(jax.tree.leaves(shapes), jax.tree.leaves(arguments), strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
@@ -342,7 +342,7 @@ def test_the_report():
         "links 6000.0)",
         "                so at most 16,000,000 images/s; 7,200 steps in at least 12.00 h",
         "input           each of 2 hosts must deliver, at that rate, 8,000,000 images/s (decoded "
-        "once, two views each), 4,896 MB/s to its devices",
+        "once, 2 views each), 4,896 MB/s to its devices",
     ]
 
 
@@ -379,8 +379,8 @@ def test_a_step_that_compiles(dataset):
     config = tiny_runs.tiny_config(dataset)
     pod, devices = POD._replace(chips=1), tuple(jax.devices()[:2])
     analysis = report.compile_step(config, report.data_of(config), pod, devices)
-    network = train.network_of(config, num_classes=2)
-    state = init_state(0, network, config.image_size, method_of(config))
+    program = train.program_of(config, num_classes=2)
+    state = init_state(0, program, train.sizes_of(config))
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.online_params))
     # Gradients, and the statistics of BatchNorm, which are few.
     assert 4 * weights < analysis.collectives.payload < 4 * weights + 20_000
@@ -405,7 +405,7 @@ def test_a_step_that_does_not_compile(dataset, monkeypatch, message, expected):
         def compile(self):
             raise jax.errors.JaxRuntimeError(message)
 
-    monkeypatch.setattr(train, "mapped_step", lambda network, method, devices: Lowered())
+    monkeypatch.setattr(train, "mapped_step", lambda program, devices: Lowered())
     config = tiny_runs.tiny_config(dataset)
     devices = tuple(jax.devices()[:2])
     with pytest.raises(expected):
@@ -428,7 +428,7 @@ def made_up(monkeypatch):
     class Device:
         process_index = 0
 
-    monkeypatch.setattr(chips, "topology_of", lambda pod: (Device(),) * pod.devices)
+    monkeypatch.setattr(report, "topology_of", lambda pod: (Device(),) * pod.devices)
     monkeypatch.setattr(report, "compile_step", compile_step)
     return asked
 
@@ -495,10 +495,10 @@ def operand_types(hlo, operation):
 def test_half_precision_is_what_the_chip_convolves_in(dataset):
     config = tiny_runs.tiny_config(dataset, precision="bfloat16", batch_size=8)
     devices = chips.topology_of(chips.pod_of("v3:2x2"))
-    network, method = train.network_of(config, 2), method_of(config)
+    program = train.program_of(config, 2)
     hparams = hyperparameters(config, 24, 1)
-    shapes = report.arguments(config, network, method, hparams, len(devices))
-    step = train.mapped_step(network, method, devices=devices)
+    shapes = report.arguments(config, program, hparams, 24, len(devices))
+    step = train.mapped_step(program, devices=devices)
     types = operand_types(step.lower(*shapes).compile().as_text(), "convolution")
     # Matrix products are convolutions there, too. The chip rounds a float32 operand itself, so that
     # the compiler leaves out the conversion of some weights.

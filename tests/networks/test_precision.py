@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
+import tiny_numbers
 from byol_jax import update
-from byol_jax.augment import compose
 from byol_jax.networks import resnet, siamese
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, init_network
-from byol_jax.program import Hyperparameters, init_state
+from byol_jax.program import Program, init_state
 
 HEAD = HeadSpec(2, 12, 6)
 FULL = NetworkSpec("tiny", 1, "small", 3, HEAD, HEAD)
 HALF = FULL._replace(precision="bfloat16")
 SIZE, BATCH = 8, 4
-HPARAMS = Hyperparameters(
-    0.2, 10, 100, 1e-6, 1e-3, 0.9, 0.99, compose.AugmentParams(), compose.AugmentParams(blur=0.1)
-)
+HPARAMS = tiny_numbers.hyperparameters(peak_learning_rate=0.2, weight_decay=1e-6, momentum=0.9)
 
 
 def step_of(spec):
@@ -32,8 +30,9 @@ def step_of(spec):
     ids = np.arange(BATCH, dtype=np.int32)
     crops = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
     batch = {"view1": crops, "view2": crops, "labels": ids % 3, "ids": ids, "epochs": 0 * ids}
-    step = functools.partial(update.train_step, network=network)
-    state = jax.eval_shape(lambda: init_state(0, network, SIZE))
+    program = Program(network)
+    step = functools.partial(update.train_step, program=program)
+    state = jax.eval_shape(lambda: init_state(0, program, (SIZE, SIZE)))
     return jax.jit(step), (state, batch, 0, HPARAMS)
 
 

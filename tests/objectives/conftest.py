@@ -10,6 +10,7 @@ import pytest
 
 from byol_jax.objectives.base import Objective
 from byol_jax.runtime import spmd
+from numbered import numbered
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +53,10 @@ def check_replicas() -> Callable[..., None]:
                     views = [images[:, view] for view in range(2)]
                     target = [{"projection": view @ projector} for view in views]
                     online = [{"prediction": view @ predictor} for view in views]
-                    empty, state = objective.init(jax.random.key(0))
-                    loss = objective.loss(empty, online, target, {}, state, jax.random.key(0))
+                    empty, state = objective.init(jax.random.key(0), {}, 1)
+                    loss = objective.loss(
+                        empty, numbered(online), numbered(target), {}, state, jax.random.key(0), 0
+                    )
                     return jnp.mean(loss.per_example), (loss.per_example, loss.logs)
 
                 gradients, (losses, logs) = jax.grad(mean_loss, has_aux=True)(params)

@@ -8,6 +8,7 @@ import pytest
 from byol_jax.errors import UserError
 from byol_jax.objectives import byol
 from byol_jax.objectives.normalize import NORMALIZATIONS, l2_normalize
+from numbered import numbered
 
 E1, E2 = [1.0, 0.0], [0.0, 1.0]
 
@@ -32,7 +33,7 @@ def test_each_view_predicts_the_other_and_the_terms_are_summed():
 
 def test_objective_has_nothing_to_train_or_carry():
     objective = byol.byol()
-    assert objective.init(jax.random.key(0)) == ({}, {})
+    assert objective.init(jax.random.key(0), {}, 1) == ({}, {})
     assert objective.refresh is None
 
 
@@ -68,7 +69,7 @@ def test_normalisations_of_table_20_by_hand(normalization, expected):
     online = [{"prediction": view1}, {"prediction": view2}]
     target = [{"projection": view1}, {"projection": view2}]
     objective = byol.byol(normalization)
-    result = objective.loss({}, online, target, {}, {}, jax.random.key(0))
+    result = objective.loss({}, numbered(online), numbered(target), {}, {}, jax.random.key(0), 0)
     np.testing.assert_allclose(result.per_example, 2 * np.array(expected), rtol=1e-5, atol=1e-5)
     assert (result.state, result.logs) == ({}, {})
 
@@ -82,7 +83,9 @@ def test_replicas_agree(check_replicas, normalization):
 def test_a_collapsed_batch_has_finite_gradients(normalization):
     def loss(prediction):
         online, target = [{"prediction": prediction}] * 2, [{"projection": jnp.zeros((4, 3))}] * 2
-        result = byol.byol(normalization).loss({}, online, target, {}, {}, jax.random.key(0))
+        result = byol.byol(normalization).loss(
+            {}, numbered(online), numbered(target), {}, {}, jax.random.key(0), 0
+        )
         return jnp.mean(result.per_example)
 
     run = jax.jit(jax.value_and_grad(loss))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from byol_jax.objectives import byol, info_nce, similarities
+from numbered import numbered
 
 LOGS = {"contrastive_top1", "contrastive_entropy", "mi_bound"}
 
@@ -44,7 +45,11 @@ def naive_loss(online, target, alpha, beta, l2=True):
 
 
 def mean_loss(objective, online, target):
-    return jnp.mean(objective.loss({}, online, target, {}, {}, jax.random.key(0)).per_example)
+    return jnp.mean(
+        objective.loss(
+            {}, numbered(online), numbered(target), {}, {}, jax.random.key(0), 0
+        ).per_example
+    )
 
 
 @pytest.mark.parametrize(("beta", "l2"), [(0.5, True), (1.0, True), (1.0, False)])
@@ -130,7 +135,9 @@ def test_logs_are_those_of_a_loop_over_the_other_view(make_outputs):
     with jax.enable_x64(True):
         online, target = make_outputs(3, 5, 3)
         loss = info_nce.info_nce(alpha, 1.0).loss
-        logs = jax.jit(lambda o, t: loss({}, o, t, {}, {}, jax.random.key(0)).logs)(online, target)
+        logs = jax.jit(
+            lambda o, t: loss({}, numbered(o), numbered(t), {}, {}, jax.random.key(0), 0).logs
+        )(online, target)
     assert logs.keys() == LOGS
     hits, entropies, bounds = [], [], []
     for a, b in ((0, 1), (1, 0)):
@@ -216,7 +223,9 @@ def test_a_batch_of_one_has_no_negatives(make_outputs):
     online, target = make_outputs(6, 1, 4)
 
     def loss(online, target):
-        result = info_nce.info_nce(0.1, 1.0).loss({}, online, target, {}, {}, jax.random.key(0))
+        result = info_nce.info_nce(0.1, 1.0).loss(
+            {}, numbered(online), numbered(target), {}, {}, jax.random.key(0), 0
+        )
         return jnp.sum(result.per_example), result.logs
 
     with jax.debug_nans(True):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from byol_jax.objectives import simclr, similarities
+from numbered import numbered
 
 MAKERS = {
     "nt_xent": lambda number, **kw: simclr.nt_xent(number, **kw),
@@ -21,7 +22,7 @@ MAKERS = {
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(objective, online, target):
-    result = objective.loss({}, online, target, {}, {}, jax.random.key(0))
+    result = objective.loss({}, numbered(online), numbered(target), {}, {}, jax.random.key(0), 0)
     return result.per_example, result.logs
 
 

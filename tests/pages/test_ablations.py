@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import update
+from byol_jax import train, update
 from byol_jax.errors import UserError
 from byol_jax.method import check, hyperparameters, method_of
 from byol_jax.networks import siamese
@@ -45,9 +45,8 @@ def shrunk(row, base="byol"):
     return config
 
 
-def network_of(config):
-    spec = siamese.make_spec(config.network.to_dict(), 2, spmd.AXIS)
-    return siamese.siamese(spec)
+def compiled_of(config):
+    return train.program_of(config, num_classes=2)
 
 
 def hparams_of(config):
@@ -170,9 +169,7 @@ def step_of(config, traced=None):
     """The step as the job maps it over devices, here one."""
     step = functools.partial(
         update.train_step,
-        network=network_of(config),
-        method=method_of(config),
-        axis=spmd.AXIS,
+        program=compiled_of(config),
     )
 
     def counted(*arguments):
@@ -187,10 +184,9 @@ def initial_shapes(config):
     def init():
         return init_state(
             config.seed,
-            network_of(config),
-            config.image_size,
-            method_of(config),
-            config.target_init,
+            compiled_of(config),
+            train.sizes_of(config),
+            target_init=config.target_init,
         )
 
     return jax.eval_shape(init)
@@ -211,7 +207,7 @@ def initial_of(config):
     if state.target_params:
         state = state._replace(target_params=jax.tree.map(np.copy, state.online_params))
     zero = functools.partial(jax.tree.map, np.zeros_like)
-    return state._replace(opt_state=zero(state.opt_state))
+    return state._replace(slots=zero(state.slots))
 
 
 def run(config, step=None):
