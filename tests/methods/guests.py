@@ -1,0 +1,245 @@
+"""Methods that live in the tests alone: what the interfaces of the package must hold.
+
+Their formulas are those of the authors' code as golden_methods/README.md tells them, on networks of
+a few layers.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from byol_jax.objectives.base import Loss, Objective, Rows
+from byol_jax.optim.groups import Group, Groups, everywhere
+from byol_jax.program import Method, Passes
+from byol_jax.runtime import spmd
+
+
+def unit(x: jax.Array, axis: int = -1) -> jax.Array:
+    """x / max(|x|, 1e-12)."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)
+
+
+def _norm(axis: str | None) -> Callable[..., hk.BatchNorm]:
+    return functools.partial(
+        hk.BatchNorm,
+        create_scale=True,
+        create_offset=True,
+        decay_rate=0.9,
+        eps=1e-5,
+        cross_replica_axis=axis,
+    )
+
+
+class _Encoder(hk.Module):
+    """Linear without bias, BatchNorm, ReLU."""
+
+    def __init__(self, width: int, axis: str | None):
+        super().__init__("encoder")
+        self.width, self.axis = width, axis
+
+    def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
+        x = hk.Linear(self.width, with_bias=False, name="linear")(x)
+        return jax.nn.relu(_norm(self.axis)(name="batch_norm")(x, is_training))
+
+
+class _Head(hk.Module):
+    """Linear, perhaps BatchNorm, ReLU, linear."""
+
+    def __init__(self, name: str, sizes: tuple[int, int], axis: str | None, has_norm: bool):
+        super().__init__(name)
+        self.sizes, self.axis, self.has_norm = sizes, axis, has_norm
+
+    def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
+        x = hk.Linear(self.sizes[0], name="linear")(x)
+        if self.has_norm:
+            x = _norm(self.axis)(name="batch_norm")(x, is_training)
+        return hk.Linear(self.sizes[1], name="linear_1")(jax.nn.relu(x))
+
+
+def _network(
+    flatten: Callable[[jax.Array], jax.Array],
+    width: int,
+    head: tuple[str, tuple[int, int], bool],
+    axis: str | None,
+) -> hk.TransformedWithState:
+    """An encoder and a head, with the interface of `siamese`: one group of images, or a tuple."""
+    name, sizes, has_norm = head
+
+    def network(images: Any, is_training: bool) -> Any:
+        groups = images if isinstance(images, tuple) else (images,)
+        encoder = _Encoder(width, axis)
+        embeddings = [encoder(flatten(group), is_training) for group in groups]
+        projections = _Head(name, sizes, axis, has_norm)(jnp.concatenate(embeddings), is_training)
+        bounds = [sum(map(len, embeddings[:i])) for i in range(1, len(embeddings))]
+        outputs = [
+            {"embedding": y, "projection": z, "prediction": z}
+            for y, z in zip(embeddings, jnp.split(projections, bounds), strict=True)
+        ]
+        return tuple(outputs) if isinstance(images, tuple) else outputs[0]
+
+    return hk.transform_with_state(network)
+
+
+@functools.cache
+def moco_network(
+    width: int, hidden: int, dim: int, axis: str | None = None
+) -> hk.TransformedWithState:
+    """The image flattened; a head without BatchNorm."""
+    return _network(lambda x: x.reshape(len(x), -1), width, ("head", (hidden, dim), False), axis)
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+    """Means over equal blocks, 4 x 4 of them."""
+    count, side = len(x), x.shape[1] // 4
+    return x.reshape(count, 4, side, 4, side, 3).mean(axis=(2, 4)).reshape(count, -1)
+
+
+@functools.cache
+def swav_network(
+    width: int, hidden: int, dim: int, axis: str | None = None
+) -> hk.TransformedWithState:
+    """Any image size; a head with BatchNorm."""
+    return _network(_blocks, width, ("projector", (hidden, dim), True), axis)
+
+
+def moco(temperature: float = 0.2, size: int = 32, axis: str | None = None) -> Objective:
+    """A queue of keys: `queue` `[size, D]`, one key per row, and the row that is written next."""
+
+    def init(key: jax.Array, outputs: Any, num_examples: int) -> tuple[Any, Any]:
+        del num_examples
+        dim = outputs[1]["projection"].shape[-1]
+        queue = unit(jax.random.normal(key, (size, dim)))
+        return {}, {"queue": queue, "next": jnp.zeros((), jnp.int32)}
+
+    def loss(
+        params: Any, online: Any, target: Any, batch: Any, state: Any, key: Any, step: Any
+    ) -> Loss:
+        del params, batch, key, step
+        query, keys = unit(online[1]["projection"]), unit(target[2]["projection"])
+        positive = jnp.sum(query * keys, axis=1, keepdims=True)
+        logits = jnp.concatenate([positive, query @ state["queue"].T], axis=1) / temperature
+        rows = spmd.all_gather(keys, axis)
+        at = (state["next"] + jnp.arange(len(rows))) % size
+        entropy = jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
+        after = (state["next"] + len(rows)) % size
+        hits = jnp.argmax(logits, axis=1) == 0
+        return Loss(
+            entropy,
+            {"next": after.astype(jnp.int32)},
+            {"contrastive_top1": 100 * jnp.mean(hits), "logits": logits},
+            {"queue": Rows(at, rows)},
+        )
+
+    return Objective(init, loss)
+
+
+MOCO = Method(
+    objective=moco,
+    target="ema",
+    target_update="before",
+    passes=Passes(online=((1,),), target=((2,),)),
+    groups=everywhere(Group("sgd", "constant", decayed="all")),
+)
+
+
+def sinkhorn(
+    scores: jax.Array, counted: jax.Array, eps: float, iterations: int, axis: str | None
+) -> jax.Array:
+    """Assignments `[N, K]` of the global batch; rows that are not `counted` take no part."""
+    weights = jnp.exp(scores / eps) * counted[:, None]
+    weights /= jnp.sum(weights)
+    count = jnp.sum(counted)
+    for _ in range(iterations):
+        columns = jnp.sum(weights, axis=0, keepdims=True)
+        weights /= columns * scores.shape[1]
+        rows = jnp.sum(weights, axis=1, keepdims=True)
+        weights /= jnp.where(rows > 0, rows, 1) * count
+    del axis  # all rows are here, on every device
+    return weights * count
+
+
+def swav(
+    temperature: float = 0.1,
+    eps: float = 0.05,
+    iterations: int = 3,
+    prototypes: int = 10,
+    large: int = 2,
+    queue: int = 16,
+    queue_from: int = 3,
+    axis: str | None = None,
+) -> Objective:
+    """Swapped predictions over all crops, with a late queue for each large crop.
+
+    `queue1`, ... `[queue, D]` are rings: what was written last starts at row `next`. The queue is
+    written from step `queue_from` on, and used once it is full.
+    """
+
+    def init(key: jax.Array, outputs: Any, num_examples: int) -> tuple[Any, Any]:
+        del num_examples
+        dim = outputs[1]["projection"].shape[-1]
+        state: dict[str, jax.Array] = {f"queue{v}": jnp.zeros((queue, dim)) for v in _crops()}
+        state |= {"next": jnp.zeros((), jnp.int32), "filled": jnp.zeros((), jnp.int32)}
+        return {"prototypes": {"w": jax.random.normal(key, (dim, prototypes))}}, state
+
+    def _crops() -> range:
+        return range(1, large + 1)
+
+    def loss(
+        params: Any, online: Any, target: Any, batch: Any, state: Any, key: Any, step: Any
+    ) -> Loss:
+        del target, batch, key
+        w = params["prototypes"]["w"]
+        embeddings = {v: unit(outputs["projection"]) for v, outputs in online.items()}
+        scores = {v: z @ w for v, z in embeddings.items()}
+        local = len(scores[1])
+        start = spmd.axis_index(axis) * local
+        is_used = state["filled"] >= queue
+        terms, codes, rows = [], [], {}
+        gathered = {v: spmd.all_gather(embeddings[v], axis) for v in _crops()}
+        count = len(gathered[1])
+        is_filling = step >= queue_from
+        at = (state["next"] - count) % queue
+        for v in _crops():
+            waiting = jax.lax.stop_gradient(state[f"queue{v}"] @ w)
+            whole = jax.lax.stop_gradient(spmd.all_gather(scores[v], axis))
+            counted = jnp.concatenate([jnp.full(queue, is_used), jnp.ones(count, bool)])
+            q = sinkhorn(jnp.concatenate([waiting, whole]), counted, eps, iterations, axis)
+            q = jax.lax.dynamic_slice_in_dim(q[-count:], start, local)
+            codes.append(q)
+            others = [
+                -jnp.sum(q * jax.nn.log_softmax(scores[u] / temperature), axis=1)
+                for u in scores
+                if u != v
+            ]
+            terms.append(sum(others) / len(others))
+            place = (at + jnp.arange(count)) % queue
+            # A row behind the last one is not written.
+            rows[f"queue{v}"] = Rows(jnp.where(is_filling, place, queue), gathered[v])
+        changed = {
+            "next": jnp.where(is_filling, at, state["next"]).astype(jnp.int32),
+            "filled": state["filled"] + jnp.where(is_filling, count, 0).astype(jnp.int32),
+        }
+        used = jnp.where(is_used, queue, 0) + count
+        logs = {"q": jnp.stack(codes), "n_sinkhorn_rows": used}
+        return Loss(sum(terms) / len(terms), changed, logs, rows)
+
+    def prepare(params: Any) -> Any:
+        return {"prototypes": {"w": unit(params["prototypes"]["w"], axis=0)}}
+
+    return Objective(init, loss, prepare)
+
+
+def swav_method(large: int, small: int, objective: Callable[..., Objective] = swav) -> Method:
+    """Large crops pass f together, then the small ones; the head takes all at once."""
+    views = tuple(range(1, large + small + 1))
+    larc: Groups[Group] = everywhere(Group("larc", "constant", adapted="all"))
+    return Method(
+        objective=objective,
+        target="online",
+        passes=Passes(online=(views[:large], views[large:]), target=(), head="all"),
+        groups=larc,
+    )

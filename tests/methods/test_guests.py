@@ -1,0 +1,302 @@
+"""The step on guests: MoCo and SwAV from given weights on given images, against their own code."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import golden_methods_data as golden_methods
+import guests
+from byol_jax import update
+from byol_jax.objectives.base import Objective
+from byol_jax.optim import groups
+from byol_jax.program import (
+    Hyperparameters,
+    Method,
+    Program,
+    Trainable,
+    TrainState,
+)
+from byol_jax.runtime import spmd
+
+FLOAT32, FLOAT64 = "", "float64/"
+
+
+def empty_state(network: Any, example: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(lambda: network.init(jax.random.key(0), example, True)[1]),
+    )
+
+
+def state_of(program: Program, example: Any, given: dict[str, Any]) -> TrainState:
+    online_params, objective_params = given["online_params"], given.get("objective_params", {})
+    bn_state = empty_state(program.network._replace(), example)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        online_params=online_params,
+        online_state=bn_state,
+        target_params=given.get("target_params", {}),
+        target_state=bn_state if "target_params" in given else {},
+        objective_params=objective_params,
+        objective_state=given["objective_state"],
+        slots=groups.init(program.method.groups, Trainable(online_params, objective_params)),
+        finite=jnp.ones((), bool),
+    )
+
+
+def hparams_of(
+    frozen_until: int | None = None, tau: float = 1.0, **numbers: Any
+) -> Hyperparameters:
+    own = groups.Numbers(
+        **({"warmup_steps": 0, "total_steps": 1, "trust_coefficient": 1e-3} | numbers)
+    )
+    table = groups.everywhere(own)
+    if frozen_until is not None:
+        table = table._replace(objective=own._replace(frozen_until=frozen_until))
+    return Hyperparameters(table, 1, tau, (), tau_end=tau)
+
+
+def run(
+    program: Program,
+    state: TrainState,
+    views: list[dict[int, np.ndarray]],
+    hparams: list[Hyperparameters],
+    devices: int,
+) -> list[tuple[TrainState, dict[str, Any]]]:
+    """The states and logs after each step, on one device or split over two."""
+    step = functools.partial(
+        update.step,
+        make_views=lambda batch: {int(k[4:]): x for k, x in batch.items() if k.startswith("view")},
+        program=program,
+    )
+    used = jax.local_devices()[:devices]
+    mapped = spmd.pmap(step, in_axes=(0, 0, None, None), devices=used)
+    replicas = spmd.replicate(jax.device_get(state), used)
+    results = []
+    for given, numbers in zip(views, hparams, strict=True):
+        count = len(given[1])
+        batch = {f"view{v}": x for v, x in given.items()}
+        batch |= {"labels": np.full(count, -1, np.int32), "ids": np.arange(count, dtype=np.int32)}
+        sharded = jax.tree.map(lambda x: x[:, None], spmd.shard(batch, devices=used))
+        replicas, logs = mapped(replicas, sharded, 0, numbers)
+        for leaf in map(np.asarray, jax.tree.leaves(replicas)):
+            assert (leaf == leaf[0]).all(), "the replicas differ"
+        results.append(jax.tree.map(lambda x: np.asarray(x[0]), (replicas, logs)))
+    assert results[-1][0].finite
+    return results
+
+
+def flat(tree: Any, prefix: str) -> dict[str, np.ndarray]:
+    return {f"{prefix}/{m}/{n}": x for m, leaves in tree.items() for n, x in leaves.items()}
+
+
+Change = Callable[[Method], Method]
+
+
+def unchanged(method: Method) -> Method:
+    return method
+
+
+def moco_results(prefix: str, devices: int, change: Change = unchanged) -> dict[str, np.ndarray]:
+    golden = golden_methods.load("moco")
+    case, dtype = golden.config["trace"], np.float64 if prefix else np.float32
+    params = golden_methods.tree(golden, "trace/init/params/", dtype)
+    axis = spmd.AXIS
+    width, hidden = params["encoder/linear"]["w"].shape[1], params["head/linear"]["w"].shape[1]
+    program = Program(
+        guests.moco_network(width, hidden, case["dim"], axis),
+        change(
+            guests.MOCO._replace(
+                objective=functools.partial(guests.moco, case["T"], case["K"], axis=axis)
+            )
+        ),
+        axis,
+    )
+    images = golden_methods.inputs(golden.arrays["trace/images_u8"], dtype)
+    state = state_of(
+        program._replace(network=guests.moco_network(width, hidden, case["dim"])),
+        images[0, :, 0],
+        {
+            "online_params": params,
+            "target_params": jax.tree.map(np.copy, params),
+            "objective_state": {
+                "queue": golden.arrays["trace/init/queue"].T.astype(dtype),
+                "next": np.zeros((), np.int32),
+            },
+        },
+    )
+    rates = golden.arrays[f"{prefix}trace/logs/lr"] if prefix else golden.arrays["trace/logs/lr"]
+    hparams = [
+        hparams_of(
+            tau=case["m"],
+            peak_learning_rate=rate,
+            weight_decay=case["wd"],
+            momentum=case["momentum"],
+        )
+        for rate in rates.astype(dtype)
+    ]
+    views = [{1: step[:, 0], 2: step[:, 1]} for step in images]
+    results = run(program, state, views, hparams, devices)
+    states, logs = zip(*results, strict=True)
+    last = states[-1]
+    found = {
+        "trace/logs/loss": np.array([entry["loss"] for entry in logs]),
+        "trace/logs/acc1": np.array([entry["contrastive_top1"] for entry in logs]),
+        "trace/logs/ptr": np.array([state.objective_state["next"] for state in states]),
+        "trace/final/queue": last.objective_state["queue"].T,
+        **flat(states[0].online_params, "trace/after_step0/query_params"),
+        **flat(states[0].target_params, "trace/after_step0/key_params"),
+        **flat(last.online_params, "trace/final/query_params"),
+        **flat(last.target_params, "trace/final/key_params"),
+        **{
+            f"trace/final/momentum/{name.removeprefix('online_params/')}": value
+            for name, value in last.slots["momentum"].items()
+        },
+    }
+    if devices == 1:
+        found["trace/logs/logits"] = np.stack([entry["logits"] for entry in logs])
+    return found
+
+
+def swav_results(prefix: str, devices: int, change: Change = unchanged) -> dict[str, np.ndarray]:
+    golden = golden_methods.load("swav")
+    case, dtype = golden.config["trace"], np.float64 if prefix else np.float32
+    params = golden_methods.tree(golden, "trace/init/params/", dtype)
+    prototypes = params.pop("prototypes")
+    axis = spmd.AXIS
+    width = params["encoder/linear"]["w"].shape[1]
+    objective = functools.partial(
+        guests.swav,
+        temperature=case["T"],
+        eps=case["eps"],
+        iterations=case["it"],
+        prototypes=case["K"],
+        large=case["large"],
+        queue=case["queue"],
+        queue_from=case["queue_start"] * case["I"],
+        axis=axis,
+    )
+    method = change(guests.swav_method(case["large"], case["small"], objective))
+    program = Program(guests.swav_network(width, case["hidden"], case["dim"], axis), method, axis)
+    large, small = (
+        golden_methods.inputs(golden.arrays[f"trace/images_{size}_u8"], dtype)
+        for size in ("large", "small")
+    )
+    local = program._replace(network=guests.swav_network(width, case["hidden"], case["dim"]))
+    queue = np.zeros((case["queue"], case["dim"]), dtype)
+    state = state_of(
+        local,
+        (large[0, 0], small[0, 0]),
+        {
+            "online_params": params,
+            "objective_params": {"prototypes": prototypes},
+            "objective_state": {
+                **{f"queue{v}": queue for v in range(1, case["large"] + 1)},
+                "next": np.zeros((), np.int32),
+                "filled": np.zeros((), np.int32),
+            },
+        },
+    )
+    rates = golden.arrays.get(f"{prefix}trace/logs/lr", golden.arrays["trace/logs/lr"])
+    hparams = [
+        hparams_of(
+            frozen_until=case["freeze"],
+            peak_learning_rate=rate,
+            weight_decay=case["wd"],
+            momentum=0.9,
+        )
+        for rate in rates.astype(dtype)
+    ]
+    views = [
+        dict(enumerate([*first, *second], start=1))
+        for first, second in zip(large, small, strict=True)
+    ]
+    results = run(program, state, views, hparams, devices)
+    states, logs = zip(*results, strict=True)
+    last = states[-1]
+
+    def rolled(v: int) -> np.ndarray:
+        return np.roll(last.objective_state[f"queue{v}"], -int(last.objective_state["next"]), 0)
+
+    def parameters(state: TrainState, stage: str) -> dict[str, np.ndarray]:
+        found = flat(state.online_params, f"trace/{stage}/params")
+        found |= flat(state.objective_params, f"trace/{stage}/params")
+        del found[f"trace/{stage}/params/projector/linear/b"]  # rounding alone
+        return found
+
+    momentum = {
+        name.removeprefix("online_params/").removeprefix("objective_params/"): value
+        for name, value in last.slots["momentum"].items()
+    }
+    del momentum["projector/linear/b"]
+    found = {
+        "trace/logs/loss": np.array([entry["loss"] for entry in logs]),
+        "trace/logs/n_sinkhorn_rows": np.array([entry["n_sinkhorn_rows"] for entry in logs]),
+        "trace/per_step/prototypes_w": np.stack(
+            [state.objective_params["prototypes"]["w"] for state in states]
+        ),
+        "trace/final/queue": np.stack([rolled(v) for v in range(1, case["large"] + 1)]),
+        **parameters(states[0], "after_step0"),
+        **parameters(last, "final"),
+        **{f"trace/final/momentum/{name}": value for name, value in momentum.items()},
+    }
+    if devices == 1:
+        found["trace/logs/q"] = np.stack([entry["q"] for entry in logs])
+    return found
+
+
+RESULTS = {"moco": moco_results, "swav": swav_results}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_guest_repeats_the_trace_of_its_authors(name: str, prefix: str, devices: int) -> None:
+    with jax.enable_x64(prefix == FLOAT64):
+        results = RESULTS[name](prefix, devices)
+    golden_methods.check(golden_methods.load(name), results, prefix)
+
+
+def with_objective(**changes: Any) -> Change:
+    """The method with other functions in its objective."""
+
+    def change(method: Method) -> Method:
+        def make(**numbers: Any) -> Objective:
+            return method.objective(**numbers)._replace(**changes)
+
+        return method._replace(objective=make)
+
+    return change
+
+
+def with_groups(**changes: Any) -> Change:
+    def change(method: Method) -> Method:
+        return method._replace(groups=groups.everywhere(method.groups.trunk._replace(**changes)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("moco", lambda m: m._replace(target_update="after")),
+        ("moco", with_groups(decayed="weights")),
+        ("swav", with_objective(prepare=lambda params: params)),
+        ("swav", lambda m: m._replace(passes=m.passes._replace(head="group"))),
+        ("swav", with_groups(adapted="weights")),
+        ("swav", with_groups(kind="lars", adapted="all", decayed="all")),
+    ],
+    ids=[
+        *("target after the step", "biases not decayed"),
+        *("prototypes not prepared", "head per group"),
+        *("biases not adapted", "LARS for LARC"),
+    ],
+)
+def test_a_mistake_is_off_the_trace(name: str, change: Change) -> None:
+    with pytest.raises(AssertionError, match=" of 1e-09"), jax.enable_x64(True):
+        golden_methods.check(golden_methods.load(name), RESULTS[name](FLOAT64, 1, change), FLOAT64)
