@@ -43,7 +43,10 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config.fraction = chosen["fraction"]
     if chosen["subset"] == "published":
         if chosen["fraction"] not in PUBLISHED:
-            raise ValueError("subset=published exists for fraction=0.01 and fraction=0.1")
+            raise ValueError(
+                f"fraction={chosen['fraction']} has no published subset: fraction=0.01 and "
+                "fraction=0.1 have one"
+            )
         config.train_dataset = PUBLISHED[chosen["fraction"]]
     elif chosen["subset"] != "balanced":
         raise ValueError(f"subset={chosen['subset']!r} must be balanced or published")
