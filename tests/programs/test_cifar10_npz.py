@@ -1,4 +1,4 @@
-"""launch/cifar10_npz.py on small folders of both forms, and on the real sets where they are."""
+"""launch/cifar10_npz.py on small folders of both forms, and on the real sets if they are there."""
 
 import hashlib
 import importlib.util
