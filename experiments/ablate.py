@@ -1,4 +1,4 @@
-"""Rows of an ablation table, trained one after the other: paper and ours side by side.
+"""Rows of an ablation table, trained one after the other, beside the paper's numbers.
 
     python -m byol_jax.main --config=experiments/ablate.py:table=5b,base=digits \
         --workdir=runs/table5b
@@ -6,19 +6,24 @@
     ... --config=experiments/ablate.py:table=17,method=simclr,base=cifar10 \
         --config.override='dataset=npz:cifar10.npz,num_epochs=20' ...
 
-Each row is the config of `ablations.py`, pre-trained with the seeds 1337, 1338, ... in a folder of
-its own, and evaluated as its base says. The table has the paper's numbers, the mean over seeds of
-ours with half the difference of the highest and the lowest (as BYOL App. G has it), and the spread
-of the projection: below 0.05 a network has collapsed. A row that diverges says so. The same
-command goes on where it was stopped, and runs nothing twice. Runs on more than 200,000 images do
-not evaluate themselves: linear.py with the run's folder, `tableT/ROW/SEED`, as
-`--config.checkpoint` and `--workdir` does, and the same command then prints its numbers.
+Each row is its config in ablations.py, pre-trained with the seeds 1337, 1338, ... in a folder per
+seed, and evaluated as the page of its base says. The printed table has the paper's numbers, the
+mean of ours over the seeds with half the difference of the highest and the lowest (as in BYOL
+App. G), and the spread of the projection: below 0.05 the network has collapsed. A row that diverged
+is marked. The same command resumes where it was stopped, and runs nothing twice.
 
-Options: table, base and method as in ablations.py; rows, as in 1+3, all of them by default; seeds.
-`--config.override` changes a key of every row.
+A run on more than 200,000 images does not evaluate itself. Run linear.py with the folder of the
+run, `tableT/ROW/SEED`, as both `--config.checkpoint` and `--workdir`; the same command of this page
+then prints its numbers.
 
-Cost: that of the base for each row and seed. Numbers on another base than byol do not compare
-with the paper's; whether they come in the same order is the question.
+Options:
+- table, base, method: as in ablations.py.
+- rows: as in 1+3; all rows by default.
+- seeds: number of seeds per row.
+`--config.override` changes a key in every row.
+
+Cost: that of the base, times rows, times seeds. Only numbers on the base byol compare with the
+paper's. On another base the question is whether the rows come in the same order.
 """
 
 import ml_collections
@@ -35,21 +40,23 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     chosen = base.parse_options(options, table="5b", base="byol", method="", rows="", seeds=1)
     if chosen["seeds"] < 1:
         raise ValueError(f"seeds={chosen['seeds']} must be at least 1")
-    known = ablations.rows(chosen["table"], chosen["method"])
+    rows = ablations.rows(chosen["table"], chosen["method"])
     if chosen["rows"]:
         words = chosen["rows"].split("+")
-        numbers = list(dict.fromkeys(str(row.row) for row in known))
+        numbers = list(dict.fromkeys(str(row.row) for row in rows))
         wrong = [word for word in words if word not in numbers]
         if wrong:
-            have = ", ".join(numbers)
-            raise ValueError(f"rows={wrong[0]!r} is no row of table {chosen['table']}: {have}")
-        known = [row for word in words for row in known if str(row.row) == word]
+            raise ValueError(
+                f"rows={wrong[0]!r} must be rows of table {chosen['table']}, joined by +: "
+                f"{', '.join(numbers)}"
+            )
+        rows = [row for word in words for row in rows if str(row.row) == word]
     config = ml_collections.ConfigDict()
     config.job = "ablate"
     config.table = chosen["table"]
     config.base = chosen["base"]
     config.seeds = chosen["seeds"]
-    config.override = ""  # KEY=VALUE of every row, several with commas
+    config.override = ""  # KEY=VALUE for every row, several joined by commas
     config.rows = tuple(
         {
             "row": row.row,
@@ -62,6 +69,6 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
             "note": row.note,
             "config": ablations.config_of(row, chosen["base"]).to_dict(),
         }
-        for row in known
+        for row in rows
     )
     return config

@@ -1,20 +1,18 @@
 """The ablations of BYOL (Tables 5, 14 to 22, App. G and J.2) and SimCLR (Tables 1, 4, 5, B.1).
 
-What each printed row changes in the recipe of its paper; ablations.py makes configs of them. The
-printed tables are papers/byol.txt and papers/simclr.txt. SimCLR's Figures 5 and 8 are pictures:
-their rows have no numbers.
+Each function maps the cells of a printed row to its changes in the recipe of its paper, and
+ablations.py makes a config of them. The printed tables are in papers/byol.txt and
+papers/simclr.txt. SimCLR's Figures 5 and 8 are pictures, so their rows have no numbers.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments import papers
-from experiments.papers.rows import TOP1_TOP5, Changes, Table, Times, build
+from experiments.papers.rows import TOP1_TOP5, Changes, Setting, Table, Times, build
 
 _BYOL = papers.read("byol")
 _SIMCLR = papers.read("simclr")
-
-Setting = tuple[str, Changes]
 
 
 def _views(**changes: float) -> Changes:
@@ -28,7 +26,7 @@ def _views(**changes: float) -> Changes:
 # ---------------------------------------------------------------- BYOL
 
 # App. J: "set tau = 0 over the full training", "directly hard copying the weights". Table 5a calls
-# the same thing a stop-gradient; the rows of Tables 21 and 22 so differ in numbers alone.
+# the same thing a stop-gradient. With tau, the rows of Tables 21 and 22 differ in numbers only.
 _HARD_COPY: Changes = {"tau_base": 0.0, "tau_schedule": "constant"}
 
 
@@ -99,9 +97,9 @@ def _decay(decay: str) -> Setting:
 
 
 def _batch_size(size: str) -> Setting:
-    """Table 16. The gradients of N steps are averaged, and the target follows once (section 5).
+    """Table 16: gradients are averaged over N steps, then the target follows once (section 5).
 
-    The negatives are those of one such step.
+    Negatives are those of one step.
     """
     count = 4096 // int(size)
     return f"batch size {size}: 4096 in {count} part{'s' * (count > 1)}", {"accumulate": count}
@@ -109,7 +107,7 @@ def _batch_size(size: str) -> Setting:
 
 _NO_COLOR = {"color_jitter": 0.0, "grayscale": 0.0}
 _NO_BLUR = {"blur": 0.0, "solarize": 0.0}
-# Crops are never removed: "Crop only" is without all else that Table 6 has.
+# Crops are never removed: "Crop only" removes every other operation of Table 6.
 _AUGMENTATIONS: Mapping[str, Changes] = {
     "Baseline": {},
     "Remove flip": _views(flip=0.0),
@@ -138,7 +136,7 @@ def _negatives(beta: str, alpha: str) -> Setting:
     return f"beta {beta}, temperature {alpha}", _info_nce(beta, alpha)
 
 
-# By the names of the rows: where the text pairs them with n_BN, n_LN and n_ID it is out of order
+# By the names of the rows, because the text pairs them with n_BN, n_LN and n_ID in the wrong order
 # (docs/deviations.md).
 _NORMALIZATIONS = {
     "l2-norm": "l2",
@@ -251,15 +249,15 @@ def _scaled(batch: str, epochs: str, scaling: str) -> Setting:
 
 
 def _by_scaling(rows: Sequence[papers.Cells]) -> Iterator[list[str]]:
-    """The lines of SimCLR Table B.1, whose cells have two numbers, by linear and square root."""
+    """The lines of SimCLR Table B.1, whose cells have a number per scaling of the rate."""
     for batch, epochs, cell in papers.grid(rows):
         for scaling, value in zip(_SCALINGS, cell.split(" / "), strict=True):
             yield [batch, epochs, scaling, value]
 
 
-# Figure 5's transformations in its order. Color distortion and blur keep the probabilities that are
-# part of them in SimCLR App. A, a crop is "always followed by a random horizontal flip" of 50 %
-# (App. A); the others, of which it says none, are applied always.
+# Figure 5's transformations in its order. Color distortion and blur keep their probabilities of
+# SimCLR App. A, and a crop is "always followed by a random horizontal flip" of 50 % (App. A). The
+# others have no printed probability and are always applied.
 _TRANSFORMATIONS: Mapping[str, Mapping[str, float]] = {
     "crop": {"crop": 1.0, "flip": 0.5},
     "cutout": {"cutout": 1.0},
@@ -307,7 +305,7 @@ _NO_TARGET = "69.1 in Table 5b, 69.0 in Table 19"
 _TWICE = "printed twice: 70.2 in row 4, 70.1 in row 6"
 _CHANCE = "0.1, chance; 0.01 for collapsed networks in App. J.1 and Table 21"
 _HIGHER = "section 5 has 66.5 for a higher rate"
-_FACTOR = 'no factor is printed, this one is ours; "higher than 72% top-1 accuracy"'
+_FACTOR = 'no factor is printed, this one is our choice; "higher than 72% top-1 accuracy"'
 _ONE_HUNDRED = "the same recipe has 64.5 in Table 1, 64.4 in Table 5, 64.6 and 64.5 in Table B.1"
 # SimCLR App. B.10.
 _MARGIN = (
@@ -323,7 +321,7 @@ _PICTURE = "its value is in a picture"
 
 def _figure_5_notes() -> Iterator[str]:
     for first, second in _PAIRS:
-        # The paper applies them "sequentially", `augment.make_view` in its own order.
+        # The paper applies them "sequentially"; here the order is that of byol_jax/augment.
         mirrored = f"; the run of row {_PAIRS.index((second, first)) + 1}"
         yield _PICTURE + (mirrored if first != second else "")
 
@@ -376,7 +374,7 @@ _NOTES: Mapping[str, Mapping[int, str]] = {
     "simclr-figure8": dict.fromkeys(
         range(1, len(_HEADS) + 1),
         f"{_PICTURE}; section 4.2: nonlinear is 3 better than linear and more than 10 better than "
-        "none, whatever the size",
+        "none, at every size",
     ),
 }
 
@@ -384,7 +382,7 @@ _NOTES: Mapping[str, Mapping[int, str]] = {
 
 
 def _of_method(rows: Sequence[papers.Cells], method: int) -> list[list[str]]:
-    """The lines of one of two methods whose numbers stand side by side, as in Table 16."""
+    """The lines of one method of two whose numbers are printed side by side, as in Table 16."""
     return [[name, *values[method::2]] for name, *values in rows]
 
 

@@ -6,8 +6,8 @@
     ... --config=experiments/ablations.py:table=15a,row=1,base=cifar10 \
         --config.dataset=npz:cifar10.npz ...
 
-The log begins with what the row is and what the paper has for it. Without `row=` the rows of the
-table are listed. ablate.py trains several rows and prints them beside the paper's.
+The log begins with the setting of the row and the paper's numbers. Without `row=` the page lists
+the rows of the table. ablate.py trains several rows and prints them beside the paper's numbers.
 
 | table          | what is varied                                              | rows |
 | 5a             | the target: constant, moving average, stop-gradient         | 5    |
@@ -16,8 +16,8 @@ table are listed. ablate.py trains several rows and prints them beside the paper
 | 14b            | size of the projection                                      | 6    |
 | 15a            | learning rate                                               | 7    |
 | 15b            | weight decay                                                | 5    |
-| 16             | batch size, of both methods                                 | 14   |
-| 17             | augmentations, of both methods                              | 28   |
+| 16             | batch size, both methods                                    | 14   |
+| 17             | augmentations, both methods                                 | 28   |
 | 18             | weight of the negatives, temperature                        | 19   |
 | 19             | 5b with stop-gradients                                      | 13   |
 | 20             | normalisation in the loss                                   | 4    |
@@ -33,25 +33,25 @@ table are listed. ablate.py trains several rows and prints them beside the paper
 | simclr-figure8 | projection head                                             | 15   |
 
 Options:
-- table, row: as above, rows as they are printed; a grid is counted line by line.
-- method=byol or simclr, where a table has both (16, 17, G). By default BYOL's.
-- base=byol, the paper's own recipe on ImageNet: BYOL section 5 (300 epochs, rate 0.3, decay 1e-6,
-  tau_base 0.99), or SimCLR section 2.3 (100 epochs). "SimCLR (repro)" of Tables 16 and 17 is the
+- table, row: as above. Rows are counted as they are printed, a grid line by line.
+- method=byol or simclr, where a table has both (16, 17, G). The default is byol.
+- base=byol: the paper's own recipe on ImageNet, BYOL section 5 (300 epochs, rate 0.3, decay 1e-6,
+  tau_base 0.99) or SimCLR section 2.3 (100 epochs). "SimCLR (repro)" of Tables 16 and 17 is the
   latter for 300 epochs with T and T' of BYOL Table 6.
 - base=cifar10 or digits: cifar10.py or digits.py with the same changes; for SimCLR's rows
   simclr.py:data=cifar10, or digits.py with SimCLR's loss and neither predictor nor target network.
   Rates, decays, batch sizes and epochs change by the paper's factors, and Table 16 divides the
-  base's own batch; all other numbers are the paper's. What comes out does not compare with the
-  paper's numbers. Rows about what a base does not have, such as colours or blur on digits, are
-  equal there.
+  batch of the base. All other numbers are the paper's. The results do not compare with the paper's
+  numbers. Rows that vary what a base does not have, such as colours or blur on digits, are equal
+  there.
 
 The paper's numbers are means over three seeds (BYOL section 5; here `--config.seed=1338` and so
-on) by linear evaluation on ImageNet, as linear.py has it.
+on), by linear evaluation on ImageNet (linear.py).
 
-Cost: on ImageNet that of byol.py for each row and seed, 300 epochs on 64 TPU v3 cores (section 5);
-SimCLR's 100 epochs are 1.5 hours on 128 of them (SimCLR section 2.2). On digits that of digits.py,
-three to four minutes on two CPU cores, for most rows; on CIFAR-10 see cifar10.py. Table B.1 goes up
-to eight times as long.
+Cost: on ImageNet that of byol.py per row and seed, 300 epochs on 64 TPU v3 cores (section 5);
+SimCLR's 100 epochs take 1.5 hours on 128 cores (SimCLR section 2.2). On digits three to four
+minutes on two CPU cores per run for most rows (digits.py); on CIFAR-10 see cifar10.py. Rows of
+Table B.1 train up to eight times as long.
 """
 
 from collections.abc import Iterator, Mapping
@@ -68,27 +68,27 @@ METHODS = ("byol", "simclr")
 
 
 def rows(table: str, method: str = "") -> list[Row]:
-    """The rows of a table, or those of one method of it, in its order.
+    """The rows of a table in printed order, or those of one method.
 
     Raises:
       ValueError: there is no such table, or it has none of the method.
     """
     if table not in ablation_tables.TABLES:
-        known = ", ".join(ablation_tables.TABLES)
-        raise ValueError(f"table={table!r} must be one of: {known}")
+        tables = ", ".join(ablation_tables.TABLES)
+        raise ValueError(f"table={table!r} must be one of: {tables}")
     if method not in ("", *METHODS):
         raise ValueError(f"method={method!r} must be one of: {', '.join(METHODS)}")
-    found = list(ablation_tables.TABLES[table])
-    if method:
-        found = [row for row in found if row.method == method]
-    if not found:
-        other = ablation_tables.TABLES[table][0].method
-        raise ValueError(f"table {table} has no row of method={method}: all are of {other}")
-    return found
+    of_table = ablation_tables.TABLES[table]
+    chosen = [row for row in of_table if method in ("", row.method)]
+    if not chosen:
+        raise ValueError(
+            f"method={method} has no row in table {table}: give method={of_table[0].method}"
+        )
+    return chosen
 
 
 def _recipe(recipe: str, base: str) -> ml_collections.ConfigDict:
-    """The run that a row changes."""
+    """The pre-training config that a row changes."""
     if base not in BASES:
         raise ValueError(f"base={base!r} must be one of: {', '.join(BASES)}")
     epochs = EPOCHS[recipe]
@@ -144,16 +144,16 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     """A row of a table.
 
     Args:
-      options: `table=5b,row=3`, and perhaps `base=digits` and `method=simclr`.
+      options: `table=5b,row=3`, optionally with `base=digits` and `method=simclr`.
 
     Raises:
       ValueError: for an unknown option, table, row, base or method.
     """
     chosen = defaults.parse_options(options, table="", row=0, base="byol", method="")
-    known = rows(chosen["table"], chosen["method"])
-    found = [row for row in known if row.row == chosen["row"]]
-    if not found:
-        names = {row.row: row.name for row in reversed(known)}
+    of_table = rows(chosen["table"], chosen["method"])
+    row = next((row for row in of_table if row.row == chosen["row"]), None)
+    if row is None:
+        names = {row.row: row.name for row in reversed(of_table)}
         listed = "; ".join(f"{number} {names[number]}" for number in sorted(names))
         raise ValueError(f"row={chosen['row']} of table {chosen['table']} must be one of: {listed}")
-    return config_of(found[0], chosen["base"])
+    return config_of(row, chosen["base"])

@@ -1,8 +1,8 @@
-"""Every knob of a pre-training run with its default and the source of the default.
+"""Every key of a pre-training run, with its default and the source of the default.
 
-The defaults are the paper's ImageNet run (BYOL App. A): ResNet-50, 1000 epochs, batch
-4096. Not a run by itself: the pages beside this one start from it. Any knob can be
-overridden on the command line, `--config.optimizer.base_learning_rate=0.3`.
+The defaults are the paper's ImageNet run (BYOL App. A): ResNet-50, 1000 epochs, batch 4096. This
+page is not a run: the pages beside it start from it. The command line overrides any key, as in
+`--config.optimizer.base_learning_rate=0.3`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from ml_collections import config_dict
 
 
 def parse_options(options: str, **defaults: Any) -> dict[str, Any]:
-    """`a=1,b=x` behind the colon of `--config=FILE:...`, with the types of the defaults.
+    """The options `a=1,b=x` of `--config=FILE:a=1,b=x`, with the types of the defaults.
 
     Raises:
       ValueError: for an unknown option or a value of the wrong type.
@@ -21,8 +21,8 @@ def parse_options(options: str, **defaults: Any) -> dict[str, Any]:
     for option in filter(None, options.split(",")):
         name, separator, value = option.partition("=")
         if name not in defaults or not separator:
-            known = ", ".join(f"{k}={v}" for k, v in defaults.items())
-            raise ValueError(f"unknown config option {option!r}: the options are {known}")
+            allowed = ", ".join(f"{k}={v}" for k, v in defaults.items())
+            raise ValueError(f"unknown config option {option!r}: the options are {allowed}")
         try:
             values[name] = type(defaults[name])(value)
         except ValueError:
@@ -32,10 +32,10 @@ def parse_options(options: str, **defaults: Any) -> dict[str, Any]:
 
 
 def augmentation(**changes: float) -> ml_collections.ConfigDict:
-    """A column of BYOL Table 6, T's by default, with some entries changed."""
+    """A column of BYOL Table 6, by default that of T, with the given entries changed."""
     column = ml_collections.ConfigDict()
-    # Probabilities, and largest offsets (brightness, hue) or distances of the factor
-    # from 1 (contrast, saturation): BYOL Table 6.
+    # Table 6: probabilities; largest offset (brightness, hue), or largest distance of the factor
+    # from 1 (contrast, saturation).
     column.flip = 0.5
     column.color_jitter = 0.8
     column.brightness_max = 0.4
@@ -44,13 +44,14 @@ def augmentation(**changes: float) -> ml_collections.ConfigDict:
     column.hue_max = 0.1
     column.grayscale = 0.2
     column.blur = 1.0
-    # Pixels; the kernel has 23 taps at 224 pixels and scales with the image (App. C).
+    # In pixels. The kernel has 23 taps at 224 pixels and scales with the image (App. C).
     column.blur_sigma_min = 0.1
     column.blur_sigma_max = 2.0
     column.solarize = 0.0
     column.solarize_threshold = 0.5  # App. C
-    # Probabilities of operations that Table 6 does without; byol_jax/augment/simclr.py has their
-    # numbers. One that is 0 costs nothing; from 0 to another, the step is compiled anew.
+    # Probabilities of operations that Table 6 does not have; byol_jax/augment/simclr.py has their
+    # constants. An operation of probability 0 costs nothing. Raising it above 0 compiles the step
+    # anew.
     column.crop = 0.0  # another crop of App. C's kind: SimCLR Figure 5
     column.rotate = 0.0  # by 0, 90, 180 or 270 degrees: SimCLR Figure 4, Table 3
     column.randaugment = 0.0  # two operations at magnitude 9, as in BYOL App. D.2
@@ -67,10 +68,12 @@ def augmentation(**changes: float) -> ml_collections.ConfigDict:
 def simclr_augmentation(
     strength: float = 1.0, blur: float = 0.5, **changes: float
 ) -> ml_collections.ConfigDict:
-    """SimCLR's policy (App. A) as a column, both views alike, with some entries changed.
+    """The policy of SimCLR App. A as a column, the same for both views.
 
-    `strength` is s of its colour distortion (Table 1), `blur` the probability of its blur (0 in
-    the columns of Table 1 that do not say +Blur).
+    Args:
+      strength: s of the colour distortion (SimCLR Table 1).
+      blur: probability of the blur; 0 in the columns of Table 1 without +Blur.
+      **changes: further entries to change.
     """
     return augmentation(
         **{
@@ -91,7 +94,7 @@ def simclr_augmentation(
 
 
 def objective() -> ml_collections.ConfigDict:
-    """What is minimised, and a section of keys for each choice; a run reads that of its `name`."""
+    """The objective, and one section of keys per choice; a run reads the section of its `name`."""
     # byol: Eq. 2; info_nce: Eq. 5 (Tables 5b and 18); nt_xent, nt_logistic, margin_triplet: SimCLR
     # Table 2.
     section = ml_collections.ConfigDict({"name": "byol"})
@@ -124,97 +127,155 @@ def objective() -> ml_collections.ConfigDict:
     return section
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The paper's run, BYOL App. A, without a data set."""
-    config = ml_collections.ConfigDict()
-    config.job = "pretrain"
-    # What the recipe is and who published it; printed at the start of the run.
-    config.recipe = "not named"
-    config.seed = 1337  # pseudo-code J.1
-
-    # digits | npz:FILE (train_images, train_labels, test_images, test_labels) | folder:DIR
-    # (train/, val/ and test/ are splits, sub-folders classes) | tfds:NAME.
-    config.dataset = config_dict.placeholder(str)
-    # Where TFDS keeps its data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    config.data_dir = config_dict.placeholder(str)
-    config.image_size = 224  # side of the views in pixels (App. A)
-    config.batch_size = 4096  # global and effective (App. A)
-    config.accumulate = 1  # micro-batches a step (section 5, App. G.2, Table 16)
-    config.num_epochs = 1000  # App. A
-    config.num_steps = config_dict.placeholder(int)  # overrides num_epochs
-    # End at this step as a pre-empted run would: saved, schedules untouched.
-    config.stop_at = config_dict.placeholder(int)
-    # float32, or bfloat16: f, g and q compute in half precision on what stays float32, the
-    # parameters, BatchNorm statistics, losses, optimiser and moving average.
-    config.precision = "float32"
-
-    # A trace of so many steps in WORKDIR/profile, for TensorBoard (tensorboard-plugin-profile) or
-    # ui.perfetto.dev; the first of them is counted from where the run starts or goes on.
-    config.profile = ml_collections.ConfigDict({"steps": 0, "first": 10})
-    config.log_every = 50  # steps
-    config.checkpoint_every = 1000  # steps
-    # How many checkpoints stay in the workdir, the newest first; 0 keeps all.
-    config.keep_checkpoints = 3
-
-    # What the predictions are compared with (Tables 5b and 19): ema, the moving average of
-    # Eq. 1; stop_gradient and online, the online network without and with its gradient;
-    # constant, the network of step 0 (Table 5a).
-    config.target = "ema"
-    # Eq. 1 and App. A: cosine, the rate rises from tau_base to 1; constant, it stays (Table 5a).
-    config.tau_base = 0.996
-    config.tau_schedule = "cosine"
-    # paper: starts as a copy of the online network (pseudo-code J.5);
-    # released: starts on its own (docs/deviations.md, 2).
-    config.target_init = "paper"
-
-    config.objective = objective()
-
-    config.network = ml_collections.ConfigDict()
-    config.network.depth = "50"  # tiny, 18, 34, 50, 101, 152, 200
-    config.network.width = 1.0  # a multiple of 1/8; the paper's are 1 to 4
-    config.network.stem = "imagenet"  # or small: 3x3 stride 1, no pool (SimCLR App. B.9)
-    # App. A; Table 14 varies depth and output size. A projector is mlp, linear or none
-    # (SimCLR Figure 8), a predictor mlp, linear, none (Table 5b) or optimal_linear (App. J.2).
-    config.network.projector = ml_collections.ConfigDict(
+def network() -> ml_collections.ConfigDict:
+    """The encoder and its heads (App. A)."""
+    section = ml_collections.ConfigDict()
+    section.depth = "50"  # tiny, 18, 34, 50, 101, 152, 200
+    section.width = 1.0  # a multiple of 1/8; the paper has 1 to 4
+    section.stem = "imagenet"  # or small: 3x3 at stride 1, no pool (SimCLR App. B.9)
+    # Table 14 varies depth and output size. A projector is mlp, linear or none (SimCLR Figure 8);
+    # a predictor is mlp, linear, none (Table 5b) or optimal_linear (App. J.2).
+    section.projector = ml_collections.ConfigDict(
         {"kind": "mlp", "depth": 2, "hidden_size": 4096, "output_size": 256}
     )
-    config.network.predictor = ml_collections.ConfigDict(
-        {"kind": "mlp", "depth": 2, "hidden_size": 4096}
-    )
-    for head in (config.network.projector, config.network.predictor):
+    section.predictor = ml_collections.ConfigDict({"kind": "mlp", "depth": 2, "hidden_size": 4096})
+    for head in (section.projector, section.predictor):
         # BatchNorm behind each hidden layer (App. A); MoCo's and SupCon's heads have none.
         head.hidden_norm = True
         # BatchNorm behind the output: none (App. A: "the output of this MLP is not batch
         # normalized"), full, scale (no offset: SimCLR's code), plain (neither: SimSiam's code).
         head.output_norm = "none"
     # paper | released: docs/deviations.md, 1 and 4.
-    config.network.head_bias = "released"
-    config.network.last_bn_scale = "paper"
-    config.network.bn_decay = 0.9  # pseudo-code J.1
-    config.network.bn_eps = 1e-5  # pseudo-code J.1
-    config.network.init_scale = 1.0  # times the initial weights (App. G)
-    # Computes each residual block twice and keeps less of it in memory: for the largest networks.
-    config.network.remat = False
+    section.head_bias = "released"
+    section.last_bn_scale = "paper"
+    section.bn_decay = 0.9  # pseudo-code J.1
+    section.bn_eps = 1e-5  # pseudo-code J.1
+    section.init_scale = 1.0  # factor of the initial weights (App. G)
+    # Computes each residual block twice to keep fewer activations in memory: for the largest
+    # networks.
+    section.remat = False
+    return section
 
-    # LARS with linear warm-up and cosine decay: App. A, pseudo-code J.1.
-    config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "lars"  # or sgd, adam (with decoupled decay; no table has it)
-    config.optimizer.base_learning_rate = 0.2
-    # linear: x batch_size / 256; sqrt: x sqrt(batch_size), SimCLR App. B.1; none.
-    config.optimizer.rate_scaling = "linear"
-    # Factors of the heads' own rates: mu (Table 22) and lambda (Tables 21 and 22).
-    config.optimizer.projector_rate = 1.0
-    config.optimizer.predictor_rate = 1.0
-    config.optimizer.warmup_epochs = 10.0
-    config.optimizer.weight_decay = 1.5e-6
-    config.optimizer.trust_coefficient = 1e-3
-    config.optimizer.momentum = 0.9
 
-    # T and T' of Table 6.
-    config.augment = ml_collections.ConfigDict()
-    # device: in the update step, as in pseudo-code J.4; host: in tf.data, the same operations,
-    # for a device that is slower than the host's spare cores.
-    config.augment.placement = "device"
+def optimizer() -> ml_collections.ConfigDict:
+    """LARS with a linear warm-up and a cosine decay (App. A, pseudo-code J.1)."""
+    section = ml_collections.ConfigDict()
+    section.name = "lars"  # or sgd, adam (with decoupled decay; no table has it)
+    section.base_learning_rate = 0.2
+    # linear: times batch_size / 256; sqrt: times sqrt(batch_size), SimCLR App. B.1; none.
+    section.rate_scaling = "linear"
+    # Factors of the rates of the heads: mu (Table 22) and lambda (Tables 21 and 22).
+    section.projector_rate = 1.0
+    section.predictor_rate = 1.0
+    section.warmup_epochs = 10.0
+    section.weight_decay = 1.5e-6
+    section.trust_coefficient = 1e-3
+    section.momentum = 0.9
+    return section
+
+
+def data() -> ml_collections.ConfigDict:
+    """Which images are read, how they are cropped, and how the input pipeline runs."""
+    section = ml_collections.ConfigDict()
+    # train, valid, test, or several joined. The paper pre-trains on its local validation images
+    # too: all 1,281,167 (pseudo-code J.1). A split that the data set lacks is a fixed
+    # class-balanced fifth of the training images, first test, then valid.
+    section.split = "train+valid"
+    section.exif = False  # turn images as EXIF says; the usual ImageNet pipelines do not
+    # Random crop: share of the area of the image, width over height (App. C).
+    section.area_min = 0.08
+    section.area_max = 1.0
+    section.aspect_min = 3 / 4
+    section.aspect_max = 4 / 3
+    # Cuts both views from the box of view 1. Without any operation in view 2 that view is the
+    # identity of SimCLR Figure 5, which applies the studied operations to one branch only.
+    section.same_crop = False
+    # Keeps all images on every device, as uint8, and crops there: for sets of one image size that
+    # fit into its memory, such as CIFAR-10 (150 MB).
+    section.resident = False
+    section.threads = 0  # threads of the input pipeline; 0: tuned automatically
+    # Halves JPEGs up to three times while decoding them, as long as both crops stay larger than the
+    # views: for photographs of many megapixels. Evaluations decode whole pixels, as the papers do.
+    section.scaled_decoding = False
+    # Keeps encoded files in the memory of each process after their first reading: for a slow disk
+    # or network (ImageNet: about 140 GB).
+    section.cache = False
+    # grpc://HOST:PORT of a tf.data service that reads and crops on other machines
+    # (launch/data_service.py, docs/input.md). The crops are the same; the order of the batches
+    # differs, and changes from run to run.
+    section.service = config_dict.placeholder(str)
+    section.prefetch = 2  # batches kept ready on the host and on the devices
+    # paper: short side to 256/224 of the size, then the centre (App. C); released: the central
+    # 87.5 % of the short side, resized (docs/deviations.md, 18); full: short side to the size, then
+    # the centre, which leaves small images whole.
+    section.eval_crop = "paper"
+    return section
+
+
+def evaluation() -> ml_collections.ConfigDict:
+    """Frozen features at the end of the run (docs/protocols.md)."""
+    section = ml_collections.ConfigDict()
+    section.at_end = True
+    section.knn_every = 0  # steps between kNN readings in metrics.jsonl; 0: none
+    section.batch_size = 256
+    section.fit_split = "train+valid"  # of classifiers and neighbours
+    section.score_split = "test"
+    section.knn_k = 20
+    section.knn_temperature = 0.07
+    section.labels_per_class = 2
+    section.draws = 20
+    return section
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The paper's run, BYOL App. A, without a data set."""
+    config = ml_collections.ConfigDict()
+    config.job = "pretrain"
+    # The name and source of the recipe; printed at the start of the run.
+    config.recipe = "not named"
+    config.seed = 1337  # pseudo-code J.1
+
+    # digits | npz:FILE (train_images, train_labels, test_images, test_labels) | folder:DIR
+    # (train/, val/ and test/ are splits, sub-folders are classes) | tfds:NAME.
+    config.dataset = config_dict.placeholder(str)
+    # Where TFDS keeps its data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    config.data_dir = config_dict.placeholder(str)
+    config.image_size = 224  # side of the views in pixels (App. A)
+    config.batch_size = 4096  # global and effective (App. A)
+    config.accumulate = 1  # micro-batches per step (section 5, App. G.2, Table 16)
+    config.num_epochs = 1000  # App. A
+    config.num_steps = config_dict.placeholder(int)  # overrides num_epochs
+    # Ends at this step as a pre-empted run would: state saved, schedules untouched.
+    config.stop_at = config_dict.placeholder(int)
+    # float32, or bfloat16: f, g and q compute in half precision. Parameters, BatchNorm statistics,
+    # losses, optimiser and moving average stay float32.
+    config.precision = "float32"
+
+    # Traces `steps` steps into WORKDIR/profile, for TensorBoard (tensorboard-plugin-profile) or
+    # ui.perfetto.dev, beginning `first` steps after the run starts or resumes.
+    config.profile = ml_collections.ConfigDict({"steps": 0, "first": 10})
+    config.log_every = 50  # steps
+    config.checkpoint_every = 1000  # steps
+    config.keep_checkpoints = 3  # the newest ones in the workdir; 0 keeps all
+
+    # What the predictions are compared with (Tables 5b and 19): ema, the moving average of
+    # Eq. 1; stop_gradient and online, the online network without and with its gradient;
+    # constant, the network of step 0 (Table 5a).
+    config.target = "ema"
+    # Eq. 1 and App. A: cosine raises tau from tau_base to 1; constant keeps it (Table 5a).
+    config.tau_base = 0.996
+    config.tau_schedule = "cosine"
+    # paper: starts as a copy of the online network (pseudo-code J.5);
+    # released: starts with values of its own (docs/deviations.md, 2).
+    config.target_init = "paper"
+
+    config.objective = objective()
+    config.network = network()
+    config.optimizer = optimizer()
+
+    # T and T' of Table 6. placement: device, in the update step, as in pseudo-code J.4; host, in
+    # tf.data with the same operations, for a device that is slower than the host's spare cores.
+    config.augment = ml_collections.ConfigDict({"placement": "device"})
     config.augment.view1 = augmentation()
     config.augment.view2 = augmentation(blur=0.1, solarize=0.2)
     # Further views, smaller and cut closer (Lecture, SwAV's multi-crop), for methods that use them:
@@ -223,53 +284,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.small = augmentation()
     config.augment.small.update({"count": 0, "size": 96, "area_min": 0.05, "area_max": 0.14})
 
-    config.data = ml_collections.ConfigDict()
-    # train, valid, test, or several joined. The paper pre-trains on its local validation
-    # images too: all 1,281,167 (pseudo-code J.1). A split that the data set lacks is a fixed
-    # class-balanced fifth of the training images, first test, then valid.
-    config.data.split = "train+valid"
-    config.data.exif = False  # turn images as EXIF says; the usual ImageNet pipelines do not
-    # Random crop: share of the image's area, width over height (App. C).
-    config.data.area_min = 0.08
-    config.data.area_max = 1.0
-    config.data.aspect_min = 3 / 4
-    config.data.aspect_max = 4 / 3
-    # Both views from the box of the first: with nothing else in view 2 it is the identity of
-    # SimCLR Figure 5, which applies the studied operations to one branch alone.
-    config.data.same_crop = False
-    # Keeps all images on every device, as uint8, and crops there: for sets of one image size that
-    # fit into its memory, such as CIFAR-10 (150 MB).
-    config.data.resident = False
-    config.data.threads = 0  # of the input pipeline; 0 tunes itself
-    # Halve JPEGs up to three times while they are decoded, where both crops stay larger than the
-    # views: for photographs of many megapixels. Evaluations decode whole pixels, as papers do.
-    config.data.scaled_decoding = False
-    # Keep the files of the images in the memory of each process once they are read, still encoded:
-    # for a slow disk or network (ImageNet: about 140 GB).
-    config.data.cache = False
-    # grpc://HOST:PORT of a tf.data service that reads and crops elsewhere (launch/data_service.py,
-    # docs/input.md): the same crops, in batches of another order, which changes from run to run.
-    config.data.service = config_dict.placeholder(str)
-    config.data.prefetch = 2  # batches kept ready on the host and on the devices
-    # paper: short side to 256/224 of the size, then the centre (App. C); released: central
-    # 87.5 % of the short side, resized (docs/deviations.md, 18); full: short side to the
-    # size, then the centre, which leaves small images whole.
-    config.data.eval_crop = "paper"
+    config.data = data()
+    config.evaluation = evaluation()
 
-    # Frozen features at the end of the run (docs/protocols.md).
-    config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.at_end = True
-    config.evaluation.knn_every = 0  # steps between kNN readings in metrics.jsonl; 0: none
-    config.evaluation.batch_size = 256
-    config.evaluation.fit_split = "train+valid"  # classifiers and neighbours
-    config.evaluation.score_split = "test"
-    config.evaluation.knn_k = 20
-    config.evaluation.knn_temperature = 0.07
-    config.evaluation.labels_per_class = 2
-    config.evaluation.draws = 20
-
-    # The job `views` (--config.job=views) draws a picture of T and T' on these.
-    config.views = ml_collections.ConfigDict()
-    config.views.images = 8
-    config.views.draws = 4  # of each of T and T', one an epoch
+    # The job `views` (--config.job=views) draws a picture of T and T' on `images` images, with
+    # `draws` draws of each view, one per epoch.
+    config.views = ml_collections.ConfigDict({"images": 8, "draws": 4})
     return config

@@ -12,12 +12,12 @@
 | 100    | 4096  | 0.45 | 1e-6   | 0.99     | not published   | the authors' released code  |
 | 40     | 4096  | 0.45 | 1e-6   | 0.97     | not published   | the authors' released code  |
 
-Top-1 is linear evaluation on ImageNet (App. D.1). 300 epochs at the smaller batches of
-Table 16 are the same run with `--config.accumulate=N`. Table 9's encoders use the
-first recipe with depth 50, 101, 152, 200 and width 1 to 4.
+Top-1 is linear evaluation on ImageNet (App. D.1). The smaller batches of Table 16 are the run of
+300 epochs with `--config.accumulate=N`. The encoders of Table 9 use the first recipe with depth 50,
+101, 152 or 200 and width 1 to 4.
 
-Cost: 8 hours on 512 TPU v3 cores for 1000 epochs at batch 4096, 4 days on 64 cores at
-batch 512 (App. A and H). `--preflight=v3:16x16` compiles the step for them (docs/scale.md).
+Cost: 8 hours on 512 TPU v3 cores for 1000 epochs at batch 4096; 4 days on 64 cores at batch 512
+(App. A and H). `--preflight=v3:16x16` compiles the step for the 512 cores (docs/scale.md).
 """
 
 import ml_collections
@@ -42,10 +42,10 @@ TABLE_9 = {
 
 
 def recipe(epochs: int, batch: int, depth: str, width: float) -> tuple[float, float, float, str]:
-    """Base rate, weight decay, tau_base, and who published this combination.
+    """Base rate, weight decay, tau_base, and the source of this combination.
 
-    A batch size without a recipe of its own takes that of 4096, whose rate scales
-    linearly; a number of epochs without one takes the nearest longer recipe.
+    A batch size without a recipe takes that of 4096, whose rate scales linearly with the batch. A
+    number of epochs without a recipe takes the next longer one.
     """
     if (epochs, batch) in RECIPES:
         rate, decay, tau_base, source = RECIPES[epochs, batch]
@@ -60,7 +60,7 @@ def recipe(epochs: int, batch: int, depth: str, width: float) -> tuple[float, fl
 
 
 def get_config(options: str = "") -> ml_collections.ConfigDict:
-    """A published recipe, or the nearest one, which then says that it is not published.
+    """A published recipe, or the nearest one with a `recipe` that says so.
 
     Args:
       options: `epochs=1000,batch=4096,depth=50,width=1`, all optional.

@@ -1,16 +1,17 @@
-"""Frozen-feature evaluation of a checkpoint: kNN, linear, and two labels a class.
+"""Frozen-feature evaluation of a checkpoint: kNN, linear, and two labels per class.
 
     python -m byol_jax.main --config=experiments/evaluate.py \
         --config.checkpoint=runs/digits --workdir=runs/digits
 
-The network and, unless given, the data set come from the checkpoint's own config. Rows
-for raw pixels and the untrained network stand beside online and target. Protocols:
-docs/protocols.md. `--config.follow=True`, beside a run that is training into
-`config.checkpoint`, evaluates each of its checkpoints as it comes.
+The network comes from the config of the checkpoint, and so does the data set unless it is given.
+The rows are raw pixels, the untrained network, online and target; docs/protocols.md describes the
+protocols. With `--config.follow=True` it evaluates each checkpoint of a run that is still training
+into `config.checkpoint`.
 
-Cost: seconds on digits; one forward pass over both splits and some regressions
-elsewhere. The paper's own protocols (App. D, E) differ; that of App. E.2 is
-experiments/transfer.py.
+The paper's own protocols differ: App. D.1 is linear.py and semi.py, App. E is transfer.py and
+finetune.py.
+
+Cost: seconds on digits; on other sets one forward pass over both splits, and regressions.
 """
 
 import ml_collections
@@ -23,13 +24,14 @@ def get_config() -> ml_collections.ConfigDict:
     """The job `evaluate`."""
     config = ml_collections.ConfigDict()
     config.job = "evaluate"
-    config.checkpoint = config_dict.placeholder(str)  # a workdir or checkpoints/STEP of it
-    config.follow = False  # the checkpoints of a workdir one after the other, as they come
-    config.follow_seconds = 30.0  # between two looks
-    config.follow_hours = 24.0  # without a new checkpoint end it; else the run's last step does
-    config.dataset = config_dict.placeholder(str)  # the checkpoint's own if left out
-    config.data_dir = config_dict.placeholder(str)  # of TFDS, likewise
-    config.image_size = config_dict.placeholder(int)  # likewise
-    config.eval_crop = config_dict.placeholder(str)  # likewise; paper, released or full
+    config.checkpoint = config_dict.placeholder(str)  # a workdir, or its checkpoints/STEP
+    # Evaluates each checkpoint of a running pre-training as it is saved, until its last step.
+    config.follow = False
+    config.follow_seconds = 30.0  # seconds between two looks
+    config.follow_hours = 24.0  # hours without a new checkpoint before it gives up
+    config.dataset = config_dict.placeholder(str)  # empty: that of the checkpoint
+    config.data_dir = config_dict.placeholder(str)  # folder of TFDS; empty: the checkpoint's
+    config.image_size = config_dict.placeholder(int)  # empty: that of the checkpoint
+    config.eval_crop = config_dict.placeholder(str)  # paper, released or full; empty: likewise
     config.evaluation = base.get_config().evaluation
     return config

@@ -5,15 +5,20 @@
         --workdir=runs/flowers
     python -m byol_jax.main --config=experiments/finetune.py:init=random ...
 
-20,000 steps of 256 images for each of 7 rates x 8 weight decays, chosen on the validation
-split, then once more on train and validation images together, scored once on the test split
-by the set's own metric. A grid that was stopped goes on with its next cell. Options:
-- init=pretrained: rates 1e-4 to 1e-1, decays 1e-6 to 1e-3 and none, divided by the rate.
-- init=random (SimCLR App. B.8): 40,000 steps, rates 1e-3 to 1, 8 decays 1e-5 to 10^-1.5.
+A grid of 7 rates x 8 weight decays, each trained for 20,000 steps of 256 images. The cell that is
+best on the validation split is trained again on training and validation images together, and
+scored once on the test split by the metric of the data set. A grid that was stopped resumes at its
+next cell.
 
-The schedule of the rate is not given; it is the cosine of the authors' code. Cost: 57 trainings
-of 5 million images (pre-trained) or 10 million (random) each. `--config.learning_rates` and
-`--config.sweep_weight_decays` take shorter grids, which the record then says.
+Options:
+- init=pretrained: rates 1e-4 to 1e-1; decays 0 and 1e-6 to 1e-3, divided by the rate.
+- init=random (SimCLR App. B.8): 40,000 steps; rates 1e-3 to 1; 8 decays 1e-5 to 10^-1.5.
+
+The papers do not give the schedule of the rate; it is the cosine of the authors' code.
+
+Cost: 57 trainings of 5 million images (pre-trained) or 10 million images (random) each.
+`--config.learning_rates` and `--config.sweep_weight_decays` shorten the grid, which the record
+then tells.
 
 | Table 3, ResNet-50 | Food101 | CIFAR10 | CIFAR100 | Birdsnap | SUN397 | Cars |
 | BYOL               | 88.5    | 97.8    | 86.1     | 76.3     | 63.7   | 91.6 |
@@ -30,7 +35,7 @@ from experiments import base, classification
 
 
 def log_spaced(low: float, high: float, count: int) -> tuple[float, ...]:
-    """`count` values from 10**low to 10**high, equally far apart in their logarithms."""
+    """`count` values from 10**low to 10**high with equal ratios."""
     return tuple(10 ** (low + (high - low) * i / (count - 1)) for i in range(count))
 
 

@@ -5,15 +5,15 @@
     python -m byol_jax.main --config=experiments/linear.py:augment=pretrain,logits=regularized ...
     python -m byol_jax.main --config=experiments/linear.py:protocol=simclr ...
 
-The network comes from the checkpoint's own config. Options:
-- protocol=byol (App. D.1): batch 1024, 80 epochs, rates 0.4 to 0.05 in one pass, the best on
-  the validation split. protocol=simclr (SimCLR App. B.6): batch 4096, 90 epochs, rate 1.6, no
-  validation. protocol=released (the authors' code): train and validation images together,
-  rate 0.2 x batch / 256, their evaluation crop.
+The network comes from the config of the checkpoint. Options:
+- protocol=byol (App. D.1): batch 1024, 80 epochs, five rates from 0.4 to 0.05 in one pass, of
+  which the validation split chooses. protocol=simclr (SimCLR App. B.6): batch 4096, 90 epochs,
+  rate 1.6, no validation. protocol=released (the authors' code): training and validation images
+  together, rate 0.2 x batch / 256, their evaluation crop.
 - augment=pretrain: T of Table 6 instead of crop and flip (Table 7).
 - logits=regularized: tclip with alpha 20 and a penalty of 1e-2 (Table 7).
 
-Cost: forward passes alone. ImageNet, ResNet-50, 80 epochs: 100 million images.
+Cost: forward passes of the encoder only; 100 million images for ImageNet, ResNet-50, 80 epochs.
 
 | top-1 / top-5, ImageNet (Tables 1, 7 and 9) | paper       |
 | ResNet-50                                   | 74.3 / 91.6 |
@@ -24,8 +24,8 @@ Cost: forward passes alone. ImageNet, ResNet-50, 80 epochs: 100 million images.
 | ResNet-50 (4x)                              | 78.6 / 94.2 |
 | ResNet-200 (2x)                             | 79.6 / 94.8 (Table 1), 94.9 (Table 9) |
 
-On small images (CIFAR-10, digits) everything is the same but the crop of the evaluation,
-which is the checkpoint's own, and a batch that fits the set: `--config.batch_size=256`.
+On small images (CIFAR-10, digits) the evaluation crop is that of the checkpoint, and the batch must
+fit the set, as in `--config.batch_size=256`.
 """
 
 import ml_collections
@@ -39,9 +39,9 @@ AUGMENT = ("spatial", "pretrain")
 
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     chosen = base.parse_options(options, protocol="byol", augment="spatial", logits="plain")
-    for name, known in (("protocol", PROTOCOLS), ("augment", AUGMENT), ("logits", LOGITS)):
-        if chosen[name] not in known:
-            raise ValueError(f"{name}={chosen[name]!r} must be one of: {', '.join(known)}")
+    for name, allowed in (("protocol", PROTOCOLS), ("augment", AUGMENT), ("logits", LOGITS)):
+        if chosen[name] not in allowed:
+            raise ValueError(f"{name}={chosen[name]!r} must be one of: {', '.join(allowed)}")
     config = classification.get_config()
     config.job = "linear"
     config.recipe = f"linear evaluation, {chosen['protocol']}"

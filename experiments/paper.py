@@ -1,30 +1,32 @@
-"""A table of the BYOL or SimCLR paper: what it prints, and the same numbers of a checkpoint here.
+"""A table of the BYOL or SimCLR paper, and the same numbers measured on a checkpoint.
 
     python -m byol_jax.main --config=experiments/paper.py:table=3 \
         --config.checkpoint=runs/byol --workdir=runs/table3
     ... --config=experiments/paper.py:table=3,protocol=linear,cells=CIFAR10+DTD ...
     ... --config.folders='birdsnap=/data/birdsnap,aircraft=/data/aircraft'
     ... --config.datasets='CIFAR10=npz:/data/cifar10.npz'
-    ... --config=experiments/paper.py:table=10          which data sets are there
+    ... --config=experiments/paper.py:table=10          which data sets are on this machine
 
-Runs, one after the other, the cells of the table whose data is on this machine and whose network
-is that of the checkpoint, each by the page of its protocol (linear.py, transfer.py, semi.py,
-finetune.py, supervised.py), and prints paper, ours, difference, and the protocol as it was run.
-All other cells are listed with the reason. The same command goes on where it was stopped, and
-runs nothing twice. Options:
+Runs the cells of the table whose data set is on this machine and whose network is that of the
+checkpoint, each by the page of its protocol (linear.py, transfer.py, semi.py, finetune.py,
+supervised.py). It prints the paper's number, ours, their difference, and the protocol as it was
+run; all other cells are listed with the reason. The same command resumes where it was stopped, and
+runs nothing twice.
+
+Options:
 - table=1, 2, 3, 7, 8, 9, 10 or 13 of BYOL; simclr-6, simclr-7, simclr-8, simclr-B.2, simclr-B.3,
   simclr-B.4 or simclr-B.5.
-- row=: the row of that name, else rows whose names begin so, as in row=BYOL. A row that trains
-  networks from scratch (random init, supervised) is run only if it is named like this. Supervised
-  networks are kept in the folders of their cells, as checkpoints for other tables.
+- row=: the row of that name, otherwise the rows whose names begin with it, as in row=BYOL. Rows
+  that train networks from scratch (random init, supervised) run only if they are named in this
+  way. Supervised networks stay in the folders of their cells, as checkpoints for other tables.
 - cells=: columns, as in cells=CIFAR10+DTD or cells=1%.
 - protocol=linear, finetune or supervised.
 
-`--config.override='num_steps=100,batch_size=64'` changes that key of every cell that has it, and
-`--config.any_network=True` takes a checkpoint of another depth, width or pre-training set. Both
-stand in the printed protocol: what is not the paper's setting does not compare with its number.
+`--config.override='num_steps=100,batch_size=64'` changes these keys in every cell that has them.
+`--config.any_network=True` takes a checkpoint of another depth, width or pre-training set. The
+printed protocol names both, because a number of another setting does not compare with the paper's.
 
-Cost: that of the pages. `table=3`: twelve linear classifiers and twelve times 57 fine-tunings.
+Cost: that of the pages. `table=3` is twelve linear classifiers and twelve times 57 fine-tunings.
 """
 
 import importlib
@@ -40,14 +42,14 @@ PROTOCOLS = ("linear", "finetune", "supervised")
 
 
 def select(table: str, row: str, cells: str, protocol: str) -> list[Cell]:
-    """The cells of a table that the options name, in its order.
+    """The cells of a table that the options name, in printed order.
 
     Raises:
-      ValueError: there are none, naming what there is.
+      ValueError: there are none; the message lists the alternatives.
     """
-    known = [*paper_tables.TABLES, "10"]
-    if table not in known:
-        raise ValueError(f"table={table!r} must be one of: {', '.join(known)}")
+    tables = [*paper_tables.TABLES, "10"]
+    if table not in tables:
+        raise ValueError(f"table={table!r} must be one of: {', '.join(tables)}")
     chosen = list(paper_tables.TABLES.get(table, ()))
     if protocol:
         chosen = [cell for cell in chosen if cell.protocol == protocol]
@@ -60,12 +62,13 @@ def select(table: str, row: str, cells: str, protocol: str) -> list[Cell]:
         wrong = [word for word in wanted if word not in columns]
         if wrong:
             have = ", ".join(dict.fromkeys(cell.column for cell in chosen))
-            raise ValueError(f"cells={wrong[0]!r} is no column of these rows: {have or 'none'}")
+            raise ValueError(f"cells={wrong[0]!r} must be columns of these rows: {have or 'none'}")
         chosen = [cell for cell in chosen if cell.column.lower() in wanted]
     if not chosen and table != "10":
         rows = ", ".join(dict.fromkeys(cell.row for cell in paper_tables.TABLES[table]))
-        words = f"row={row!r}, protocol={protocol!r}"
-        raise ValueError(f"table {table} has no cell of {words}: its rows are {rows}")
+        raise ValueError(
+            f"row={row!r}, protocol={protocol!r} has no cell in table {table}: its rows are {rows}"
+        )
     return chosen
 
 
@@ -74,7 +77,7 @@ def resolved(cell: Cell, named: bool) -> dict[str, Any]:
 
     Args:
       cell: the cell.
-      named: whether a row of it was asked for.
+      named: whether its row was chosen by `row=`.
     """
     plain = cell._asdict() | {
         "name": cell.name,
@@ -106,17 +109,17 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.job = "paper"
     config.table = chosen["table"]
-    config.checkpoint = config_dict.placeholder(str)  # a workdir or checkpoints/STEP of it
-    # byol, simclr or supervised: what the checkpoint was trained by. By default supervised if
-    # that was on labels, else byol.
+    config.checkpoint = config_dict.placeholder(str)  # a workdir, or its checkpoints/STEP
+    # The method that trained the checkpoint: byol, simclr or supervised. Empty: supervised if it
+    # was trained on labels, otherwise byol.
     config.method = config_dict.placeholder(str)
     config.network = "online"  # online | target
-    config.any_network = False  # also of another depth, width or pre-training set
-    config.data_dir = config_dict.placeholder(str)  # of TFDS; the checkpoint's own if left out
-    # Data sets by the names of their columns or of Table 10: NAME=DIR and NAME=DATASET,
-    # several with commas. Otherwise they are those of TFDS.
+    config.any_network = False  # accepts another depth, width or pre-training set
+    config.data_dir = config_dict.placeholder(str)  # folder of TFDS; empty: the checkpoint's
+    # Data sets by the names of their columns or of Table 10, NAME=DIR and NAME=DATASET, several
+    # joined by commas. All others are those of TFDS.
     config.folders = ""
     config.datasets = ""
-    config.override = ""  # KEY=VALUE of every cell that has the key, several with commas
+    config.override = ""  # KEY=VALUE for every cell with the key, several joined by commas
     config.cells = tuple(resolved(cell, bool(chosen["row"])) for cell in select(**chosen))
     return config

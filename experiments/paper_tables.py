@@ -1,8 +1,8 @@
 """The numbers of BYOL Tables 1, 2, 3, 7, 8, 9 and 13 and SimCLR Tables 6, 7, 8 and B.2 to B.5.
 
-The page that makes each number and the network that it must be given, for paper.py; rows of other
-people's methods, and of the other paper, say so instead. The printed tables are papers/byol.txt and
-papers/simclr.txt.
+Each function maps the cells of a printed row to the page that makes its numbers and to the network
+that the page needs, for paper.py. Rows of other people's methods and of the other paper have a
+reason instead. The printed tables are in papers/byol.txt and papers/simclr.txt.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _SIMCLR = papers.read("simclr")
 
 
 def _of_simclr(table: str) -> str:
-    """Why BYOL's paper's copy of a number is not run."""
+    """The reason why a number that BYOL's paper copies from SimCLR's is not run."""
     return f"of SimCLR's paper: table={table}"
 
 
@@ -109,7 +109,7 @@ def _table_9() -> Iterator[Cell]:
             yield Cell("9", row, "ImageNet", "supervised", printed, reason=reason)
 
 
-# Places365 has no validation split (Table 10), and a rate is not chosen on test images.
+# Places365 has no validation split (Table 10), and a rate must not be chosen on test images.
 _PLACES = {"learning_rates": (0.2,), "valid_split": ""}
 _PLACES_NOTE = "rate 0.2: there is no validation split to choose one of App. D.1's five on"
 
@@ -145,16 +145,16 @@ def _simclr_6() -> Iterator[Cell]:
 
 
 def _simclr_few_labels(number: str, column: str) -> Iterator[Cell]:
-    """Tables 7 and B.4, which have one column of numbers per share of the labels."""
+    """Tables 7 and B.4, which have one column per share of the labels."""
     for method, architecture, one, ten in _SIMCLR[f"Table {number}"]:
-        ours = method == _OURS
+        trained = method == _OURS
         yield from few_labels(
             f"simclr-{number}",
             f"{method} {architecture}",
             {"1%": {column: one}, "10%": {column: ten}},
-            network("simclr", architecture) if ours else None,
+            network("simclr", architecture) if trained else None,
             f",{_PROTOCOL}",
-            "" if ours else ANOTHER_METHOD,
+            "" if trained else ANOTHER_METHOD,
         )
 
 

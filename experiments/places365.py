@@ -2,12 +2,12 @@
 
     python -m byol_jax.main --config=experiments/places365.py --workdir=runs/places365
 
-reads `tfds:places365_small`, which `tfds build places365_small` prepares: 1,803,460 training
-images, and the 36,500 labelled ones of `validation`, which are the test split (Table 10).
+The data set is `tfds:places365_small`, which `tfds build places365_small` prepares: 1,803,460
+training images, and the 36,500 labelled images of `validation` as the test split (Table 10).
 
-App. F takes "the exact same parameters as in Section 4", which are App. A's, and 1000 epochs:
-only the data set changes. Table 13, linear evaluation with ResNet-50, by App. D.1 in the first
-two columns and by App. E in the others (top-1; mean per class in Aircraft, Pets, Caltech-101
+App. F takes "the exact same parameters as in Section 4", which are those of App. A, and 1000
+epochs: only the data set changes. Table 13 has linear evaluation with ResNet-50, by App. D.1 in the
+first two columns and by App. E in the others (top-1; mean per class in Aircraft, Pets, Caltech-101
 and Flowers, Table 10):
 
 | pre-training         | Places365 | ImageNet | Food101 | CIFAR10 | CIFAR100 | Birdsnap | SUN397 |
@@ -20,14 +20,14 @@ and Flowers, Table 10):
 | BYOL on Places365    | 55.6 | 55.9     | 68.5 | 66.1 | 84.3        | 90.0    |
 | SimCLR on Places365  | 40.1 | 44.3     | 64.3 | 59.4 | 77.1        | 85.9    |
 
-App. F also cites 55.2 for a ResNet-50 v2 trained on the labels of Places365. Table 3 has other
-values of the first row (docs/deviations.md, at the end). The first row is the run of byol.py.
+The first row is the run of byol.py; Table 3 has other values for it (docs/deviations.md, at the
+end). App. F also cites 55.2 for a ResNet-50 v2 trained on the labels of Places365.
 
-Cost: App. F names none. 440,297 updates instead of the 312,784 of App. A, whose 8 hours on 512
-TPU v3 cores would be 11. Not run.
+Cost: App. F names none. There are 440,297 updates instead of the 312,784 of App. A, so its 8 hours
+on 512 TPU v3 cores would become 11. Not run.
 
-Where it departs: App. F names Places365-Standard without a size. `places365_small`, the one that
-TFDS has, is resized to 256x256 pixels.
+Where it departs: App. F names Places365-Standard without a size. TFDS has `places365_small`, which
+is resized to 256x256 pixels.
 """
 
 import ml_collections

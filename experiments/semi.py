@@ -2,23 +2,23 @@
 
     python -m byol_jax.main --config=experiments/semi.py:fraction=0.01 \
         --config.checkpoint=runs/byol --workdir=runs/byol_semi
-    ... --config.network=random        the same from scratch
+    ... --config.network=random        from scratch
     ... --config=experiments/semi.py:fraction=0.1,protocol=simclr ...
 
 Options:
-- fraction=0.01, 0.02, 0.05, 0.1, 0.2, 0.5 or 1: share of each class's labels (Figure 4), a fixed
-  balanced draw.
-- subset=published: at 0.01 and 0.1, the subsets of ImageNet that Table 2 shares with SimCLR (TFDS
-  `imagenet2012_subset`), instead of that draw.
-- protocol=byol (App. D.1): batch 1024, rates {0.01, 0.02, 0.05, 0.1, 0.005} x {30, 50} epochs,
-  the best on the validation split. protocol=simclr (SimCLR App. B.5): batch 4096, rate 0.8, 60
-  epochs for 1 %, 30 for the others, no validation.
+- fraction=0.01, 0.02, 0.05, 0.1, 0.2, 0.5 or 1: share of the labels of each class (Figure 4), a
+  fixed balanced draw.
+- subset=published: instead of that draw, the subsets of ImageNet that Table 2 shares with SimCLR
+  (TFDS `imagenet2012_subset`), for 0.01 and 0.1.
+- protocol=byol (App. D.1): batch 1024, rates {0.01, 0.02, 0.05, 0.1, 0.005} x {30, 50} epochs, of
+  which the validation split chooses. protocol=simclr (SimCLR App. B.5): batch 4096, rate 0.8, 60
+  epochs for 1 % and 30 for the other shares, no validation.
 
-No regularisation, crop and flip. A set smaller than a batch needs a smaller one:
-`--config.batch_size=128`. The published subsets hold images of the local validation split too:
-their validation accuracy chooses, but is no estimate.
+Augmentation is crop and flip, without regularisation. A set smaller than a batch needs a smaller
+batch, as in `--config.batch_size=128`. The published subsets include images of the local validation
+split: its accuracy serves to choose a cell, and is no estimate.
 
-Cost: ten fine-tunings, an epoch of 1 % ImageNet being 12,811 images, and ten passes over the
+Cost: ten fine-tunings, with 12,811 images per epoch for 1 % of ImageNet, and ten passes over the
 validation split.
 
 | ImageNet, top-1 / top-5 (Table 2) | 1 %         | 10 %        | 100 % (Table 8) |
@@ -43,7 +43,10 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config.fraction = chosen["fraction"]
     if chosen["subset"] == "published":
         if chosen["fraction"] not in PUBLISHED:
-            raise ValueError("subset=published exists for fraction=0.01 and fraction=0.1")
+            raise ValueError(
+                f"fraction={chosen['fraction']} has no published subset: fraction=0.01 and "
+                "fraction=0.1 have one"
+            )
         config.train_dataset = PUBLISHED[chosen["fraction"]]
     elif chosen["subset"] != "balanced":
         raise ValueError(f"subset={chosen['subset']!r} must be balanced or published")

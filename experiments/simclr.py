@@ -10,25 +10,26 @@
 | ImageNet | ResNet-50 | 300    | 4096  | 67.9                     | BYOL Table 17, reproduction |
 | CIFAR-10 | ResNet-50 | 1000   | 1024  | 94.0                     | SimCLR App. B.9             |
 
-The options are `data=imagenet` or `cifar10`, `epochs`, `batch`, `depth` and `width`. Cost: as
-BYOL's (byol.py) without the passes of the target network, about two thirds of it.
+Options: data=imagenet or cifar10, epochs, batch, depth, width.
+
+Cost: that of BYOL (byol.py) without the passes of the target network, about two thirds of it.
 
 What makes it SimCLR, and where each choice is from:
 - NT-Xent (SimCLR Eq. 1) with gradients through both views of one network: no predictor, no
   target network. Temperature 0.1, the best of SimCLR Table 5; 0.5 on CIFAR-10 (Figure B.7).
-- The projector of SimCLR section 3: two layers, 128 outputs, and hidden units as many as the
-  representation has, 2048 for ResNet-50. Its code puts BatchNorm behind the hidden layer, as
-  BYOL has it; the paper does not say.
-- LARS, rate 0.3 x batch / 256, decay 1e-6, ten epochs of warm-up (SimCLR section 2.3). The rate
-  on CIFAR-10 is 1.0, of 0.5, 1.0 and 1.5 in App. B.9.
-- T of SimCLR App. A for both views; on CIFAR-10 strength 0.5 and no blur (App. B.9).
+- The projector of SimCLR section 3: two layers, 128 outputs, and as many hidden units as the
+  representation has numbers, 2048 for ResNet-50. Its code has BatchNorm after the hidden layer, as
+  BYOL has; the paper does not say.
+- LARS, rate 0.3 x batch / 256, decay 1e-6, ten epochs of warm-up (SimCLR section 2.3). On CIFAR-10
+  the rate is 1.0, out of 0.5, 1.0 and 1.5 in App. B.9.
+- T of SimCLR App. A for both views; on CIFAR-10 with strength 0.5 and without blur (App. B.9).
 """
 
 import ml_collections
 
 from experiments import base, byol, cifar10
 
-# (data, epochs, batch, depth, width): where the paper has it.
+# (data, epochs, batch, depth, width): its source in the paper.
 PUBLISHED = {
     ("imagenet", 100, 4096, "50", 1.0): "published: SimCLR section 2.3",
     **{

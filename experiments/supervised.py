@@ -4,18 +4,22 @@
         --config.dataset=tfds:imagenet2012 --workdir=runs/supervised
 
 RandAugment, label smoothing 0.1, SGD with Nesterov momentum 0.9, five epochs of warm-up, then a
-cosine to 0, weight decay 1e-4 (on weights, not on BatchNorm and biases: the usual reading), up
-to 200 epochs: options `epochs` (the paper chose among numbers it does not give), `depth`, `width`.
-Its rate and batch, and RandAugment's magnitude, are not given: base rate 0.1 x batch / 256 as in
-the usual ImageNet recipe at batch 4096, and magnitude 9 of the RandAugment paper's ResNet-50.
+cosine to 0, weight decay 1e-4, up to 200 epochs (App. D.2).
 
-augment=simclr is SimCLR's baseline (App. B.3): the crops, colours and blur of its pre-training
-instead of RandAugment, and no label smoothing; augment=color the same without blur, augment=crop
-crop and flip alone. The network is saved as a checkpoint, which linear.py, transfer.py and
-finetune.py read: the rows Supervised-IN of Table 3, by SimCLR App. B.8.1 with
-`augment=simclr,epochs=1000`.
+Options:
+- depth, width, epochs. The paper chose the epochs among numbers that it does not give.
+- augment=randaugment, the default. augment=simclr is SimCLR's baseline (SimCLR App. B.3): the
+  crops, colours and blur of its pre-training, without label smoothing. augment=color is the same
+  without blur, augment=crop has crop and flip only.
 
-Cost: ImageNet, ResNet-50, 200 epochs: 256 million images forward and backward.
+Our choices, where App. D.2 is silent: base rate 0.1 x batch / 256, as in the usual ImageNet recipe,
+at batch 4096; magnitude 9, which the RandAugment paper has for ResNet-50; weight decay on weights,
+and not on BatchNorm and biases.
+
+The network is saved as a checkpoint for linear.py, transfer.py and finetune.py. The rows
+Supervised-IN of Table 3 need `augment=simclr,epochs=1000` (SimCLR App. B.8.1).
+
+Cost: 256 million images forward and backward for ImageNet, ResNet-50, 200 epochs.
 
 | Table 9, ours (top-1 / top-5) | supervised  |
 | ResNet-50                     | 76.4 / 92.9 |

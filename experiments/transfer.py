@@ -7,12 +7,13 @@
         --config.checkpoint=runs/byol --config.dataset=folder:DIR --config.benchmark=aircraft \
         --workdir=runs/aircraft
 
-Features of the frozen network without augmentation, 45 penalties of a multinomial logistic
-regression on the training split, the best on the validation split by the set's own metric
-(Table 10), fitted again on both together, scored once on the test split. `config.benchmark` names
-a row of Table 10 for images that are not in TFDS; it fixes metric and validation split.
+A multinomial logistic regression on features of the frozen network, without augmentation. It is
+fitted on the training split with 45 penalties. The best penalty on the validation split, by the
+metric of the data set (Table 10), is fitted again on both splits together and scored once on the
+test split. For images that are not in TFDS, `config.benchmark` names a row of Table 10, which fixes
+metric and validation split.
 
-Cost: one forward pass over the data set; the regressions take seconds to minutes.
+Cost: one forward pass over the data set, and seconds to minutes for the regressions.
 
 | ResNet-50, linear        | Food101 | CIFAR10 | CIFAR100 | Birdsnap | SUN397 | Cars |
 | BYOL, Table 3            | 75.3    | 91.3    | 78.4     | 57.2     | 62.2   | 67.8 |
@@ -28,13 +29,15 @@ Cost: one forward pass over the data set; the regressions take seconds to minute
 | SimCLR (repro), Table 3  | 49.8     | 81.4    | 75.7 | 84.6 | 89.3        | 92.6    |
 | supervised, Table 3      | 61.0     | 82.8    | 74.9 | 91.5 | 94.5        | 94.7    |
 
-Not run here: no checkpoint of that size was trained. Where each choice is from:
+Not run here: no checkpoint of that size was trained.
+
+Where each choice is from:
 - Short side to 224 pixels, bicubic, then the central square: App. E.2 and SimCLR App. B.8.1.
-- 45 log-spaced penalties from 1e-6 to 1e5, L-BFGS: App. E.2. That the penalty is
-  lambda/2 |W|^2 beside the sum of cross-entropies, without the bias, is not given.
+- 45 log-spaced penalties from 1e-6 to 1e5, L-BFGS: App. E.2. The form of the penalty is our choice:
+  lambda/2 |W|^2 beside the sum of cross-entropies, without the bias.
 - Refit on training and validation images: App. E.2.
-- Features are not standardised: neither paper says so (docs/deviations.md, 41).
-- VOC2007: one logistic regression a class; only its metric is given (App. E.1).
+- Features are not standardised, because neither paper says that they are (docs/deviations.md, 41).
+- VOC2007: one logistic regression per class; App. E.1 gives only the metric.
 - The online network: what BYOL keeps (section 3.1).
 """
 
@@ -46,20 +49,23 @@ def get_config() -> ml_collections.ConfigDict:
     """The job `transfer`."""
     config = ml_collections.ConfigDict()
     config.job = "transfer"
-    config.checkpoint = config_dict.placeholder(str)  # a workdir or checkpoints/STEP of it
-    config.follow = False  # the checkpoints of a workdir one after the other, as they come
-    config.follow_seconds = 30.0  # between two looks
-    config.follow_hours = 24.0  # without a new checkpoint end it; else the run's last step does
-    config.network = "online"  # online, target or random (untrained); several as random+online
+    config.checkpoint = config_dict.placeholder(str)  # a workdir, or its checkpoints/STEP
+    # Evaluates each checkpoint of a running pre-training as it is saved, until its last step.
+    config.follow = False
+    config.follow_seconds = 30.0  # seconds between two looks
+    config.follow_hours = 24.0  # hours without a new checkpoint before it gives up
+    config.network = "online"  # online, target or random (untrained), several joined by +
 
     config.dataset = config_dict.placeholder(str)  # as in experiments/base.py
-    config.data_dir = config_dict.placeholder(str)  # of TFDS
-    config.benchmark = config_dict.placeholder(str)  # a row of Table 10; that of tfds:NAME
-    config.metric = config_dict.placeholder(str)  # top1, mean_per_class, map_11; the row's own
+    config.data_dir = config_dict.placeholder(str)  # folder of TFDS
+    # Key of a row of Table 10; for tfds:NAME it is found automatically.
+    config.benchmark = config_dict.placeholder(str)
+    # top1, mean_per_class, map_11; empty: that of the row of Table 10.
+    config.metric = config_dict.placeholder(str)
     config.fit_split = "train"
     config.valid_split = "valid"
     config.score_split = "test"
-    config.image_size = config_dict.placeholder(int)  # that of the pre-training
+    config.image_size = config_dict.placeholder(int)  # empty: that of the pre-training
     config.eval_crop = "full"  # short side to the size, then the centre (App. E.2)
     config.eval_batch_size = 256
 

@@ -5,11 +5,11 @@
 DIR holds data_batch_1 to data_batch_5 and test_batch, in one of two forms:
 
 - the official Python version, `cifar-10-batches-py`: pickles;
-- lossless WebP sheets, `data_batch_1.webp` ...: tiles of 32x32 pixels row by row, with
+- lossless WebP sheets, `data_batch_1.webp` and so on: tiles of 32x32 pixels row by row, with
   `train_labels` and `test_labels` in `labels.npz`.
 
-OUT gets train_images, train_labels, test_images, test_labels: uint8, images `[N, 32, 32, 3]`
-in the order of the batches. Exit codes: 0 done, 2 a user's mistake.
+OUT has the arrays train_images, train_labels, test_images and test_labels: uint8, images
+`[N, 32, 32, 3]` in the order of the batches. Exit codes: 0 done, 2 a user's mistake.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ TEST = ("test_batch",)
 SIDE = 32
 NUM_CLASSES = 10
 OFFICIAL_SIZES = (50_000, 10_000)
-# SHA-256 of the C-ordered bytes, as read from the official Python version.
+# SHA-256 of the C-ordered bytes of the official Python version.
 OFFICIAL_SUMS = {
     "train_images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     "train_labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
@@ -39,8 +39,8 @@ OFFICIAL_SUMS = {
     "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 }
 
-# All that the official pickles name: numpy arrays, written by Python 2. Their `align` is the
-# number 0, for which current versions of numpy have a warning.
+# The only names in the official pickles, which hold numpy arrays written by Python 2. Their `align`
+# is the number 0, which current versions of numpy warn about.
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
@@ -49,11 +49,11 @@ _ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """A pickle can run anything it can name; here that is `_ALLOWED`."""
+    """Restricts a pickle, which can run anything that it can name, to `_ALLOWED`."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch needs")
+            raise pickle.UnpicklingError(f"it needs {module}.{name}, which no batch has")
         return _ALLOWED[module, name]
 
 
@@ -63,9 +63,9 @@ def read_pickle(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         with path.open("rb") as file:
             batch = _Unpickler(file, encoding="bytes").load()
         rows, labels = batch[b"data"], np.array(batch[b"labels"])
-    except Exception as error:  # damaged bytes raise whatever they lead to
+    except Exception as error:  # damaged bytes can raise any exception
         raise UserError(
-            f"{path} is no batch of CIFAR-10's Python version ({_one_line(error)})"
+            f"{path} must be a batch of CIFAR-10's Python version ({_one_line(error)})"
         ) from error
     # A row is the red plane, then the green, then the blue.
     shape = (3, SIDE, SIDE)
@@ -73,23 +73,23 @@ def read_pickle(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         isinstance(rows, np.ndarray)
         and rows.dtype == np.uint8
         and rows.shape == (len(labels), np.prod(shape)),
-        f"{path}: `data` must be uint8, {np.prod(shape)} numbers for each of the "
+        f"{path}: `data` must be uint8 with {np.prod(shape)} numbers per label, for "
         f"{len(labels)} labels",
     )
     return rows.reshape(-1, *shape).transpose(0, 2, 3, 1), labels
 
 
 def read_sheet(path: pathlib.Path) -> np.ndarray:
-    """Tiles of a sheet, row by row: uint8 `[N, 32, 32, 3]`."""
+    """The tiles of a sheet, row by row: uint8 `[N, 32, 32, 3]`."""
     try:
         with Image.open(path) as image:
             sheet = np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no readable image ({_one_line(error)})") from error
+        raise UserError(f"{path} must be a readable image ({_one_line(error)})") from error
     height, width, _ = sheet.shape
     require(
         height % SIDE == 0 and width % SIDE == 0,
-        f"{path} is {height} x {width} pixels: not whole tiles of {SIDE} x {SIDE}",
+        f"{path} is {height} x {width} pixels, and must be whole tiles of {SIDE} x {SIDE}",
     )
     tiles = sheet.reshape(height // SIDE, SIDE, width // SIDE, SIDE, 3).swapaxes(1, 2)
     return tiles.reshape(-1, SIDE, SIDE, 3)
@@ -119,10 +119,10 @@ def _read_sheets(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The four arrays, whichever form the folder holds.
+    """The four arrays, from a folder of either form.
 
     Raises:
-      UserError: no such folder, a missing or damaged file, labels that do not fit.
+      UserError: a file is missing or damaged, or the labels do not fit the images.
     """
     require(folder.is_dir(), f"there is no folder {folder}")
     if (folder / TRAIN[0]).exists():
@@ -130,33 +130,33 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     elif (folder / f"{TRAIN[0]}.webp").exists():
         arrays = _read_sheets(folder)
     else:
-        raise UserError(f"{folder} holds neither {TRAIN[0]} nor {TRAIN[0]}.webp")
+        raise UserError(f"{folder} must hold {TRAIN[0]} or {TRAIN[0]}.webp")
     for split in ("train", "test"):
         labels, count = arrays[f"{split}_labels"], len(arrays[f"{split}_images"])
         require(
             np.issubdtype(labels.dtype, np.integer)
             and labels.shape == (count,)
             and ((labels >= 0) & (labels < NUM_CLASSES)).all(),
-            f"{folder}: the {split} labels must be {count} whole numbers, one for each image, "
-            f"from 0 to {NUM_CLASSES - 1}",
+            f"{folder}: the {split} labels must be {count} whole numbers from 0 to "
+            f"{NUM_CLASSES - 1}, one per image",
         )
         arrays[f"{split}_labels"] = labels.astype(np.uint8)
     return arrays
 
 
 def check_official(arrays: dict[str, np.ndarray]) -> bool:
-    """Whether these are the official sets: False where the number of images already differs.
+    """Whether these are the official sets; False for another number of images.
 
     Raises:
-      UserError: as many images as the official sets have, but others.
+      UserError: the number of images is that of the official sets, but their contents differ.
     """
     if (len(arrays["train_images"]), len(arrays["test_images"])) != OFFICIAL_SIZES:
         return False
     for name, expected in OFFICIAL_SUMS.items():
-        found = hashlib.sha256(np.ascontiguousarray(arrays[name]).tobytes()).hexdigest()
+        digest = hashlib.sha256(np.ascontiguousarray(arrays[name]).tobytes()).hexdigest()
         require(
-            found == expected,
-            f"{name} are not CIFAR-10's: their SHA-256 is {found}, not {expected}",
+            digest == expected,
+            f"{name} are not CIFAR-10's: their SHA-256 is {digest}, and must be {expected}",
         )
     return True
 
@@ -185,10 +185,10 @@ def _one_line(error: Exception) -> str:
 
 
 def convert(arguments: Sequence[str]) -> str:
-    """Does what the command line says; returns one line about it.
+    """Converts DIR to OUT, the two arguments; returns one line that describes OUT.
 
     Raises:
-      UserError: before anything is written.
+      UserError: a mistake in the arguments or the files; nothing is written.
     """
     require(len(arguments) == 2, "usage: python launch/cifar10_npz.py DIR OUT.npz")
     folder, out = map(pathlib.Path, arguments)

@@ -1,17 +1,19 @@
-"""The tables of the papers as they are printed: a text file per paper, and the parser of them all.
+"""The tables of the papers as they are printed: one text file per paper, and their parser.
 
 A file has a heading per table, such as `[Table 5b]`, comments that begin with `#`, and a line per
-printed row, its cells between bars. Another paper needs three things: its text file in this
-folder, its name in `NAMES`, and what each row is here, in ablation_tables.py (a changed
-pre-training config) or in paper_tables.py (a page that evaluates a checkpoint).
+printed row with its cells between bars.
+
+Adding a paper takes three edits: a text file in this folder; its name in `NAMES`; and the meaning
+of its rows, in ablation_tables.py (changes of a pre-training config) or in paper_tables.py (pages
+that evaluate a checkpoint).
 """
 
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-# Text files, and what the papers are called. Keys of `table=` begin with the former, as in
-# `simclr-5`; BYOL's have no beginning.
+# The text file of each paper, and the name of its method. Keys of `table=` begin with the name of
+# the file, as in `simclr-5`, except BYOL's.
 NAMES = {"byol": "BYOL", "simclr": "SimCLR"}
 
 Cells = Sequence[str]
@@ -19,7 +21,7 @@ Cells = Sequence[str]
 
 @functools.cache
 def read(paper: str) -> Mapping[str, Sequence[Cells]]:
-    """The printed rows of each table of a paper, by heading; found from any directory.
+    """The printed rows of each table of a paper, by heading.
 
     Raises:
       ValueError: the file is not in the format above, naming the line.
@@ -29,7 +31,15 @@ def read(paper: str) -> Mapping[str, Sequence[Cells]]:
 
 
 def parse(text: str, name: str) -> dict[str, list[list[str]]]:
-    """The same of the text of a file; `name` is that of the file, for errors."""
+    """The printed rows of each table in the text of a file.
+
+    Args:
+      text: contents of the file.
+      name: name of the file, for errors.
+
+    Raises:
+      ValueError: as for `read`.
+    """
     tables: dict[str, list[list[str]]] = {}
     rows: list[list[str]] | None = None
     for number, line in enumerate(text.splitlines(), start=1):
@@ -70,8 +80,8 @@ def numbers(names: Sequence[str], cells: Cells) -> dict[str, tuple[float, float 
     """Value and spread of each printed number, such as `18.8 +- 0.7`; a dash is left out.
 
     Args:
-      names: of the numbers, in their order.
-      cells: as printed.
+      names: names of the numbers, in printed order.
+      cells: printed cells.
     """
     printed = {}
     for name, cell in zip(names, cells, strict=True):

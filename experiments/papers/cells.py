@@ -82,7 +82,7 @@ class Cell(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its run; cells of one run share it, whatever their tables."""
+        """Name of the folder of its run, shared by the cells of all tables that this run gives."""
         changes = (f"{k.rpartition('.')[2]}={v}" for k, v in self.changes.items())
         words = [self.page, *filter(None, self.options.split(",")), *changes, self.benchmark]
         return re.sub(r"[^a-z0-9.=]+", "-", "-".join(words))
@@ -174,11 +174,11 @@ def few_labels(
     """Fine-tuning on shares of the labels of ImageNet, by semi.py unless there is a reason.
 
     Args:
-      table, row: of the cells.
-      shares: for each share its printed cells by `Top-1` and `Top-5`, or one of them.
-      checkpoint: what is fine-tuned.
+      table, row: key of the table and name of the row.
+      shares: printed cells per share, with the keys `Top-1`, `Top-5` or both.
+      checkpoint: the network that is fine-tuned.
       options: further options of semi.py.
-      reason: why no page runs them.
+      reason: why no page runs the row.
     """
     for share, printed in shares.items():
         columns = {name: TOP1_TOP5[name] for name in printed}
@@ -228,7 +228,7 @@ def _transfer_run(cell: Cell, architecture: str) -> Cell:
 
 
 def run_of(cell: Cell) -> tuple[Any, ...] | None:
-    """What makes the numbers of a cell; cells of one run should print the same ones."""
+    """What makes the numbers of a cell; cells with the same run should have the same numbers."""
     if not cell.page:
         return None
     changes = tuple(sorted(cell.changes.items()))

@@ -31,6 +31,8 @@ class Times(NamedTuple):
 
 Value = str | int | float | bool | Times
 Changes = dict[str, Value]
+# Name and changes of a row.
+Setting = tuple[str, Changes]
 
 # Epochs of the recipes. byol: BYOL section 5 and App. G. simclr: SimCLR section 2.3.
 # simclr_repro: SimCLR in BYOL's paper, with T and T' of BYOL's Table 6. They must be those, as
@@ -92,11 +94,11 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table, and what makes rows of its lines.
+    """A printed table and the meaning of its lines.
 
     Attributes:
       key: key of the table in `table=`.
-      setting: takes the cells of a line in front of its numbers, and returns name and changes.
+      setting: maps the cells before the numbers of a line to the name and changes of its row.
       lines: printed rows, each ending with one cell per metric.
       metrics: names of the numbers of a line.
       recipe: a key of `EPOCHS`.
@@ -105,7 +107,7 @@ class Table(NamedTuple):
     """
 
     key: str
-    setting: Callable[..., tuple[str, Changes]]
+    setting: Callable[..., Setting]
     lines: Sequence[papers.Cells]
     metrics: Sequence[str] = TOP1
     recipe: str = "byol"

@@ -20,8 +20,8 @@ BATCH = 8
 
 
 def row_of(table, row, method=""):
-    (found,) = [r for r in ablations.rows(table, method) if r.row == row]
-    return found
+    (only,) = [r for r in ablations.rows(table, method) if r.row == row]
+    return only
 
 
 def shrunk(row, base="byol"):
@@ -86,7 +86,7 @@ def name_of(row):
     return f"{row.table}-{row.row}-{row.method}"
 
 
-# Of each table, the row whose program no table before it has; typed, so that a row whose program
+# The rows of each table whose program no row before them has; typed, so that a row whose program
 # changes is noticed.
 FIRST_ROWS = {
     "5a": (1, 2, 5),
@@ -109,19 +109,9 @@ PROGRAMS = [
 ]
 
 
-def test_there_are_so_many_programs():
+def test_the_programs_are_those_of_the_first_rows():
     """Rows of a table differ in numbers, which are traced, wherever they can."""
     assert [name_of(row) for row in programs().values()] == [name_of(row) for row in PROGRAMS]
-    count = {
-        table: len({program_of(i) for i, row in enumerate(ROWS) if row.table == table})
-        for table in ablation_tables.TABLES
-    }
-    assert count == {
-        **{"5a": 3, "5b": 4, "14a": 9, "14b": 1, "15a": 1, "15b": 1, "16": 4, "17": 2},
-        **{"18": 1, "19": 6, "20": 4, "21": 1, "22": 1, "G": 4, "J.2": 1},
-        **{"simclr-1": 2, "simclr-4": 5, "simclr-5": 2, "simclr-B.1": 1},
-        **{"simclr-figure5": 16, "simclr-figure8": 3},
-    }
 
 
 @pytest.mark.parametrize("base", ["cifar10", "digits"])
@@ -131,17 +121,16 @@ def test_a_row_is_one_program_on_every_base(base):
 
 
 @pytest.mark.parametrize("base", ablations.BASES)
-def test_what_the_job_refuses(base, monkeypatch):
+def test_the_rows_that_a_base_refuses(base, monkeypatch):
     """A sixty-fourth of the 64 digits is one image, which has no negatives."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    refused = {}
+    refused = set()
     for row in ROWS:
         try:
             check(ablations.config_of(row, base))
-        except UserError as error:
-            refused[name_of(row)] = str(error)
-    assert {*refused} == ({"16-7-simclr"} if base == "digits" else set())
-    assert all("needs negatives" in message for message in refused.values())
+        except UserError:
+            refused.add(name_of(row))
+    assert refused == ({"16-7-simclr"} if base == "digits" else set())
 
 
 # ---------------------------------------------------------------- steps
@@ -232,7 +221,7 @@ def weights(params):
 
 
 def check_two_steps(config, states, logs):
-    """What every row must do, whatever it is."""
+    """What every row must do."""
     before, _, after = states
     assert int(after.step) == 2 and after.finite
     assert all(np.isfinite(value) for log in logs for value in log.values())
@@ -311,9 +300,9 @@ def test_rates_of_heads_and_decay_rates_are_numbers_of_one_program():
     fast, _ = run(shrunk(row_of("22", 21)), step)
     for name, old in weights(states[0].online_params).items():
         factor = {"projector": 10, "predictor": 1}.get(name.split("/")[0], 1)
-        one = weights(states[1].online_params)[name] - old
+        moved = weights(states[1].online_params)[name] - old
         np.testing.assert_allclose(
-            weights(fast[1].online_params)[name] - old, factor * one, rtol=1e-2, atol=2e-6
+            weights(fast[1].online_params)[name] - old, factor * moved, rtol=1e-2, atol=2e-6
         )
     assert len(traced) == 1
 

@@ -56,20 +56,20 @@ def test_a_table_is_that_of_the_paper(paper, heading):
         pytest.skip("needs the text of the papers, optional local data: see BYOL_SHARED")
     lines = "\n".join(file.read_text() for file in sorted(files)).splitlines()
     printed = [plain(line) for line in lines if line.strip()]
-    ours = papers.read(paper)[heading]
+    rows = papers.read(paper)[heading]
     if (paper, heading) in SHIFTED:
-        printed, ours = ([[c for c in cells if c] for cells in rows] for rows in (printed, ours))
+        printed, rows = ([[c for c in cells if c] for cells in lines] for lines in (printed, rows))
     if (paper, heading) == ("byol", "Table 19"):  # the text has SimCLR a line too high
-        printed, ours = (
-            [[c for c in cells if c != "SimCLR"] for cells in rows] for rows in (printed, ours)
+        printed, rows = (
+            [[c for c in cells if c != "SimCLR"] for cells in lines] for lines in (printed, rows)
         )
     if (paper, heading) == ("simclr", "Table 1"):
-        ours = ours[1:]  # its header is spread over two lines
-    first = printed.index(ours[0])
+        rows = rows[1:]  # its header is spread over two lines
+    first = printed.index(rows[0])
     # Between the rows are headings and page breaks.
-    places = [i for i in range(first, len(printed)) if is_data(printed[i]) or printed[i] in ours]
-    places = places[: len(ours)]
-    assert [printed[i] for i in places] == ours
+    places = [i for i in range(first, len(printed)) if is_data(printed[i]) or printed[i] in rows]
+    places = places[: len(rows)]
+    assert [printed[i] for i in places] == rows
     # Neither does the table begin before our first row nor go on after our last.
     assert not is_data(printed[first - 1]) and not is_data(printed[places[-1] + 1])
 

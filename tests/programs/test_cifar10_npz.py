@@ -1,4 +1,4 @@
-"""launch/cifar10_npz.py on small folders of both forms, and on the real sets where they are."""
+"""launch/cifar10_npz.py on small folders of both forms, and on the real sets if they are there."""
 
 import hashlib
 import importlib.util
@@ -95,8 +95,8 @@ def write_labels(folder, **changes):
 @pytest.mark.parametrize("form", ["pickles", "sheets"])
 def test_both_forms_give_the_batches_in_order(form, images, tmp_path, request):
     folder, out = request.getfixturevalue(form), tmp_path / "out.npz"
-    said = cifar10_npz.convert([str(folder), str(out)])
-    assert "30 training and 6 test images, not the whole of CIFAR-10" in said
+    line = cifar10_npz.convert([str(folder), str(out)])
+    assert "30 training and 6 test images" in line
     with np.load(out) as archive:
         arrays = dict(archive)
     assert {name: (a.dtype, a.shape) for name, a in arrays.items()} == {
@@ -134,7 +134,7 @@ class Touch:
 def test_a_pickle_runs_nothing(pickles, tmp_path):
     mark = tmp_path / "mark"
     (pickles / "data_batch_3").write_bytes(pickle.dumps(Touch(str(mark)), protocol=2))
-    with pytest.raises(UserError, match=r"data_batch_3 is no batch .*asks for posix.mkdir"):
+    with pytest.raises(UserError, match=r"data_batch_3 .*posix.mkdir"):
         cifar10_npz.convert([str(pickles), str(tmp_path / "out.npz")])
     assert not mark.exists()
 
@@ -142,23 +142,23 @@ def test_a_pickle_runs_nothing(pickles, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "data_batch_3").unlink(), "data_batch_3 is no batch"),
-        (break_pickle(b""), "data_batch_3 is no batch"),
-        (break_pickle(b"\x80\x02}."), "data_batch_3 is no batch .*data"),
-        (break_pickle(pickle.dumps({b"data": 1, b"labels": [1]}, 2)), "is no batch .*_codecs"),
+        (lambda folder: (folder / "data_batch_3").unlink(), "data_batch_3"),
+        (break_pickle(b""), "data_batch_3"),
+        (break_pickle(b"\x80\x02}."), "data_batch_3 .*data"),
+        (break_pickle(pickle.dumps({b"data": 1, b"labels": [1]}, 2)), "data_batch_3 .*_codecs"),
         (
             break_pickle(official_pickle(np.zeros((5, 3072), np.uint8), range(6))),
-            "data_batch_3: `data` must be uint8, 3072 numbers for each of the 6 labels",
+            "data_batch_3: .*3072",
         ),
         (
             break_pickle(official_pickle(np.zeros((6, 3071), np.uint8), range(6))),
-            "data_batch_3: `data` must be uint8, 3072 numbers",
+            "data_batch_3: .*3072",
         ),
         (
             break_pickle(official_pickle(np.zeros((6, 3072), np.uint8), range(5, 11))),
-            "train labels must be 30 whole numbers, one for each image, from 0 to 9",
+            "train labels .*30",
         ),
-        (lambda folder: (folder / "data_batch_1").unlink(), "neither data_batch_1 nor data_bat"),
+        (lambda folder: (folder / "data_batch_1").unlink(), "data_batch_1"),
     ],
 )
 def test_damaged_pickles_are_named(pickles, tmp_path, change, message):
@@ -177,15 +177,15 @@ def write_sheet(height, width):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "test_batch.webp").unlink(), "test_batch.webp is no readable"),
-        (lambda folder: (folder / "test_batch.webp").write_bytes(b"RIFF"), "is no readable image"),
-        (write_sheet(64, 95), "64 x 95 pixels: not whole tiles of 32 x 32"),
-        (write_sheet(32, 96), "test labels must be 3 whole numbers"),
-        (lambda folder: (folder / "labels.npz").unlink(), "labels.npz must hold train_labels and"),
-        (lambda folder: (folder / "labels.npz").write_bytes(b"PK"), "labels.npz must hold"),
-        (lambda folder: write_labels(folder, test_labels=None), "labels.npz must hold .*test_l"),
-        (lambda folder: write_labels(folder, test_labels=[-1] * 6), "test labels must be 6 whole"),
-        (lambda folder: write_labels(folder, test_labels=[0.5] * 6), "test labels must be 6 who"),
+        (lambda folder: (folder / "test_batch.webp").unlink(), "test_batch.webp"),
+        (lambda folder: (folder / "test_batch.webp").write_bytes(b"RIFF"), "test_batch.webp"),
+        (write_sheet(64, 95), "test_batch.webp .*64 x 95"),
+        (write_sheet(32, 96), "test labels .*3"),
+        (lambda folder: (folder / "labels.npz").unlink(), "labels.npz"),
+        (lambda folder: (folder / "labels.npz").write_bytes(b"PK"), "labels.npz"),
+        (lambda folder: write_labels(folder, test_labels=None), "labels.npz .*test_labels"),
+        (lambda folder: write_labels(folder, test_labels=[-1] * 6), "test labels"),
+        (lambda folder: write_labels(folder, test_labels=[0.5] * 6), "test labels"),
     ],
 )
 def test_damaged_sheets_are_named(sheets, tmp_path, change, message):
@@ -203,14 +203,14 @@ def refused(folder, tmp_path, message):
 
 def test_sets_of_the_official_size_must_be_the_official_ones(sheets, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10_npz, "OFFICIAL_SIZES", (30, 6))
-    refused(sheets, tmp_path, r"train_images are not CIFAR-10's: their SHA-256 is [0-9a-f]{64}, ")
+    refused(sheets, tmp_path, r"train_images .*SHA-256 .*[0-9a-f]{64}")
     arrays = cifar10_npz.read(sheets)
     sums = {
         name: hashlib.sha256(bytes(a.ravel().tolist())).hexdigest() for name, a in arrays.items()
     }
     monkeypatch.setattr(cifar10_npz, "OFFICIAL_SUMS", sums)
-    said = cifar10_npz.convert([str(sheets), str(tmp_path / "out.npz")])
-    assert said.endswith("30 training and 6 test images, the official images and labels (SHA-256)")
+    line = cifar10_npz.convert([str(sheets), str(tmp_path / "out.npz")])
+    assert "official" in line and cifar10_npz.check_official(arrays)
 
 
 def test_a_failed_write_leaves_nothing(sheets, tmp_path, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_failed_write_leaves_nothing(sheets, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez", full_disk)
-    refused(sheets, tmp_path, r"out.npz cannot be written \(No space left")
+    refused(sheets, tmp_path, "out.npz .*No space left")
 
 
 def test_the_program_exits_with_2_and_one_line(sheets, tmp_path):
@@ -238,15 +238,15 @@ def test_the_program_exits_with_2_and_one_line(sheets, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{out}: 30 training")
     whole = out.read_bytes()
-    for arguments, message in [
-        ((sheets, out), f"error: {out} exists already: choose another name or remove it\n"),
-        ((sheets,), "error: usage: python launch/cifar10_npz.py DIR OUT.npz\n"),
-        ((tmp_path / "no", tmp_path / "b.npz"), f"error: there is no folder {tmp_path / 'no'}\n"),
-        ((sheets, tmp_path / "no" / "b.npz"), f"{tmp_path / 'no'} to write b.npz into\n"),
+    for arguments, named in [
+        ((sheets, out), out),
+        ((sheets,), "DIR OUT.npz"),
+        ((tmp_path / "no", tmp_path / "b.npz"), tmp_path / "no"),
+        ((sheets, tmp_path / "no" / "b.npz"), tmp_path / "no"),
     ]:
         done = program(*arguments)
         assert done.returncode == 2
-        assert done.stderr.endswith(message)
+        assert done.stderr.startswith("error: ") and str(named) in done.stderr
         assert done.stderr.count("\n") == 1
     assert out.read_bytes() == whole
 
@@ -255,5 +255,5 @@ def test_the_real_sets_are_recognised(tmp_path):
     folder = SHARED / "data" / "cifar10"
     if not folder.is_dir():
         pytest.skip(f"optional local data: no {folder} (set BYOL_SHARED)")
-    said = cifar10_npz.convert([str(folder), str(tmp_path / "cifar10.npz")])
-    assert "50000 training and 10000 test images, the official images and labels" in said
+    line = cifar10_npz.convert([str(folder), str(tmp_path / "cifar10.npz")])
+    assert "50000 training and 10000 test images" in line and "official" in line
