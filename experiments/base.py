@@ -174,6 +174,21 @@ def optimizer() -> ml_collections.ConfigDict:
     return section
 
 
+def augment() -> ml_collections.ConfigDict:
+    """T and T' of Table 6, and the small views of other methods."""
+    # placement: device, in the update step, as in pseudo-code J.4; host, in tf.data with the same
+    # operations, for a device that is slower than the host's spare cores.
+    section = ml_collections.ConfigDict({"placement": "device"})
+    section.view1 = augmentation()
+    section.view2 = augmentation(blur=0.1, solarize=0.2)
+    # Further views, smaller and cut closer (Lecture, SwAV's multi-crop), for methods that use them:
+    # their number, their side in pixels, their share of the image's area, and their own column.
+    # BYOL has none.
+    section.small = augmentation()
+    section.small.update({"count": 0, "size": 96, "area_min": 0.05, "area_max": 0.14})
+    return section
+
+
 def data() -> ml_collections.ConfigDict:
     """Which images are read, how they are cropped, and how the input pipeline runs."""
     section = ml_collections.ConfigDict()
@@ -273,17 +288,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network = network()
     config.optimizer = optimizer()
 
-    # T and T' of Table 6. placement: device, in the update step, as in pseudo-code J.4; host, in
-    # tf.data with the same operations, for a device that is slower than the host's spare cores.
-    config.augment = ml_collections.ConfigDict({"placement": "device"})
-    config.augment.view1 = augmentation()
-    config.augment.view2 = augmentation(blur=0.1, solarize=0.2)
-    # Further views, smaller and cut closer (Lecture, SwAV's multi-crop), for methods that use them:
-    # how many, their side in pixels, their share of the image's area, and their own column. BYOL
-    # has none.
-    config.augment.small = augmentation()
-    config.augment.small.update({"count": 0, "size": 96, "area_min": 0.05, "area_max": 0.14})
-
+    config.augment = augment()
     config.data = data()
     config.evaluation = evaluation()
 
