@@ -6,11 +6,12 @@ import re
 
 import pytest
 
+import tiny_checkpoints
 from byol_jax import jobs
 from byol_jax.augment import compose
 from byol_jax.data import table10
 from byol_jax.evals.sgd import recipes
-from experiments import base, paper, paper_tables, supervised
+from experiments import paper, paper_tables, supervised
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
 # The file that holds the table, and the table.
@@ -243,12 +244,12 @@ def test_supervised_baselines_of_simclr_have_its_colours() -> None:
 def test_the_view_of_a_config_replaces_that_of_the_run() -> None:
     config = supervised.get_config("augment=color")
     config.dataset = "digits"
-    ours = recipes.data_of(config, {"image_size": 8}).view._asdict()
+    ours = recipes.data_of(config, tiny_checkpoints.trained("digits")).cropping.view._asdict()
     assert ours == compose.from_config(config.view)._asdict()
     # What is left open is as in the run.
     config = supervised.get_config()
     config.dataset = "digits"
     config.view.blur = 0.25
-    run = {"image_size": 8, "augment": {"view1": base.augmentation(hue_max=0.3).to_dict()}}
-    ours = recipes.data_of(config, run).view
+    run = tiny_checkpoints.trained("digits", augment__view1__hue_max=0.3)
+    ours = recipes.data_of(config, run).cropping.view
     assert (ours.hue_max, ours.blur) == (0.3, 0.25)
