@@ -7,7 +7,7 @@ decays is trained and scored on the validation split, and the best one is scored
 split, after training again on train and validation images together where the protocol says so.
 
 Each finished cell is a line of `cells.jsonl`, and a cell that was stopped goes on from its own
-checkpoint: the same command goes on with the grid.
+checkpoint, so the same command goes on with the grid.
 """
 
 import functools
@@ -30,8 +30,10 @@ from byol_jax.data import images
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import checkpoint, follow
 from byol_jax.evals.grid import end_of_grid
-from byol_jax.evals.sgd import classifiers, recipes, training
-from byol_jax.evals.splits import Split, check_disjoint
+from byol_jax.evals.sgd import classifiers, labels, predictions, recipes, training
+from byol_jax.evals.sgd.cells import Cell, append_score, read_scores
+from byol_jax.evals.sgd.identity import identity, training_record
+from byol_jax.evals.splits import Split, check_splits
 from byol_jax.networks import siamese
 from byol_jax.networks.siamese import init_network
 from byol_jax.results.records import Record
@@ -39,26 +41,12 @@ from byol_jax.runtime import checkpoints, metrics, processes, spmd
 
 _logger = logging.getLogger(__name__)
 
-# Values of `config.bn_decay` beside numbers and nothing.
+# The one `config.bn_decay` that is a word; others are a number, or empty for the network's own.
 _TRANSFER = "transfer"
 
 
-class Cell(NamedTuple):
-    """One setting of the grid; `num_epochs` None where the number of steps is given."""
-
-    learning_rate: float
-    num_epochs: float | None
-    weight_decay: float
-
-    @property
-    def name(self) -> str:
-        """As in `cells.jsonl`, and the name of its folder."""
-        epochs = "" if self.num_epochs is None else f"epochs={self.num_epochs:g},"
-        return f"rate={self.learning_rate:.6g},{epochs}decay={self.weight_decay:.6g}"
-
-
 def bn_decay_for_transfer(steps_per_epoch: float) -> float:
-    """Decay of BatchNorm's averages, max(1 - 10 / s, 0.9) for s steps an epoch (BYOL App. E.3)."""
+    """Decay of BatchNorm's averages, max(1 - 10 / s, 0.9) at s steps per epoch (BYOL App. E.3)."""
     return max(1 - 10 / steps_per_epoch, 0.9)
 
 
@@ -73,16 +61,12 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses what no grid could use.
+    """Refuses a config that no grid could use.
 
     Raises:
-      UserError: naming the key, its value and what would be right.
+      UserError: names the key, its value and what is allowed.
     """
     recipes.check(config)
-    require(
-        config.network in checkpoint.NETWORKS,
-        f"config.network={config.network!r} must be one of: {', '.join(checkpoint.NETWORKS)}",
-    )
     require(
         config.checkpoint or config.network == "random",
         "config.checkpoint is needed: a workdir or checkpoints/STEP of it "
@@ -99,20 +83,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         not config.refit or config.valid_split,
         "config.refit trains again on config.fit_split and config.valid_split: give the latter",
     )
-    splits = {"fit_split": config.fit_split, "score_split": config.score_split}
-    if config.valid_split:
-        splits["valid_split"] = config.valid_split
-    check_disjoint({f"config.{key}": split for key, split in splits.items()})
-    if config.bn_decay not in ("", _TRANSFER):
-        try:
-            decay = float(config.bn_decay)
-        except ValueError:
-            decay = -1.0
-        require(
-            0 <= decay < 1,
-            f"config.bn_decay={config.bn_decay!r} must be a number in [0, 1), {_TRANSFER}, or "
-            "empty for the network's own",
-        )
+    check_splits(config)
+    require(
+        _is_bn_decay(config.bn_decay),
+        f"config.bn_decay={config.bn_decay!r} must be a number in [0, 1), {_TRANSFER}, or empty "
+        "for the network's own",
+    )
+
+
+def _is_bn_decay(text: str) -> bool:
+    try:
+        return text in ("", _TRANSFER) or 0 <= float(text) < 1
+    except ValueError:
+        return False
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -124,24 +107,25 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     check(config)
     if config.save_network:
         _check_workdir(workdir)
-    one = functools.partial(evaluate, config=config, workdir=workdir)
+    evaluate_one = functools.partial(evaluate, config=config, workdir=workdir)
     if config.checkpoint:
-        done = recipes.finished(config, protocol_of(config))
-        follow.for_each_checkpoint(config, one, workdir, **done)
+        done = follow.finished(
+            config, protocol_of(config), [config.network], config.score_split, solver=recipes.SOLVER
+        )
+        follow.for_each_checkpoint(config, evaluate_one, workdir, **done)
     else:
-        records = one(None)
-        # In the workdir of a run, it is that run's.
-        if processes.is_first_process() and not (workdir / "config.json").exists():
-            metrics.write_json(workdir / "config.json", config.to_dict())
+        records = evaluate_one(None)
+        if processes.is_first_process():
+            metrics.write_config(workdir, config.to_dict())
         follow.report(records, workdir)
 
 
 def _check_workdir(workdir: pathlib.Path, mark: int | None = None) -> None:
-    """Refuses to put a network beside the checkpoints of something else.
+    """Refuses to put a network beside the checkpoints of another job or grid.
 
     Args:
-      workdir: of the job.
-      mark: the fingerprint of its trainings, as `_save` writes it; None if not yet known.
+      workdir: workdir of the job.
+      mark: fingerprint of its grid, as `_save` writes it; None if it is not yet known.
     """
     folder = workdir / "checkpoints"
     for step in checkpoints.steps(folder):
@@ -158,7 +142,7 @@ def _check_workdir(workdir: pathlib.Path, mark: int | None = None) -> None:
 
 
 def protocol_of(config: ml_collections.ConfigDict) -> str:
-    """The records' protocol: the config's, with the share of labels where that is not all."""
+    """The protocol of the records: the config's, with the share of labels below 100 %."""
     percent = 100 * config.fraction
     return config.protocol if config.fraction == 1 else f"{config.protocol}/{percent:g}%"
 
@@ -182,17 +166,26 @@ def _spec_of(
 
 
 class _Job(NamedTuple):
-    """What the cells of a grid share."""
+    """What the cells of a grid share.
+
+    Attributes:
+      config: config of the job.
+      data: what is trained and scored on.
+      encoder: where each cell starts.
+      spec: the network.
+      folder: folder for the cells.
+      identity: what tells this grid from others in the same folder.
+    """
 
     config: ml_collections.ConfigDict
     data: recipes.Data
     encoder: training.Encoder
     spec: siamese.NetworkSpec
     folder: pathlib.Path
-    record: dict[str, Any]
+    identity: dict[str, Any]
 
     def network(self, train_set: images.ImageSet, axis: str | None) -> hk.TransformedWithState:
-        """f, with the decay of BatchNorm's averages that the protocol has on this set."""
+        """f, with the protocol's decay of BatchNorm's averages on this set."""
         decay, value = self.config.bn_decay, None
         if decay == _TRANSFER:
             value = bn_decay_for_transfer(train_set.size / self.config.batch_size)
@@ -200,8 +193,8 @@ class _Job(NamedTuple):
             value = float(decay)
         return training.encoder_of(self.spec, value, axis)
 
-    def recipe(self, cell: Cell, num_examples: int) -> training.Recipe:
-        """That of one cell."""
+    def recipe(self, cell: Cell, num_examples: int) -> recipes.Recipe:
+        """The hyperparameters of one cell."""
         config = self.config.copy_and_resolve_references()
         config.weight_decay = cell.weight_decay
         if cell.num_epochs is not None:
@@ -210,125 +203,131 @@ class _Job(NamedTuple):
         return recipe._replace(learning_rates=(cell.learning_rate,))
 
     def fingerprint(self, cell: Cell, num_examples: int) -> int:
-        """Of everything that decides a cell's score."""
+        """A checksum of everything that decides the score of a cell."""
         recipe = self.recipe(cell, num_examples)
-        scored = [self.config.valid_split, self.data.metric, self.data.eval_crop]
-        parts = [training.training_record(self.record, recipe, num_examples), scored]
+        scored = [self.config.valid_split, self.data.metric, self.data.cropping.eval_crop]
+        parts = [training_record(self.identity, recipe, num_examples), scored]
         return zlib.crc32(json.dumps(parts, sort_keys=True).encode())
 
     def train(
         self, cell: Cell, train_set: images.ImageSet, name: str
-    ) -> tuple[classifiers.State, training.Recipe]:
+    ) -> tuple[classifiers.State, recipes.Recipe]:
         """Trains one cell, or goes on with it."""
         config = self.config
         recipe = self.recipe(cell, train_set.size)
-        network = self.network(train_set, spmd.AXIS)
-        heads = classifiers.init_heads(
-            config.seed,
-            1,
-            training.feature_size(
-                self.network(train_set, None), self.encoder, self.data.image_size
-            ),
-            train_set.num_classes,
+        features = training.feature_size(
+            self.network(train_set, None), self.encoder, self.data.image_size
+        )
+        heads = classifiers.init_heads(config.seed, 1, features, train_set.num_classes)
+        place = training.Place(
+            directory=self.folder / name,
+            identity=self.identity,
+            description=f"{self.identity['protocol']}, {name}",
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
         )
         state = training.fit(
-            network,
+            self.network(train_set, spmd.AXIS),
             train_set,
             classifiers.init(heads, self.encoder),
             ({}, {}),
             recipe,
-            description=f"{self.record['protocol']}, {name}",
-            directory=self.folder / name,
-            record=self.record,
-            checkpoint_every=config.checkpoint_every,
-            log_every=config.log_every,
+            place,
         )
         return state, recipe
+
+    def predict(
+        self, state: classifiers.State, train_set: images.ImageSet, split: Split
+    ) -> predictions.Predictions:
+        """Predictions of a trained cell."""
+        network = self.network(train_set, None)
+        return predictions.predict(network, state.encoder, state.heads, split, self.data.batch_size)
+
+
+def _network_config(
+    trained: weights.Trained | None, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    """The section `network` of the config of what is trained, as it was saved."""
+    section = trained.config["network"] if trained else config.encoder.to_dict()
+    return dict(section)
+
+
+def _job_of(
+    trained: weights.Trained | None,
+    config: ml_collections.ConfigDict,
+    data: recipes.Data,
+    workdir: pathlib.Path,
+) -> _Job:
+    protocol = protocol_of(config)
+    name = re.sub(r"[^a-zA-Z0-9.%]+", "-", protocol)
+    return _Job(
+        config=config,
+        data=data,
+        encoder=_start(trained, config, data.image_size),
+        spec=_spec_of(trained, config),
+        folder=workdir / "training" / f"{name}-{config.network}-{trained.step if trained else 0}",
+        identity={
+            **identity(config, trained, protocol),
+            "train_dataset": config.train_dataset,
+            "subset_seed": config.subset_seed,
+            "bn_decay": config.bn_decay,
+            "encoder": _network_config(trained, config),
+        },
+    )
+
+
+def _fit_set(config: ml_collections.ConfigDict, data: recipes.Data) -> images.ImageSet:
+    """The images that the grid learns from: a split, a part of it, or another data set.
+
+    Raises:
+      UserError: it cannot be read, or its labels are not those of the data set.
+    """
+    whole = data.train_set(config.fit_split)
+    if config.train_dataset:
+        other = labels.labelled_set(config.train_dataset, "train", data.data_dir)
+        require(
+            other.num_classes == whole.num_classes,
+            f"config.train_dataset={config.train_dataset} has {other.num_classes} classes, "
+            f"{data.dataset} has {whole.num_classes}",
+        )
+        return other
+    rows = labels.class_balanced_subset(whole, config.fraction, config.subset_seed)
+    return images.select(whole, rows) if len(rows) < whole.size else whole
 
 
 def evaluate(
     trained: weights.Trained | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Record]:
     """Trains the grid on one checkpoint, or from scratch; scores the best cell."""
-    protocol = protocol_of(config)
     data = recipes.data_of(config, trained)
-    whole = data.train_set(config.fit_split)
-    fit_set = whole
-    if config.train_dataset:
-        other = recipes.labelled_set(config.train_dataset, "train", data.data_dir)
-        require(
-            other.num_classes == whole.num_classes,
-            f"config.train_dataset={config.train_dataset} has {other.num_classes} classes, "
-            f"{data.dataset} has {whole.num_classes}",
-        )
-        fit_set = other
-    else:
-        rows = recipes.class_balanced_subset(whole, config.fraction, config.subset_seed)
-        if len(rows) < whole.size:
-            fit_set = images.select(whole, rows)
+    fit_set = _fit_set(config, data)
     score_split = data.split(config.score_split)
     valid_split = data.split(config.valid_split) if config.valid_split else None
 
-    name = re.sub(r"[^a-zA-Z0-9.%]+", "-", protocol)
-    step = trained.step if trained else 0
-    # As it was saved, or else a grid begun before would not know its own cells.
-    network_config = trained.config["network"] if trained else config.encoder.to_dict()
-    job = _Job(
-        config=config,
-        data=data,
-        encoder=_start(trained, config, data.image_size),
-        spec=_spec_of(trained, config),
-        folder=workdir / "training" / f"{name}-{config.network}-{step}",
-        record={
-            **recipes.identity(config, trained, protocol),
-            "train_dataset": config.train_dataset,
-            "subset_seed": config.subset_seed,
-            "bn_decay": config.bn_decay,
-            "encoder": network_config,
-        },
-    )
+    job = _job_of(trained, config, data, workdir)
     cells = grid(config)
     marks = [job.fingerprint(cell, fit_set.size) for cell in cells]
     mark = zlib.crc32(json.dumps([marks, config.refit]).encode())
     if config.save_network:
         _check_workdir(workdir, mark)
-    settings: dict[str, Any] = {"fit_split": config.fit_split, "eval_crop": data.eval_crop}
+    best, choice = cells[0], dict[str, Any]()
     if valid_split:
-        best, by_cell = _search(job, cells, fit_set, valid_split)
-        settings |= {"valid_split": config.valid_split, "cells": by_cell}
-        settings["learning_rate_at_end_of_grid"] = end_of_grid(
-            "learning_rate", [cell.learning_rate for cell in cells], best.learning_rate
-        )
-    else:
-        (best,) = cells
+        best, choice = _search(job, cells, fit_set, valid_split)
+    name = best.name
     if config.refit:
         fit_set = data.train_set(f"{config.fit_split}+{config.valid_split}")
-        state, recipe = job.train(best, fit_set, f"refit,{best.name}")
-    else:
-        state, recipe = job.train(best, fit_set, best.name)
-
-    network = job.network(fit_set, None)
-    test = training.predict(network, state.encoder, state.heads, score_split, data.batch_size)
-    settings = {
-        **training.settings_of(recipe),
-        "learning_rate": best.learning_rate,
-        "epochs": recipe.total_steps * recipe.batch_size / fit_set.size,
-        "labels": fit_set.size,
-        "subset": config.train_dataset or f"class-balanced, seed {config.subset_seed}",
-        "refit": config.refit,
-        "bn_decay": config.bn_decay or job.spec.bn_decay,
-        **settings,
-    }
-    if config.fraction == 1 and not config.train_dataset:
-        del settings["subset"]
+        name = f"refit,{name}"
+    state, recipe = job.train(best, fit_set, name)
+    test = job.predict(state, fit_set, score_split)
     if config.save_network and processes.is_first_process():
-        _save(workdir, config, data, network_config, state, mark)
+        _save(job, _network_config(trained, config), state, workdir, mark)
+    settings = _settings(job, recipe, fit_set.size) | choice
     return [
         Record(
             metric=metric,
             value=value,
             unit="percent",
-            protocol=protocol,
+            protocol=protocol_of(config),
             network=config.network,
             dataset=data.dataset,
             split=config.score_split,
@@ -337,21 +336,43 @@ def evaluate(
             seed=config.seed,
             settings=settings,
         )
-        for metric, value in training.score(test, 0, data.metric).items()
+        for metric, value in predictions.score(test, 0, data.metric).items()
     ]
+
+
+def _settings(job: _Job, recipe: recipes.Recipe, num_examples: int) -> dict[str, Any]:
+    """What a record says of the training beside the choice of its cell."""
+    config = job.config
+    settings = {
+        **recipes.settings_of(recipe),
+        "learning_rate": recipe.learning_rates[0],
+        "epochs": recipe.total_steps * recipe.batch_size / num_examples,
+        "labels": num_examples,
+        "refit": config.refit,
+        "bn_decay": config.bn_decay or job.spec.bn_decay,
+        "fit_split": config.fit_split,
+        "eval_crop": job.data.cropping.eval_crop,
+    }
+    if config.train_dataset:
+        settings["subset"] = config.train_dataset
+    elif config.fraction < 1:
+        settings["subset"] = f"class-balanced, seed {config.subset_seed}"
+    return settings
 
 
 def _search(
     job: _Job, cells: list[Cell], fit_set: images.ImageSet, valid_split: Split
-) -> tuple[Cell, dict[str, float | None]]:
-    """Trains what is left of the grid; the best cell, the first of equals, and all scores.
+) -> tuple[Cell, dict[str, Any]]:
+    """Trains the cells that have no score yet, and chooses the best one, the first of equals.
+
+    Returns:
+      The best cell, and the settings of a record that say how it was chosen.
 
     Raises:
       GuardError: every cell diverged.
     """
     path = job.folder / "cells.jsonl"
-    finished = _finished(path)
-    metric = job.data.metric
+    finished = read_scores(path)
     best: Cell | None = None
     highest = -math.inf
     by_cell: dict[str, float | None] = {}
@@ -359,13 +380,8 @@ def _search(
         mark = job.fingerprint(cell, fit_set.size)
         if mark not in finished:
             _logger.info("cell %d of %d: %s", number, len(cells), cell.name)
-            finished[mark] = value = _score(job, cell, fit_set, valid_split)
-            if processes.is_first_process():
-                line = {"cell": cell.name, "fingerprint": mark, "metric": metric, "value": value}
-                with path.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            said = "diverged" if value is None else f"validation {metric} {value:.2f}"
-            _logger.info("cell %d of %d: %s", number, len(cells), said)
+            finished[mark] = _score(job, cell, fit_set, valid_split)
+            append_score(path, cell, mark, job.data.metric, finished[mark])
         by_cell[cell.name] = value = finished[mark]
         worse: Cell | None = cell
         if value is not None and value > highest:
@@ -378,7 +394,12 @@ def _search(
             f"all {len(cells)} cells of the grid ended with numbers that are not finite: lower "
             "config.learning_rates, or look at the images"
         )
-    return best, by_cell
+    rates = [cell.learning_rate for cell in cells]
+    return best, {
+        "valid_split": job.config.valid_split,
+        "cells": by_cell,
+        "learning_rate_at_end_of_grid": end_of_grid("learning_rate", rates, best.learning_rate),
+    }
 
 
 def _score(job: _Job, cell: Cell, fit_set: images.ImageSet, valid_split: Split) -> float | None:
@@ -388,53 +409,33 @@ def _score(job: _Job, cell: Cell, fit_set: images.ImageSet, valid_split: Split) 
     except Diverged as error:
         _logger.warning("%s", error)
         return None
-    network = job.network(fit_set, None)
-    valid = training.predict(network, state.encoder, state.heads, valid_split, job.data.batch_size)
-    return training.score(valid, 0, job.data.metric)[job.data.metric]
-
-
-def _finished(path: pathlib.Path) -> dict[int, float | None]:
-    """Scores by fingerprint; a torn last line is a cell to be scored again."""
-    found: dict[int, float | None] = {}
-    if not path.exists():
-        return found
-    # Without its end the next line would be lost with it.
-    *lines, torn = path.read_text().split("\n")
-    if torn and processes.is_first_process():
-        with path.open("a") as file:
-            file.write("\n")
-    for line in lines:
-        try:
-            values = json.loads(line)
-            found[values["fingerprint"]] = values["value"]
-        except (KeyError, TypeError, ValueError):
-            continue
-    return found
+    valid = job.predict(state, fit_set, valid_split)
+    return predictions.score(valid, 0, job.data.metric)[job.data.metric]
 
 
 def _save(
-    workdir: pathlib.Path,
-    config: ml_collections.ConfigDict,
-    data: recipes.Data,
+    job: _Job,
     network_config: dict[str, Any],
     state: classifiers.State,
+    workdir: pathlib.Path,
     mark: int,
 ) -> None:
-    """Writes the network as a checkpoint that every evaluation can read, called online."""
+    """Writes the network as a checkpoint that every evaluation can read, as its online network."""
     heads = {leaf: values[0] for leaf, values in state.heads.items()}
     tree = {
         "online_params": {**state.encoder[0], "classifier": heads},
         "online_state": state.encoder[1],
     }
+    cropping = job.data.cropping
     record = {
         "config": {
             "job": "finetune",
-            "seed": config.seed,
-            "dataset": data.dataset,
-            "data_dir": data.data_dir,
-            "image_size": data.image_size,
+            "seed": job.config.seed,
+            "dataset": job.data.dataset,
+            "data_dir": job.data.data_dir,
+            "image_size": job.data.image_size,
             "network": network_config,
-            "data": {"eval_crop": data.eval_crop, "exif": data.exif},
+            "data": {"eval_crop": cropping.eval_crop, "exif": cropping.exif},
         },
         "num_classes": int(heads["b"].shape[0]),
         "total_steps": int(state.step),
@@ -442,6 +443,6 @@ def _save(
     }
     folder = workdir / "checkpoints"
     if not checkpoints.steps(folder):
-        manager = checkpoints.saver(folder, None)
-        checkpoints.save(manager, int(state.step), tree, record)
-        checkpoints.close(manager)
+        saver = checkpoints.saver(folder, None)
+        checkpoints.save(saver, int(state.step), tree, record)
+        checkpoints.close(saver)

@@ -1,9 +1,9 @@
-"""Evaluating one checkpoint, or each one of a run as it comes, and writing the records."""
+"""Evaluates one checkpoint, or each checkpoint of a run as it comes, and writes the records."""
 
 import logging
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import ml_collections
 
 from byol_jax import weights
 from byol_jax.errors import UserError, require
-from byol_jax.evals.checkpoint import load_weights
+from byol_jax.evals import checkpoint
 from byol_jax.results import tables
 from byol_jax.results.records import Record, read_results, write_results
 from byol_jax.runtime import checkpoints, metrics, processes
@@ -48,8 +48,44 @@ def record(
     )
 
 
+def finished(
+    config: ml_collections.ConfigDict,
+    protocol: str,
+    networks: Sequence[str],
+    split: str,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Fields of the record that a job writes last for a step, for `for_each_checkpoint`.
+
+    Args:
+      config: config of the job; a data set that it leaves open is the checkpoint's own.
+      protocol: protocol of the record.
+      networks: networks that the job evaluates, some of `checkpoint.NETWORKS`.
+      split: split that is scored.
+      **settings: settings of the record.
+    """
+    network = max(networks, key=checkpoint.NETWORKS.index)
+    fields = {"protocol": protocol, "network": network, "split": split, **settings}
+    return fields | ({"dataset": config.dataset} if config.dataset else {})
+
+
+def chosen(config: Mapping[str, Any], key: str, allowed: Sequence[str]) -> list[str]:
+    """The names that a config joins by +, as in `random+online`.
+
+    Raises:
+      UserError: a name is not allowed, or stands there twice.
+    """
+    names: list[str] = config[key].split("+")
+    require(
+        all(name in allowed for name in names) and len({*names}) == len(names),
+        f"config.{key}={config[key]!r} must be one of {', '.join(allowed)}, or several, each once, "
+        f"as in {'+'.join(allowed[:2])}",
+    )
+    return names
+
+
 def report(records: list[Record], workdir: pathlib.Path) -> None:
-    """Writes json and prints the table, on the first process."""
+    """Writes `results.json` and prints the table, on the first process."""
     if not processes.is_first_process():
         return
     write_results(workdir / "results.json", records)
@@ -65,35 +101,65 @@ def for_each_checkpoint(
 ) -> None:
     """Evaluates `config.checkpoint`, or with `config.follow` each checkpoint of a run as it comes.
 
-    A followed workdir may still be empty. Its complete steps are evaluated in order, but not those
-    that `workdir` has the results of; a step that was deleted meanwhile (`keep_checkpoints`) is
-    left out. It ends with the run's last step, or when `config.follow_hours` have brought no new
-    one. Table and json are brought up to date after each.
+    A followed workdir may still be empty. Its complete steps are evaluated in order. A step whose
+    results are in `workdir` is left out, and so is one that was deleted meanwhile
+    (`keep_checkpoints`). Following ends with the run's last step, or after `config.follow_hours`
+    without a new one. Table and `results.json` are brought up to date after each step.
 
     Args:
       config: `checkpoint`, `follow`, `follow_seconds` between two looks, `follow_hours`.
       evaluate: the protocol.
       workdir: where the results go.
-      **done: fields, or settings, of the records that a step has once it was evaluated, as
-        in `protocol="knn"`.
+      **done: fields, or settings, of a record that tell that a step was evaluated, as in
+        `protocol="knn"`; see `finished`.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged; `follow` of something else than a
         workdir, or in several processes; and what `evaluate` refuses.
     """
     if not config.follow:
-        _write(evaluate(load_weights(config)), config, workdir)
+        _write(evaluate(checkpoint.load_weights(config)), config, workdir)
         return
+    directory = _followed(config)
+    seen = _steps_with(workdir / "results.json", done)
+    last_news = time.monotonic()
+    while True:
+        for step in [step for step in checkpoints.steps(directory) if step not in seen]:
+            trained = _read_or_none(directory, step, config.follow_seconds)
+            if trained:
+                _write(evaluate(trained), config, workdir)
+            seen.add(step)
+            last_news = time.monotonic()
+        # New ones may have come in the meantime: they count before the end does.
+        steps = checkpoints.steps(directory)
+        if not seen.issuperset(steps):
+            continue
+        if steps and _is_last(directory, steps[-1]):
+            return
+        if time.monotonic() - last_news > config.follow_hours * 3600:
+            hours = config.follow_hours
+            _logger.info("no new checkpoint in %s for %g hours: ended", directory, hours)
+            return
+        time.sleep(config.follow_seconds)
+
+
+def _followed(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """The folder of checkpoints that is followed.
+
+    Raises:
+      UserError: the config cannot be followed.
+    """
     require(config.checkpoint, "config.checkpoint is needed: the workdir to follow")
     count = jax.process_count()
     require(
         count == 1,
-        f"config.follow is for one process, and these are {count}: each would find checkpoints at "
-        "another time",
+        f"config.follow is for one process, and there are {count}: each would find checkpoints at "
+        "another time; start one",
     )
     require(
         config.get("network") != "random",
-        "config.follow with config.network=random: the same number at every checkpoint",
+        "config.follow with config.network=random gives the same number at every checkpoint: "
+        "leave out one of the two",
     )
     directory = pathlib.Path(config.checkpoint)
     if directory.name != "checkpoints":
@@ -102,27 +168,7 @@ def for_each_checkpoint(
         not directory.parent.name.isdigit() or directory.parent.parent.name != "checkpoints",
         f"config.follow needs a workdir, not one step of it: checkpoint={config.checkpoint}",
     )
-    seen = _steps_with(workdir / "results.json", done)
-    last_news = time.monotonic()
-    while True:
-        found = checkpoints.steps(directory)
-        for step in [step for step in found if step not in seen]:
-            trained = _read_or_none(directory, step, config.follow_seconds)
-            if trained:
-                _write(evaluate(trained), config, workdir)
-            seen.add(step)
-            last_news = time.monotonic()
-        # New ones may have come in the meantime: they are found before the end is.
-        found = checkpoints.steps(directory)
-        if not seen.issuperset(found):
-            continue
-        if found and _is_last(directory, found[-1]):
-            return
-        if time.monotonic() - last_news > config.follow_hours * 3600:
-            hours = config.follow_hours
-            _logger.info("no new checkpoint in %s for %g hours: ended", directory, hours)
-            return
-        time.sleep(config.follow_seconds)
+    return directory
 
 
 def _steps_with(path: pathlib.Path, fields: dict[str, Any]) -> set[int]:
@@ -137,11 +183,11 @@ def _steps_with(path: pathlib.Path, fields: dict[str, Any]) -> set[int]:
 
 
 def _is_last(directory: pathlib.Path, step: int) -> bool:
-    """Whether a step ends its run, as far as its record knows."""
+    """Whether a step ends its run, as far as its record tells."""
     try:
         total_steps = weights.read_record(directory, step)["total_steps"]
     except UserError:
-        return False  # deleted just now, as there is a newer one
+        return False  # deleted just now, since there is a newer one
     return total_steps is not None and step >= total_steps
 
 
@@ -151,7 +197,7 @@ def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights
     try:
         return weights.load(path)
     except UserError:
-        # It may be half deleted: then it is gone at the next look.
+        # It may be half deleted, and then it is gone at the next look.
         time.sleep(seconds if path.exists() else 0)
         if path.exists():
             raise
@@ -161,7 +207,5 @@ def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights
 
 def _write(records: list[Record], config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if processes.is_first_process():
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():  # in the workdir of a run, it is that run's
-            metrics.write_json(workdir / "config.json", config.to_dict())
+        metrics.write_config(workdir, config.to_dict())
     report(records, workdir)

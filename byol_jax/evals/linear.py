@@ -13,16 +13,18 @@ import ml_collections
 import numpy as np
 
 from byol_jax import weights
+from byol_jax.data import images
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, follow
 from byol_jax.evals.grid import end_of_grid
-from byol_jax.evals.sgd import classifiers, recipes, training
-from byol_jax.evals.splits import Batches, check_disjoint
+from byol_jax.evals.sgd import classifiers, predictions, recipes, training
+from byol_jax.evals.sgd.identity import identity
+from byol_jax.evals.splits import Batches, check_splits
 from byol_jax.results.records import Record
 
 
 def protocol_of(config: ml_collections.ConfigDict) -> str:
-    """`linear`, and in its name what Table 7 varies."""
+    """`linear`, with the names of the variations of Table 7 that are in use."""
     pretrain = "/pretrain" if config.augmentation == "pretrain" else ""
     regularized = "/regularized" if config.logit_clip or config.logit_penalty else ""
     return f"linear{pretrain}{regularized}"
@@ -35,21 +37,21 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       UserError: for a config that does not fit, before anything is computed.
     """
     recipes.check(config)
-    splits = {"fit_split": config.fit_split, "score_split": config.score_split}
-    if config.valid_split:
-        splits["valid_split"] = config.valid_split
-    else:
-        require(
-            len(config.learning_rates) == 1,
-            f"config.valid_split is empty, and {len(config.learning_rates)} learning rates are "
-            "given: without a validation split give one",
-        )
-    check_disjoint({f"config.{key}": split for key, split in splits.items()})
+    rates = len(config.learning_rates)
+    require(
+        config.valid_split or rates == 1,
+        f"config.valid_split is empty, and config.learning_rates has {rates} rates: without a "
+        "validation split give one",
+    )
+    check_splits(config)
+    protocol = protocol_of(config)
     follow.for_each_checkpoint(
         config,
         functools.partial(evaluate, config=config, workdir=workdir),
         workdir,
-        **recipes.finished(config, protocol_of(config)),
+        **follow.finished(
+            config, protocol, [config.network], config.score_split, solver=recipes.SOLVER
+        ),
     )
 
 
@@ -70,50 +72,22 @@ def evaluate(
         *checkpoint.network_of(trained, config.network, data.image_size, shuffled)
     )
     network = training.encoder_of(trained.network)
-    heads = classifiers.init_heads(
-        config.seed,
-        len(recipe.learning_rates),
-        training.feature_size(network, encoder, data.image_size),
-        train_set.num_classes,
-    )
-    state = training.fit(
-        network,
-        train_set,
-        classifiers.init(heads),
-        encoder,
-        recipe,
-        description=f"linear, {config.network}",
-        directory=workdir
-        / "training"
-        / f"{protocol_of(config).replace('/', '-')}-{config.network}-{trained.step}",
-        record=recipes.identity(config, trained, protocol_of(config)),
-        checkpoint_every=config.checkpoint_every,
-        log_every=config.log_every,
-    )
-    settings: dict[str, Any] = {
-        **training.settings_of(recipe),
+    state = _train(trained, config, workdir, encoder, train_set, recipe)
+    best, choice = 0, dict[str, Any]()
+    if valid_split:
+        valid = predictions.predict(network, encoder, state.heads, valid_split, data.batch_size)
+        best, choice = _choose(config, recipe, data.metric, valid)
+    chosen = {name: leaf[best : best + 1] for name, leaf in state.heads.items()}
+    test = predictions.predict(network, encoder, chosen, score_split, data.batch_size)
+    settings = {
+        **recipes.settings_of(recipe),
         "learning_rates": list(recipe.learning_rates),
         "epochs": recipe.total_steps * recipe.batch_size / train_set.size,
         "fit_split": config.fit_split,
-        "eval_crop": data.eval_crop,
+        "eval_crop": data.cropping.eval_crop,
+        "learning_rate": recipe.learning_rates[best],
+        **choice,
     }
-    best = 0
-    if valid_split:
-        valid = training.predict(network, encoder, state.heads, valid_split, data.batch_size)
-        by_rate = [
-            training.score(valid, head, data.metric)[data.metric]
-            for head in range(len(recipe.learning_rates))
-        ]
-        best = int(np.argmax(by_rate))
-        settings |= {"valid_split": config.valid_split, f"valid_{data.metric}": by_rate}
-    rate = recipe.learning_rates[best]
-    settings["learning_rate"] = rate
-    if valid_split:
-        settings["learning_rate_at_end_of_grid"] = end_of_grid(
-            "learning_rate", recipe.learning_rates, rate
-        )
-    chosen = {name: leaf[best : best + 1] for name, leaf in state.heads.items()}
-    test = training.predict(network, encoder, chosen, score_split, data.batch_size)
     return [
         follow.record(
             trained,
@@ -126,5 +100,50 @@ def evaluate(
             n_examples=len(test.labels),
             settings=settings,
         )
-        for metric, value in training.score(test, 0, data.metric).items()
+        for metric, value in predictions.score(test, 0, data.metric).items()
     ]
+
+
+def _train(
+    trained: weights.Trained,
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    encoder: training.Encoder,
+    train_set: images.ImageSet,
+    recipe: recipes.Recipe,
+) -> classifiers.State:
+    """Trains a classifier for each rate on the frozen encoder, or goes on with them."""
+    protocol = protocol_of(config)
+    network = training.encoder_of(trained.network)
+    heads = classifiers.init_heads(
+        config.seed,
+        len(recipe.learning_rates),
+        training.feature_size(network, encoder, recipe.image_size),
+        train_set.num_classes,
+    )
+    name = f"{protocol.replace('/', '-')}-{config.network}-{trained.step}"
+    place = training.Place(
+        directory=workdir / "training" / name,
+        identity=identity(config, trained, protocol),
+        description=f"linear, {config.network}",
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+    )
+    return training.fit(network, train_set, classifiers.init(heads), encoder, recipe, place)
+
+
+def _choose(
+    config: ml_collections.ConfigDict,
+    recipe: recipes.Recipe,
+    metric: str,
+    valid: predictions.Predictions,
+) -> tuple[int, dict[str, Any]]:
+    """The index of the best rate on the validation split, and what records say of the choice."""
+    rates = recipe.learning_rates
+    by_rate = [predictions.score(valid, head, metric)[metric] for head in range(len(rates))]
+    best = int(np.argmax(by_rate))
+    return best, {
+        "valid_split": config.valid_split,
+        f"valid_{metric}": by_rate,
+        "learning_rate_at_end_of_grid": end_of_grid("learning_rate", rates, rates[best]),
+    }

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,12 +88,34 @@ def _kept(batches: Callable[[], Batches]) -> Callable[[], Batches]:
     return lambda: iter(everything())
 
 
+def check_splits(config: Mapping[str, Any], prefix: str = "config") -> None:
+    """Refuses a config in which two splits share images.
+
+    Args:
+      config: the section with `fit_split` and `score_split`, and `valid_split` if the job has one,
+        which may be empty.
+      prefix: name of the section in messages.
+
+    Raises:
+      UserError: names both keys, their values and the images that they share.
+    """
+    names = ("fit_split", "valid_split", "score_split")
+    check_disjoint({f"{prefix}.{name}": config[name] for name in names if config.get(name)})
+
+
 def check_disjoint(splits: Mapping[str, str]) -> None:
-    """Refuses splits, by the keys that name them, of which two share images."""
-    for (key, mine), (other, theirs) in itertools.combinations(splits.items(), 2):
-        shared = {*mine.split("+")} & {*theirs.split("+")}
+    """Refuses splits of which two share images.
+
+    Args:
+      splits: splits by the keys that name them, as in `train+valid`.
+
+    Raises:
+      UserError: names the first two.
+    """
+    for (key, split), (other_key, other) in itertools.combinations(splits.items(), 2):
+        shared = {*split.split("+")} & {*other.split("+")}
         require(
             not shared,
-            f"{key}={mine} and {other}={theirs} share {', '.join(sorted(shared))}: "
-            "what is scored must not be fitted",
+            f"{key}={split} and {other_key}={other} share {', '.join(sorted(shared))}: "
+            "no image may be both fitted and scored",
         )

@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import tensorboardX
 import tqdm
@@ -17,6 +18,14 @@ def write_json(path: pathlib.Path, value: object) -> None:
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
     os.replace(temporary, path)
+
+
+def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Writes `config.json` into a workdir, unless it has one: that of a run stays its own."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if not path.exists():
+        write_json(path, config)
 
 
 def _is_kept(line: str, step: int) -> bool:

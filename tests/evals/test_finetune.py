@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -16,22 +15,13 @@ from byol_jax.augment import byol
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import finetune, linear
 from byol_jax.evals.sgd import recipes, training
+from byol_jax.evals.sgd.identity import identity
 from byol_jax.evals.splits import load_split
 from byol_jax.results.records import read_results, validate
-from byol_jax.runtime import checkpoints, metrics
+from byol_jax.runtime import checkpoints
 from experiments import classification, semi, supervised
 from experiments import finetune as transfer_page
 from experiments import linear as linear_page
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_checkpoints.write_easy_npz(tmp_path_factory.mktemp("data") / "images.npz")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(dataset, tmp_path_factory):
-    return str(tiny_checkpoints.save(tmp_path_factory.mktemp("run"), dataset))
 
 
 def config_of(source, **changes):
@@ -205,13 +195,9 @@ def test_fine_tuning_moves_the_encoder_and_its_averages(finished, checkpoint):
     assert {name.split("/")[1] for name in flat if name.startswith("encoder/")} == {"0", "1"}
 
 
-def test_a_finished_grid_is_not_trained_again(finished, checkpoint, monkeypatch):
+def test_a_finished_grid_is_not_trained_again(finished, checkpoint, no_training):
     before = read_results(finished / "results.json")
 
-    def refuse(*arguments, **settings):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(training.pipeline, "train_batches", refuse)
     # Threads change no bit, and so no training.
     finetune.run(config_of(checkpoint, refit=True, threads=3), finished)
     assert read_results(finished / "results.json") == before
@@ -249,7 +235,7 @@ def test_scores_of_other_settings_are_not_reused(finished, checkpoint, changes):
         config = config_of(checkpoint, **more)
         trained = weights.load(checkpoint)
         data = recipes.data_of(config, trained)
-        record = recipes.identity(config, trained, config.protocol)
+        record = identity(config, trained, config.protocol)
         record |= {"bn_decay": config.bn_decay}
         job = finetune._Job(config, data, ({}, {}), trained.network, pathlib.Path(), record)
         size = int(36 * config.fraction)
@@ -257,22 +243,14 @@ def test_scores_of_other_settings_are_not_reused(finished, checkpoint, changes):
     assert len({*marks[0], *marks[1]}) == 8
 
 
-def test_a_stopped_grid_goes_on_with_its_cell(finished, checkpoint, tmp_path, monkeypatch):
-    write, count = metrics.Writer.write, 0
-
-    def write_and_signal(self, step, split, values):
-        nonlocal count
-        write(self, step, split, values)
-        count += 1
-        if count == 4:  # the second step of the second cell
-            signal.raise_signal(signal.SIGTERM)
-
+def test_a_stopped_grid_goes_on_with_its_cell(
+    finished, checkpoint, tmp_path, monkeypatch, stop_after
+):
     seen = trainings(monkeypatch)
     config = config_of(checkpoint, refit=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(metrics.Writer, "write", write_and_signal)
-        with pytest.raises(Stopped, match="stopped by SIGTERM: saved in"):
-            finetune.run(config, tmp_path)
+    stop_after(4)  # the second step of the second cell
+    with pytest.raises(Stopped, match="SIGTERM"):
+        finetune.run(config, tmp_path)
     folder = tmp_path / "training" / "finetune-online-6"
     (line,) = (folder / "cells.jsonl").read_text().splitlines()
     second = "rate=1e-09,epochs=2,decay=0"
@@ -302,15 +280,19 @@ def test_a_cell_that_diverges_is_the_worst(checkpoint, tmp_path, caplog):
     config = config_of(checkpoint, learning_rates=(1e38, 1e-9), sweep_epochs=(1.0,))
     with caplog.at_level("WARNING", logger="byol_jax"):
         finetune.run(config, tmp_path)
-    assert "is not finite: lower the learning rate 1e+38" in caplog.text
+    assert "not finite" in caplog.text and "1e+38" in caplog.text
     (record,) = read_results(tmp_path / "results.json")
-    assert record.settings["cells"]["rate=1e+38,epochs=1,decay=0"] is None
+    diverged = "rate=1e+38,epochs=1,decay=0"
+    assert record.settings["cells"][diverged] is None
     assert record.settings["learning_rate"] == 1e-9
+    # Its last good state was saved, and is not kept.
+    folder = tmp_path / "training" / "finetune-online-6" / diverged
+    assert (folder / "metrics.jsonl").exists() and not (folder / "checkpoints").exists()
 
 
 def test_a_grid_that_diverges_everywhere_ends_with_one_line(checkpoint, tmp_path):
     config = config_of(checkpoint, learning_rates=(1e37, 1e38), sweep_epochs=(1.0,))
-    with pytest.raises(GuardError, match="all 2 cells of the grid ended with numbers that are"):
+    with pytest.raises(GuardError, match=r"all 2 cells.*config.learning_rates"):
         finetune.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
 
@@ -338,7 +320,7 @@ def test_another_set_to_learn_from(checkpoint, tmp_path, monkeypatch):
     (record,) = read_results(tmp_path / "a" / "results.json")
     assert record.settings["subset"] == other
     wrong = tiny_checkpoints.write_easy_npz(tmp_path / "wrong.npz", classes=4)
-    with pytest.raises(UserError, match=r"has 4 classes, npz:.* has 3"):
+    with pytest.raises(UserError, match=r"config.train_dataset=.* 4 classes.* 3"):
         finetune.run(config_of(checkpoint, train_dataset=wrong, **changes), tmp_path / "b")
 
 
@@ -395,7 +377,7 @@ def test_a_saved_network_is_kept(supervised_run, dataset, tmp_path):
     """The same settings find it; others are refused before they train."""
     shutil.copytree(supervised_run, tmp_path, dirs_exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=r"trained with other settings: .* another --workdir"):
+    with pytest.raises(UserError, match="another --workdir"):
         finetune.run(scratch_config(dataset, learning_rates=(0.2,)), tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
     finetune.run(scratch_config(dataset), tmp_path)
@@ -405,7 +387,7 @@ def test_a_saved_network_is_kept(supervised_run, dataset, tmp_path):
 def test_a_network_is_not_saved_among_those_of_a_pre_training(checkpoint, dataset):
     workdir = pathlib.Path(checkpoint)
     before = sorted(workdir.rglob("*"))
-    with pytest.raises(UserError, match=r"holds checkpoints of another job: .* another --workdir"):
+    with pytest.raises(UserError, match="another --workdir"):
         finetune.run(scratch_config(dataset), workdir)
     assert sorted(workdir.rglob("*")) == before
 
@@ -454,54 +436,45 @@ def test_the_transfer_page_on_a_small_grid(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"checkpoint": None}, "config.checkpoint is needed: .*only config.network=random"),
-        ({"checkpoint": "/nowhere"}, "/nowhere is no folder"),
-        ({"network": "offline"}, "'offline' must be one of: random, target, online"),
-        ({"valid_split": ""}, "config.valid_split is empty, and the grid has 4 cells"),
+        ({"checkpoint": None}, "config.checkpoint .*config.network=random"),
+        ({"checkpoint": "/nowhere"}, "checkpoint=/nowhere"),
+        ({"network": "offline"}, "config.network='offline'.*online"),
+        ({"valid_split": ""}, "config.valid_split.*4 cells"),
         ({"valid_split": "", "learning_rates": (0.1,), "sweep_epochs": (), "refit": True}, "refit"),
-        ({"score_split": "train"}, "config.fit_split=train and config.score_split=train share"),
-        ({"valid_split": "validation"}, "has no split 'validation'"),
-        ({"bn_decay": "never"}, r"config.bn_decay='never' must be a number in \[0, 1\), transfer"),
+        ({"score_split": "train"}, "config.fit_split=train.*config.score_split=train"),
+        ({"valid_split": "validation"}, "'validation'"),
+        ({"bn_decay": "never"}, "config.bn_decay='never'.*transfer"),
         ({"bn_decay": "1.5"}, "config.bn_decay='1.5'"),
-        ({"sweep_weight_decays": (0.1, -0.1)}, "must all be 0 or more"),
-        ({"rate_scaling": "root"}, "config.rate_scaling='root' must be one of: linear, sqrt, none"),
-        ({"fraction": 0.0}, "fraction=0.0 must be above 0 and at most 1"),
-        ({"fraction": 1.5}, "fraction=1.5 must be above 0 and at most 1"),
-        ({"fraction": 0.01}, r"fraction=0.01 of .* class 0 no example .* fraction=0.042 or more"),
-        (
-            {"fraction": 0.1},
-            "1 epochs of 3 images are less than one batch of 16: lower config.batch_size",
-        ),
-        ({"augmentation": "mixup"}, "'mixup' must be one of"),
-        ({"metric": "accuracy"}, "metric='accuracy' must be top1 or mean_per_class"),
-        ({"sweep_epochs": (0.1,)}, "0.1 epochs of 36 images are less than one batch of 16"),
+        ({"sweep_weight_decays": (0.1, -0.1)}, "-0.1"),
+        ({"rate_scaling": "root"}, "config.rate_scaling='root'"),
+        ({"fraction": 0.0}, "fraction=0.0"),
+        ({"fraction": 1.5}, "fraction=1.5"),
+        ({"fraction": 0.01}, "fraction=0.01 .*fraction=0.042 or more"),
+        ({"fraction": 0.1}, "3 images.*config.batch_size"),
+        ({"augmentation": "mixup"}, "config.augmentation='mixup'"),
+        ({"metric": "accuracy"}, "metric='accuracy'.*top1"),
+        ({"sweep_epochs": (0.1,)}, "0.1 epochs of 36 images"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(checkpoint, tmp_path, changes, message):
-    with pytest.raises(UserError, match=message) as caught:
-        finetune.run(config_of(checkpoint, **changes), tmp_path / "finetune")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "finetune").exists()
+def test_mistakes_are_one_line_and_nothing_is_written(checkpoint, refused, changes, words):
+    refused(finetune.run, config_of(checkpoint, **changes), words)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"dataset": None}, "config.dataset is needed: digits, npz:FILE"),
+        ({"dataset": None}, "config.dataset .*npz:FILE"),
         ({"dataset": "digit"}, "did you mean 'digits'"),
-        ({"image_size": None}, "config.image_size is needed: there is no checkpoint"),
+        ({"image_size": None}, "config.image_size"),
     ],
 )
-def test_mistakes_without_a_checkpoint(dataset, tmp_path, changes, message):
+def test_mistakes_without_a_checkpoint(dataset, refused, changes, words):
     config = scratch_config(dataset)
     with config.ignore_type():
         config.update(changes)
-    with pytest.raises(UserError, match=message) as caught:
-        finetune.run(config, tmp_path / "finetune")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "finetune").exists()
+    refused(finetune.run, config, words)
 
 
 def test_the_program_refuses_with_exit_code_2(tmp_path):
@@ -514,5 +487,5 @@ def test_the_program_refuses_with_exit_code_2(tmp_path):
     done = tiny_runs.program(*arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: unknown dataset 'digit'; did you mean 'digits'?")
+    assert line.startswith("error: unknown dataset 'digit'")
     assert not (tmp_path / "finetune").exists()

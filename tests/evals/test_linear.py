@@ -1,7 +1,6 @@
 """Linear evaluation by SGD: choice on the validation split, one reading of the test split."""
 
 import json
-import signal
 
 import jax
 import numpy as np
@@ -9,24 +8,13 @@ import pytest
 
 import tiny_checkpoints
 import tiny_runs
-from byol_jax.data import pipeline
-from byol_jax.errors import GuardError, Stopped, UserError
+from byol_jax.errors import Diverged, Stopped, UserError
 from byol_jax.evals import linear
-from byol_jax.evals.sgd import recipes, training
+from byol_jax.evals.sgd import predictions, recipes
 from byol_jax.evals.splits import load_split
 from byol_jax.results.records import read_results, validate
-from byol_jax.runtime import checkpoints, metrics
+from byol_jax.runtime import checkpoints
 from experiments import linear as page
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_checkpoints.write_easy_npz(tmp_path_factory.mktemp("data") / "images.npz")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(dataset, tmp_path_factory):
-    return str(tiny_checkpoints.save(tmp_path_factory.mktemp("run"), dataset))
 
 
 def config_of(source, **changes):
@@ -121,7 +109,7 @@ def test_the_best_rate_is_named_when_it_ends_the_sweep(checkpoint, tmp_path, cap
 
 def test_the_test_split_is_read_once_after_the_choice(checkpoint, finished, tmp_path, monkeypatch):
     events = []
-    load, predict, score = load_split, training.predict, training.score
+    load, predict, score = load_split, predictions.predict, predictions.score
 
     def load_and_tell(dataset, name, **settings):
         split = load(dataset, name, **settings)
@@ -136,13 +124,13 @@ def test_the_test_split_is_read_once_after_the_choice(checkpoint, finished, tmp_
         events.append(("heads", heads["b"].shape[0]))
         return predict(network, encoder, heads, split, batch_size)
 
-    def score_and_tell(predictions, head, metric):
+    def score_and_tell(predicted, head, metric):
         events.append(("score", head))
-        return score(predictions, head, metric)
+        return score(predicted, head, metric)
 
     monkeypatch.setattr(recipes, "load_split", load_and_tell)
-    monkeypatch.setattr(training, "predict", predict_and_tell)
-    monkeypatch.setattr(training, "score", score_and_tell)
+    monkeypatch.setattr(predictions, "predict", predict_and_tell)
+    monkeypatch.setattr(predictions, "score", score_and_tell)
     linear.run(config_of(checkpoint), tmp_path)
     assert events == [
         *(("heads", 2), "valid", ("score", 0), ("score", 1)),
@@ -165,18 +153,10 @@ def test_one_device_gives_what_two_give(checkpoint, finished, tmp_path, monkeypa
         np.testing.assert_allclose(one[name], value, rtol=0, atol=rounding, err_msg=name)
 
 
-def test_a_stopped_training_goes_on_bit_for_bit(checkpoint, finished, tmp_path, monkeypatch):
-    write = metrics.Writer.write
-
-    def write_and_signal(self, step, split, values):
-        write(self, step, split, values)
-        if step == 2:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(metrics.Writer, "write", write_and_signal)
-        with pytest.raises(Stopped, match=r"stopped by SIGTERM: saved in .*the same command"):
-            linear.run(config_of(checkpoint), tmp_path)
+def test_a_stopped_training_goes_on_bit_for_bit(checkpoint, finished, tmp_path, stop_after):
+    stop_after(2)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        linear.run(config_of(checkpoint), tmp_path)
     folder = tmp_path / "training" / "linear-online-6"
     # Logs come one step late.
     assert checkpoints.steps(folder / "checkpoints") == [3]
@@ -191,13 +171,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(checkpoint, finished, tmp_path, 
     assert (tmp_path / curves).read_text() == (finished / curves).read_text()
 
 
-def test_a_finished_training_is_not_repeated(checkpoint, finished, monkeypatch):
+def test_a_finished_training_is_not_repeated(checkpoint, finished, no_training):
     before = read_results(finished / "results.json")
-
-    def refuse(*arguments, **settings):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(pipeline, "train_batches", refuse)
     linear.run(config_of(checkpoint), finished)
     assert read_results(finished / "results.json") == before
 
@@ -205,9 +180,9 @@ def test_a_finished_training_is_not_repeated(checkpoint, finished, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rates": (0.1, 0.2)}, r"with learning_rates=\[1e-09, 0.2\], this one has"),
-        ({"flip": 0.0}, "with view="),
-        ({"batch_size": 12}, "with batch_size=8, this one has batch_size=12"),
+        ({"learning_rates": (0.1, 0.2)}, r"learning_rates=\[1e-09, 0.2\]"),
+        ({"flip": 0.0}, "view="),
+        ({"batch_size": 12}, "batch_size=8.*batch_size=12"),
         ({"fit_split": "train+valid", "valid_split": "", "learning_rates": (0.2,)}, "fit_split"),
     ],
 )
@@ -225,7 +200,7 @@ def test_another_run_under_the_same_path_is_another_training(dataset, tmp_path):
     linear.run(config, tmp_path / "linear")
     (checkpoint / "checkpoints").rename(tmp_path / "old")
     tiny_checkpoints.save(tmp_path / "run", dataset, network__width=1.0)
-    with pytest.raises(UserError, match="holds a training with weights="):
+    with pytest.raises(UserError, match="weights="):
         linear.run(config, tmp_path / "linear")
 
 
@@ -268,64 +243,62 @@ def test_the_variation_of_table_7_is_trained_and_recorded(checkpoint, tmp_path):
 
 def test_numbers_that_are_not_finite_end_the_evaluation(checkpoint, tmp_path):
     config = config_of(checkpoint, learning_rates=(0.2, 1e38))
-    with pytest.raises(GuardError, match=r"is not finite: lower the learning rate 1e\+38"):
+    with pytest.raises(Diverged, match=r"not finite.*1e\+38"):
         linear.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
+    # The last good state is saved: here the first one, as the first update is too large.
+    assert checkpoints.steps(tmp_path / "training" / "linear-online-6" / "checkpoints") == [0]
+    assert all(np.isfinite(value).all() for value in only_training(tmp_path).values())
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"checkpoint": None}, "config.checkpoint is needed"),
-        ({"checkpoint": "/nowhere"}, "/nowhere is no folder"),
-        ({"valid_split": ""}, "2 learning rates are given: without a validation split give one"),
-        ({"score_split": "valid"}, "config.score_split=valid and config.valid_split=valid share"),
-        ({"fit_split": "train+test"}, r"config.fit_split=train\+test and .* share test"),
-        ({"score_split": "tests"}, "has no split 'tests'; its splits are train, valid, test"),
-        ({"augmentation": "cutmix"}, "'cutmix' must be one of: spatial, pretrain, randaugment"),
-        ({"metric": "top7"}, "metric='top7' must be top1 or mean_per_class"),
-        ({"metric": "map_11"}, "metric='map_11' must be top1 or mean_per_class"),
-        ({"benchmark": "flowerz"}, "unknown benchmark 'flowerz'; did you mean 'flowers'"),
-        ({"network": "offline"}, "'offline' must be one of: random, target, online"),
-        ({"eval_crop": "half"}, "config.eval_crop='half' must be one of: "),
-        ({"batch_size": 40}, "fewer images than one batch: 36 images, batch_size 40"),
-        ({"batch_size": 7}, "batch_size=7 .* batch_size=8 would"),
-        ({"batch_size": 80}, "2 epochs of 36 images are less than one batch of 80"),
-        ({"rate_scaling": "root"}, "config.rate_scaling='root' must be one of: linear, sqrt, none"),
-        ({"learning_rates": ()}, "config.learning_rates is empty"),
-        ({"learning_rates": (0.1, 0.0)}, "must all be numbers above 0"),
-        ({"learning_rates": ("fast",)}, "must all be numbers above 0"),
-        ({"magnitude": 11.0}, "config.magnitude=11.0 must be from 0 to 10"),
-        ({"flip": 2.0}, "config.flip=2.0 is a probability"),
+        ({"checkpoint": None}, "config.checkpoint"),
+        ({"checkpoint": "/nowhere"}, "checkpoint=/nowhere"),
+        ({"valid_split": ""}, "config.valid_split.*config.learning_rates"),
+        ({"score_split": "valid"}, "config.valid_split=valid.*config.score_split=valid"),
+        ({"fit_split": "train+test"}, r"config.fit_split=train\+test.*share test"),
+        ({"score_split": "tests"}, "'tests'"),
+        ({"augmentation": "cutmix"}, "config.augmentation='cutmix'.*spatial"),
+        ({"metric": "top7"}, "metric='top7'.*mean_per_class"),
+        ({"metric": "map_11"}, "metric='map_11'.*top1"),
+        ({"benchmark": "flowerz"}, "did you mean 'flowers'"),
+        ({"network": "offline"}, "config.network='offline'.*online"),
+        ({"eval_crop": "half"}, "config.eval_crop='half'"),
+        ({"batch_size": 40}, "batch_size 40"),
+        ({"batch_size": 7}, "batch_size=7 .*batch_size=8 would"),
+        ({"batch_size": 80}, "36 images.*80"),
+        ({"rate_scaling": "root"}, "config.rate_scaling='root'.*sqrt"),
+        ({"learning_rates": ()}, "config.learning_rates"),
+        ({"learning_rates": (0.1, 0.0)}, "config.learning_rates"),
+        ({"learning_rates": ("fast",)}, "config.learning_rates"),
+        ({"magnitude": 11.0}, "config.magnitude=11.0.*10"),
+        ({"flip": 2.0}, "config.flip=2.0"),
         ({"area_min": 2.0}, "2.0"),
-        ({"momentum": 1.0}, r"config.momentum=1.0 must be in \[0, 1\)"),
-        ({"weight_decay": -0.1}, "config.weight_decay=-0.1 must be 0 or more"),
-        ({"num_steps": 0}, "config.num_steps=0 must be at least 1"),
-        ({"num_epochs": 0.0}, "config.num_epochs=0.0 must be above 0"),
-        ({"eval_batch_size": 0}, "config.eval_batch_size=0 must be at least 1"),
-        ({"follow": True, "checkpoint": "run/checkpoints/6"}, "needs a workdir, not one step"),
+        ({"image_size": 0}, "config.image_size=0"),
+        ({"momentum": 1.0}, "config.momentum=1.0"),
+        ({"label_smoothing": 1.0}, "config.label_smoothing=1.0"),
+        ({"weight_decay": -0.1}, "config.weight_decay=-0.1"),
+        ({"num_steps": 0}, "config.num_steps=0"),
+        ({"num_epochs": 0.0}, "config.num_epochs=0.0"),
+        ({"eval_batch_size": 0}, "config.eval_batch_size=0"),
+        ({"seed": -1}, "config.seed=-1"),
+        ({"follow": True, "checkpoint": "run/checkpoints/6"}, "config.follow.*run/checkpoints/6"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(checkpoint, tmp_path, changes, message):
-    with pytest.raises(UserError, match=message) as caught:
-        linear.run(config_of(checkpoint, **changes), tmp_path / "linear")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "linear").exists()
+def test_mistakes_are_one_line_and_nothing_is_written(checkpoint, refused, changes, words):
+    refused(linear.run, config_of(checkpoint, **changes), words)
 
 
-def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
-    tree = {"online_params": {"projector/linear": {"w": np.zeros((2, 2), np.float32)}}}
-    record = {"config": {}, "num_classes": 2, "total_steps": 6}
-    checkpoint = tiny_checkpoints.write(tmp_path, tree, record)
-    with pytest.raises(UserError, match="holds no encoder: give one of"):
-        linear.run(config_of(str(checkpoint)), tmp_path / "linear")
+def test_a_checkpoint_of_classifiers_is_refused(finished, refused):
+    refused(linear.run, config_of(str(finished / "training" / "linear-online-6")), "no encoder")
 
 
-def test_images_without_labels_are_refused(checkpoint, tmp_path):
+def test_images_without_labels_are_refused(checkpoint, tmp_path, refused):
     np.savez(tmp_path / "x.npz", train_images=np.zeros((40, 8, 8, 3), np.uint8))
     config = config_of(checkpoint, dataset=f"npz:{tmp_path / 'x.npz'}")
-    with pytest.raises(UserError, match="has 0 classes: a classifier needs two or more"):
-        linear.run(config, tmp_path / "linear")
+    refused(linear.run, config, "0 classes")
 
 
 def test_the_program_refuses_with_exit_code_2(checkpoint, tmp_path):
@@ -338,5 +311,5 @@ def test_the_program_refuses_with_exit_code_2(checkpoint, tmp_path):
     done = tiny_runs.program(*arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: config.fit_split=train+test and config.score_split=test share")
+    assert line.startswith("error: config.fit_split=train+test")
     assert not (tmp_path / "linear").exists()

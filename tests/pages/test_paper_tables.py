@@ -3,11 +3,12 @@
 import ml_collections
 import pytest
 
+import tiny_checkpoints
 from byol_jax import jobs
 from byol_jax.augment import compose
 from byol_jax.data import table10
 from byol_jax.evals.sgd import recipes
-from experiments import base, paper, paper_tables, supervised
+from experiments import paper, paper_tables, supervised
 from experiments.papers.cells import Cell, run_of
 
 CELLS = [cell for cells in paper_tables.TABLES.values() for cell in cells]
@@ -183,12 +184,12 @@ def test_a_row_that_trains_from_scratch_must_be_named() -> None:
 def test_the_view_of_a_config_replaces_that_of_the_run() -> None:
     config = supervised.get_config("augment=color")
     config.dataset = "digits"
-    view = recipes.data_of(config, {"image_size": 8}).view
+    view = recipes.data_of(config, tiny_checkpoints.trained("digits")).cropping.view
     assert view._asdict() == compose.from_config(config.view)._asdict()
     # What is left open is as in the run.
     config = supervised.get_config()
     config.dataset = "digits"
     config.view.blur = 0.25
-    run = {"image_size": 8, "augment": {"view1": base.augmentation(hue_max=0.3).to_dict()}}
-    view = recipes.data_of(config, run).view
+    run = tiny_checkpoints.trained("digits", augment__view1__hue_max=0.3)
+    view = recipes.data_of(config, run).cropping.view
     assert (view.hue_max, view.blur) == (0.3, 0.25)

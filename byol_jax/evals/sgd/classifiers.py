@@ -223,6 +223,15 @@ def decay(params: Any, weight_decay: jax.Array | float) -> Any:
     return jax.tree_util.tree_map_with_path(term, params)
 
 
+def _scaled(updates: tuple[hk.Params, Heads], rates: jax.Array) -> tuple[hk.Params, Heads]:
+    """The updates times the rates of their classifiers `[R]`."""
+    # A fine-tuned encoder has one classifier, whose rate is its own.
+    return (
+        jax.tree.map(lambda u: rates[0] * u, updates[0]),
+        jax.tree.map(lambda u: rates.reshape(-1, *[1] * (u.ndim - 1)) * u, updates[1]),
+    )
+
+
 def step(
     state: State,
     views: jax.Array,
@@ -245,8 +254,7 @@ def step(
       axis: mapped axis of the devices, or None.
 
     Returns:
-      The next state, and the logs `loss`, `top1` `[R]`, `learning_rate` (the first classifier's),
-      `finite`.
+      The next state, and the logs `loss`, `top1` `[R]`, `learning_rate` (of the first), `finite`.
     """
     is_frozen = not state.encoder[0]
     trainable = (state.encoder[0], state.heads)
@@ -270,13 +278,10 @@ def step(
         warmup_steps=hparams.warmup_steps,
         total_steps=hparams.total_steps,
     )
-    # A fine-tuned encoder has one classifier, whose rate is its own.
-    params = jax.tree.map(lambda p, u: p - rates[0] * u, trainable[0], updates[0])
-    heads = jax.tree.map(
-        lambda p, u: p - rates.reshape(-1, *[1] * (u.ndim - 1)) * u, trainable[1], updates[1]
-    )
+    moves = _scaled(updates, rates)
+    params, heads = jax.tree.map(jnp.subtract, trainable, moves)
     finite = state.finite & jnp.all(jnp.isfinite(logs["loss"]))
-    finite &= jnp.isfinite(optax.tree_utils.tree_norm(updates))
+    finite &= jnp.isfinite(optax.tree_utils.tree_norm(moves))
     new = State(
         step=state.step + 1,
         encoder=({}, {}) if is_frozen else (params, bn_state),

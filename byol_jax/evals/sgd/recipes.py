@@ -1,76 +1,103 @@
-"""What learning from labels reads of its config: the data, the recipe, and who it is."""
+"""Turns a config into the data and the hyperparameters of a training on labels."""
 
 import math
-import zlib
 from typing import Any, NamedTuple
 
 import ml_collections
-import numpy as np
 
 from byol_jax import weights
 from byol_jax.augment import compose, randaugment
-from byol_jax.data import crops, images, pipeline, sources, stored, table10
-from byol_jax.errors import UserError, require
+from byol_jax.checks import PROBABILITY, SEED, Rule, above, at_least, check_keys, one_of, within
+from byol_jax.data import crops, images, pipeline, table10
+from byol_jax.errors import require
 from byol_jax.evals import checkpoint
-from byol_jax.evals.sgd import classifiers, training
+from byol_jax.evals.sgd import classifiers
+from byol_jax.evals.sgd.labels import check_metric, labelled_set
 from byol_jax.evals.splits import Split, load_split
 from byol_jax.optim import schedules
-from byol_jax.runtime import checkpoints, spmd
+from byol_jax.runtime import spmd
+
+# How records name this way of fitting.
+SOLVER = "sgd"
+
+_BELOW_ONE = Rule(lambda value: 0 <= value < 1, "in [0, 1)")
+RULES = {
+    "seed": SEED,
+    "network": one_of(checkpoint.NETWORKS),
+    "image_size": at_least(1),
+    "eval_crop": one_of(crops.EVALUATION_MODES),
+    "batch_size": at_least(1),
+    "eval_batch_size": at_least(1),
+    "num_epochs": above(0),
+    "num_steps": at_least(1),
+    "warmup_epochs": at_least(0),
+    "rate_scaling": one_of(schedules.RATE_SCALINGS),
+    "momentum": _BELOW_ONE,
+    "weight_decay": at_least(0),
+    "label_smoothing": _BELOW_ONE,
+    "logit_clip": at_least(0),
+    "logit_penalty": at_least(0),
+    "augmentation": one_of(classifiers.AUGMENTATIONS),
+    "magnitude": within(0, randaugment.MAX_MAGNITUDE),
+    "flip": PROBABILITY,
+    "log_every": at_least(1),
+    "checkpoint_every": at_least(1),
+}
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses what no training could use.
+class Recipe(NamedTuple):
+    """The hyperparameters of a training.
 
-    Raises:
-      UserError: naming the key, its value and what would be right.
+    Attributes:
+      seed: seed of the order, the crops and the augmentations of the images.
+      image_size: side of the crops in pixels.
+      batch_size: images per step, over all devices and processes.
+      total_steps: steps of the schedule.
+      warmup_steps: steps of linear warm-up.
+      learning_rates: peak rate of each classifier.
+      momentum, weight_decay, label_smoothing, logit_clip, logit_penalty: as in
+        `classifiers.Hyperparameters`.
+      augmentation: a key of `classifiers.AUGMENTATIONS`.
+      view: T; its flips, and all of it for the augmentations of pre-training.
+      magnitude: magnitude of RandAugment.
+      exif: whether images are turned as EXIF says.
+      area_range, aspect_range: ranges of the random crops, as in `weights.Cropping`.
+      threads: threads of the input pipeline; 0 tunes itself.
+      prefetch: batches that are kept ready.
     """
-    for name in ("batch_size", "eval_batch_size", "log_every", "checkpoint_every"):
-        require(config[name] >= 1, f"config.{name}={config[name]} must be at least 1")
-    require(
-        config.num_steps is None or config.num_steps >= 1,
-        f"config.num_steps={config.num_steps} must be at least 1",
-    )
-    require(config.num_epochs > 0, f"config.num_epochs={config.num_epochs} must be above 0")
-    for name in ("warmup_epochs", "weight_decay", "logit_clip", "logit_penalty"):
-        require(config[name] >= 0, f"config.{name}={config[name]} must be 0 or more")
-    require(
-        0 <= config.magnitude <= randaugment.MAX_MAGNITUDE,
-        f"config.magnitude={config.magnitude} must be from 0 to {randaugment.MAX_MAGNITUDE}",
-    )
-    require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
-    require(
-        config.augmentation in classifiers.AUGMENTATIONS,
-        f"config.augmentation={config.augmentation!r} must be one of: "
-        f"{', '.join(classifiers.AUGMENTATIONS)}",
-    )
-    rates = tuple(config.learning_rates)
-    require(rates, "config.learning_rates is empty: give one or more")
-    require(
-        all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates),
-        f"config.learning_rates={rates} must all be numbers above 0",
-    )
-    for name in ("momentum", "label_smoothing"):
-        require(0 <= config[name] < 1, f"config.{name}={config[name]} must be in [0, 1)")
-    spmd.check_batch(config.batch_size, 1)
 
-
-def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-    """The sweep's rates: as they are given, or scaled with the batch (docs/deviations.md)."""
-    require(
-        config.rate_scaling in schedules.RATE_SCALINGS,
-        f"config.rate_scaling={config.rate_scaling!r} must be one of: "
-        f"{', '.join(schedules.RATE_SCALINGS)}",
-    )
-    return tuple(
-        float(schedules.scaled_learning_rate(rate, config.batch_size, config.rate_scaling))
-        for rate in config.learning_rates
-    )
+    seed: int
+    image_size: int
+    batch_size: int
+    total_steps: int
+    warmup_steps: int
+    learning_rates: tuple[float, ...]
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    logit_clip: float = 0.0
+    logit_penalty: float = 0.0
+    augmentation: str = "spatial"
+    view: compose.AugmentParams = compose.AugmentParams()
+    magnitude: float = 0.0
+    exif: bool = False
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
+    threads: int = 0
+    prefetch: int = 2
 
 
 class Data(NamedTuple):
-    """What an evaluation reads: the data set, its metric, and how images are cropped.
+    """What a training reads and what its classifiers are scored on.
 
-    `view` is T of the pre-training, and the ranges are those of its random crops.
+    Attributes:
+      dataset: the data set, as in `config.dataset`.
+      data_dir: folder of TFDS; None for the default one.
+      benchmark: key of a row of Table 10, as in `sources.load`; None for none.
+      metric: `top1`, `mean_per_class` or `map_11`.
+      image_size: side of all crops in pixels.
+      batch_size: evaluation crops per call.
+      cropping: how views and evaluation crops are made.
     """
 
     dataset: str
@@ -78,18 +105,18 @@ class Data(NamedTuple):
     benchmark: str | None
     metric: str
     image_size: int
-    eval_crop: str
-    exif: bool
     batch_size: int
-    view: compose.AugmentParams
-    area_range: tuple[float, float]
-    aspect_range: tuple[float, float]
+    cropping: weights.Cropping
 
     def train_set(self, split: str) -> images.ImageSet:
-        """A split to learn labels from, whose metric goes with them; see `labelled_set`."""
-        found = labelled_set(self.dataset, split, self.data_dir, self.benchmark)
-        training.check_metric(self.metric, found.multi_label)
-        return found
+        """A split to learn labels from; see `labelled_set`.
+
+        Raises:
+          UserError: the metric does not go with its labels.
+        """
+        image_set = labelled_set(self.dataset, split, self.data_dir, self.benchmark)
+        check_metric(self.metric, image_set.multi_label)
+        return image_set
 
     def split(self, name: str) -> Split:
         """A split as evaluation crops."""
@@ -97,37 +124,46 @@ class Data(NamedTuple):
             self.dataset,
             name,
             image_size=self.image_size,
-            eval_crop=self.eval_crop,
+            eval_crop=self.cropping.eval_crop,
             data_dir=self.data_dir,
             benchmark=self.benchmark,
-            exif=self.exif,
+            exif=self.cropping.exif,
             batch_size=self.batch_size,
         )
 
 
-def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) -> Data:
-    """What the config names; what it leaves open is as in the training of the checkpoint.
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses a config that no training could use.
 
     Raises:
-      UserError: there is no data set or image size, or no such benchmark or crop.
+      UserError: names the key, its value and what is allowed.
+    """
+    check_keys(config, RULES)
+    rates = tuple(config.learning_rates)
+    require(rates, "config.learning_rates is empty: give one or more")
+    require(
+        all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates),
+        f"config.learning_rates={rates} must all be numbers above 0",
+    )
+    spmd.check_batch(config.batch_size, 1)
+
+
+def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
+    """The sweep's rates: as they are given, or scaled with the batch (docs/deviations.md, 26)."""
+    return tuple(
+        float(schedules.scaled_learning_rate(rate, config.batch_size, config.rate_scaling))
+        for rate in config.learning_rates
+    )
+
+
+def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) -> Data:
+    """The data that a config names; what it leaves open is as in the checkpoint's training.
+
+    Raises:
+      UserError: there is no data set or image size, or no such benchmark.
     """
     dataset, data_dir = checkpoint.dataset_of(config, trained)
     row = table10.find(dataset, config.benchmark)
-    cropping = trained.cropping if trained else weights.Cropping()
-    given = {name: value for name, value in config.view.items() if value is not None}
-    view = compose.from_config({**cropping.view._asdict(), **given})
-    flip = view.flip if config.flip is None else config.flip
-    require(0 <= flip <= 1, f"config.flip={flip} is a probability: from 0 to 1")
-    area_min, area_max = cropping.area_range
-    eval_crop = config.eval_crop or cropping.eval_crop
-    require(
-        eval_crop in crops.EVALUATION_MODES,
-        f"config.eval_crop={eval_crop!r} must be one of: {', '.join(crops.EVALUATION_MODES)}",
-    )
-    require(
-        config.image_size is None or config.image_size >= 1,
-        f"config.image_size={config.image_size} must be at least 1",
-    )
     image_size: int = config.image_size or (trained.image_size if trained else 0)
     require(image_size, "config.image_size is needed: there is no checkpoint to take it from")
     return Data(
@@ -136,16 +172,24 @@ def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) 
         benchmark=config.benchmark,
         metric=config.metric or (row.metric if row else "top1"),
         image_size=image_size,
-        eval_crop=eval_crop,
-        exif=cropping.exif,
         batch_size=config.eval_batch_size,
-        view=view._replace(flip=flip),
-        area_range=(area_min if config.area_min is None else config.area_min, area_max),
-        aspect_range=cropping.aspect_range,
+        cropping=_cropping(config, trained.cropping if trained else weights.Cropping()),
     )
 
 
-def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) -> training.Recipe:
+def _cropping(config: ml_collections.ConfigDict, own: weights.Cropping) -> weights.Cropping:
+    """The checkpoint's own cropping, with what the config gives in its place."""
+    given = {name: value for name, value in config.view.items() if value is not None}
+    view = compose.from_config({**own.view._asdict(), **given})
+    area_min, area_max = own.area_range
+    return own._replace(
+        view=view if config.flip is None else view._replace(flip=config.flip),
+        area_range=(area_min if config.area_min is None else config.area_min, area_max),
+        eval_crop=config.eval_crop or own.eval_crop,
+    )
+
+
+def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) -> Recipe:
     """The recipe of a config on `num_examples` images.
 
     Raises:
@@ -159,7 +203,7 @@ def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) 
         f"{config.num_epochs:g} epochs of {num_examples} images are less than one batch of "
         f"{config.batch_size}: lower config.batch_size",
     )
-    return training.Recipe(
+    return Recipe(
         seed=config.seed,
         image_size=data.image_size,
         batch_size=config.batch_size,
@@ -173,104 +217,28 @@ def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) 
         logit_penalty=config.logit_penalty,
         augmentation=config.augmentation,
         magnitude=config.magnitude,
-        view=data.view,
-        exif=data.exif,
-        area_range=data.area_range,
-        aspect_range=data.aspect_range,
+        view=data.cropping.view,
+        exif=data.cropping.exif,
+        area_range=data.cropping.area_range,
+        aspect_range=data.cropping.aspect_range,
         threads=config.threads,
         prefetch=config.prefetch,
     )
 
 
-def identity(
-    config: ml_collections.ConfigDict, trained: weights.Trained | None, protocol: str
-) -> dict[str, Any]:
-    """What tells the training of one job from that of another in the same workdir."""
-    return {
-        "protocol": protocol,
-        "network": config.network,
-        "checkpoint": config.checkpoint,
-        "checkpoint_step": trained.step if trained else None,
-        # The same path and step may by now hold another run.
-        "weights": _checksum(trained) if trained else None,
-        "dataset": config.dataset or (trained.dataset if trained else None),
-        "benchmark": config.benchmark,
-        "fit_split": config.fit_split,
-    }
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a record that a recipe decides."""
+    unused = {"threads", "prefetch", "exif", "learning_rates"}
+    unused |= {"view"} if recipe.augmentation != "pretrain" else set()
+    unused |= {"magnitude"} if recipe.augmentation != "randaugment" else set()
+    settings: dict[str, Any] = {k: v for k, v in recipe._asdict().items() if k not in unused}
+    if "view" in settings:
+        settings["view"] = named_numbers(recipe.view)
+    else:
+        settings["flip"] = float(recipe.view.flip)
+    return {"solver": SOLVER, "nesterov": True, "schedule": "cosine to 0", **settings}
 
 
-def finished(config: ml_collections.ConfigDict, protocol: str) -> dict[str, Any]:
-    """Fields of the records that a job leaves, for `follow.for_each_checkpoint`."""
-    fields = {
-        "protocol": protocol,
-        "network": config.network,
-        "split": config.score_split,
-        # An evaluation at the end of a pre-training gives `linear` too, by L-BFGS.
-        "solver": training.SOLVER,
-    }
-    return fields | ({"dataset": config.dataset} if config.dataset else {})
-
-
-def _checksum(trained: weights.Trained) -> int:
-    arrays = checkpoints.flatten(
-        {
-            name: tree
-            for name, tree in trained._asdict().items()
-            if name.endswith(("_params", "_state"))
-        }
-    )
-    checksum = 0
-    for name, leaf in sorted(arrays.items()):
-        checksum = zlib.crc32(leaf.tobytes(), zlib.crc32(name.encode(), checksum))
-    return checksum
-
-
-def labelled_set(
-    dataset: str, split: str, data_dir: str | None, benchmark: str | None = None
-) -> images.ImageSet:
-    """A split to learn labels from.
-
-    Raises:
-      UserError: it cannot be read, or has no labels.
-    """
-    image_set = sources.load(dataset, split, data_dir, benchmark)
-    stored.check_readable(image_set)
-    require(
-        image_set.num_classes > 1,
-        f"{dataset} has {image_set.num_classes} classes: a classifier needs two or more, as "
-        "sub-folders or labels",
-    )
-    return image_set
-
-
-def class_balanced_subset(image_set: images.ImageSet, fraction: float, seed: int) -> np.ndarray:
-    """Positions of `fraction` of each class, int64, sorted: the balanced selection of App. D.1.
-
-    Raises:
-      UserError: that would leave a class without an example; several labels an image.
-    """
-    require(0 < fraction <= 1, f"fraction={fraction} must be above 0 and at most 1")
-    if fraction == 1:
-        return np.arange(image_set.size)
-    labels = images.all_labels(image_set)
-    require(
-        labels.ndim == 1,
-        f"{image_set.name} has several labels an image: no class-balanced fraction of it exists",
-    )
-    chosen = sources.class_balanced_cut(labels, fraction, seed)
-    chosen = chosen[labels[chosen] >= 0]
-    before, after = (
-        np.bincount(found[found >= 0], minlength=image_set.num_classes)
-        for found in (labels, labels[chosen])
-    )
-    lost = np.flatnonzero((before > 0) & (after == 0))
-    if lost.size:
-        # round(x) is 1 or more for x above 0.5: two digits more than that needs.
-        fewest = int(before[before > 0].min())
-        scale = 10 ** (1 + len(str(fewest)))
-        enough = (int(0.5 / fewest * scale) + 1) / scale
-        raise UserError(
-            f"fraction={fraction:g} of {image_set.name} gives class {lost[0]} no example (it has "
-            f"{before[lost[0]]}): fraction={enough:g} or more gives every class one"
-        )
-    return chosen
+def named_numbers(view: compose.AugmentParams) -> dict[str, float]:
+    """The parameters of a column of Table 6 that are part of the program, by name."""
+    return {name: float(value) for name, value in view._asdict().items() if value is not None}

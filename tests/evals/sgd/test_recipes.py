@@ -1,16 +1,15 @@
-"""What a config says of learning from labels: data, recipes, and shares of the labels."""
+"""Data, recipes and identities of trainings on labels, from their configs."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
 
 import tiny_checkpoints
-import tiny_runs
+from byol_jax import weights
 from byol_jax.augment import compose
-from byol_jax.errors import UserError
 from byol_jax.evals.sgd import recipes, training
+from byol_jax.evals.sgd.identity import training_record
 from experiments import classification as page
 
 TRAINED = tiny_checkpoints.trained(
@@ -32,15 +31,10 @@ def config_of(**changes):
 
 def test_what_a_config_leaves_open_is_the_runs_own():
     data = recipes.data_of(config_of(), TRAINED)
-    assert (data.dataset, data.image_size, data.eval_crop, data.exif) == (
-        "digits",
-        32,
-        "full",
-        True,
+    assert (data.dataset, data.image_size) == ("digits", 32)
+    assert data.cropping == weights.Cropping(
+        compose.AugmentParams(flip=0.25, blur=0.0), (0.2, 1.0), (0.75, 1.5), "full", exif=True
     )
-    assert data.area_range == (0.2, 1.0)
-    assert data.aspect_range == (0.75, 1.5)
-    assert data.view == compose.AugmentParams(flip=0.25, blur=0.0)
     assert (data.metric, data.benchmark, data.batch_size) == ("top1", None, 256)
 
 
@@ -55,9 +49,9 @@ def test_a_config_overrides_the_run():
     )
     data = recipes.data_of(config, TRAINED)
     assert (data.dataset, data.data_dir) == ("tfds:voc/2007", "/data")
-    assert (data.image_size, data.eval_crop) == (16, "released")
-    assert (data.view.flip, data.view.blur) == (0.0, 0.0)
-    assert data.area_range == (0.5, 1.0)
+    assert (data.image_size, data.cropping.eval_crop) == (16, "released")
+    assert (data.cropping.view.flip, data.cropping.view.blur) == (0.0, 0.0)
+    assert data.cropping.area_range == (0.5, 1.0)
     assert data.metric == "map_11"  # of the row of Table 10
     assert recipes.data_of(config_of(benchmark="flowers"), TRAINED).metric == "mean_per_class"
     assert recipes.data_of(config_of(metric="mean_per_class"), TRAINED).metric == "mean_per_class"
@@ -79,7 +73,11 @@ def test_recipe():
     assert recipes.recipe_of(config_of(num_steps=7), data, 100).total_steps == 7
     hparams = training.hyperparameters(recipe)
     np.testing.assert_allclose(hparams.learning_rates, [1.6, 0.4])
-    assert (hparams.warmup_steps, hparams.total_steps, hparams.view) == (6_206, 99_309, data.view)
+    assert (hparams.warmup_steps, hparams.total_steps, hparams.view) == (
+        6_206,
+        99_309,
+        data.cropping.view,
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +109,7 @@ def test_recipe():
 def test_settings_name_what_the_augmentation_uses(augmentation, more):
     config = config_of(augmentation=augmentation)
     recipe = recipes.recipe_of(config, recipes.data_of(config, TRAINED), 10_000)
-    settings = training.settings_of(recipe)
+    settings = recipes.settings_of(recipe)
     keys = {"flip", "magnitude", "view"}
     assert {key: settings[key] for key in keys & settings.keys()} == more
     json.dumps(settings)
@@ -120,54 +118,7 @@ def test_settings_name_what_the_augmentation_uses(augmentation, more):
 def test_a_record_of_a_training_has_all_but_what_changes_no_bit():
     config = config_of()
     recipe = recipes.recipe_of(config, recipes.data_of(config, TRAINED), 10_000)
-    record = training.training_record({"dataset": "digits"}, recipe, 10_000)
+    record = training_record({"dataset": "digits"}, recipe, 10_000)
     assert record == json.loads(json.dumps(record))
-    fields = {*training.Recipe._fields} - {"threads", "prefetch"}
+    fields = {*recipes.Recipe._fields} - {"threads", "prefetch"}
     assert record.keys() == fields | {"dataset", "num_images"}
-
-
-# Shares of the labels.
-
-
-@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.2, 0.5])
-def test_a_subset_has_its_share_of_each_class(fraction):
-    counts = [1300, 1000, 732, 150]
-    image_set = tiny_runs.labelled_set(counts, unlabelled=300)
-    rows = recipes.class_balanced_subset(image_set, fraction, 0)
-    assert np.all(np.diff(rows) > 0) and rows.dtype == np.int64
-    found = np.bincount(image_set.labels[rows], minlength=4)
-    np.testing.assert_array_equal(found, [round(fraction * n) for n in counts])
-
-
-def test_subsets_are_nested_and_fixed_by_their_seed():
-    image_set = tiny_runs.labelled_set([1300, 1000, 732, 150])
-    draws = [recipes.class_balanced_subset(image_set, f, 0) for f in (0.01, 0.02, 0.1, 0.5, 1)]
-    for small, large in itertools.pairwise(draws):
-        assert set(small) < set(large)
-    np.testing.assert_array_equal(draws[-1], np.arange(image_set.size))
-    np.testing.assert_array_equal(draws[2], recipes.class_balanced_subset(image_set, 0.1, 0))
-    assert set(draws[2]) != set(recipes.class_balanced_subset(image_set, 0.1, 1))
-
-
-@pytest.mark.parametrize("fewest", [1, 2, 3, 6, 7, 12, 50, 51, 99, 732])
-def test_a_class_without_an_example_is_refused_with_a_fraction_that_works(fewest):
-    image_set = tiny_runs.labelled_set([1000, fewest])
-    with pytest.raises(UserError, match=f"class 1 no example .it has {fewest}.") as caught:
-        recipes.class_balanced_subset(image_set, 0.4 / fewest, 0)
-    assert "\n" not in str(caught.value)
-    named = float(str(caught.value).split("fraction=")[2].split()[0])
-    rows = recipes.class_balanced_subset(image_set, named, 0)
-    assert np.count_nonzero(image_set.labels[rows] == 1) == 1
-    # And no much smaller one would do.
-    assert 0.5 / fewest < named <= 1.2 * 0.5 / fewest
-    with pytest.raises(UserError, match="no example"):
-        recipes.class_balanced_subset(image_set, 0.5 / fewest, 0)
-
-
-def test_no_share_of_several_labels_an_image():
-    several = tiny_runs.labelled_set([8, 8])._replace(
-        labels=np.zeros((16, 2), np.int32), multi_label=True
-    )
-    assert len(recipes.class_balanced_subset(several, 1.0, 0)) == 16
-    with pytest.raises(UserError, match="several labels an image: no class-balanced fraction"):
-        recipes.class_balanced_subset(several, 0.5, 0)

@@ -1,0 +1,59 @@
+"""What tells one training from another in the same workdir."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from byol_jax import weights
+from byol_jax.augment import compose
+from byol_jax.evals.sgd.recipes import Recipe, named_numbers
+from byol_jax.runtime import checkpoints
+
+
+def identity(
+    config: ml_collections.ConfigDict, trained: weights.Trained | None, protocol: str
+) -> dict[str, Any]:
+    """What tells the training of one job from that of another in the same workdir."""
+    return {
+        "protocol": protocol,
+        "network": config.network,
+        "checkpoint": config.checkpoint,
+        "checkpoint_step": trained.step if trained else None,
+        # The same path and step may by now hold another run.
+        "weights": _checksum(trained) if trained else None,
+        "dataset": config.dataset or (trained.dataset if trained else None),
+        "benchmark": config.benchmark,
+        "fit_split": config.fit_split,
+    }
+
+
+def _checksum(trained: weights.Trained) -> int:
+    trees = {
+        name: tree
+        for name, tree in trained._asdict().items()
+        if name.endswith(("_params", "_state"))
+    }
+    checksum = 0
+    for name, leaf in sorted(checkpoints.flatten(trees).items()):
+        checksum = zlib.crc32(leaf.tobytes(), zlib.crc32(name.encode(), checksum))
+    return checksum
+
+
+def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int) -> dict[str, Any]:
+    """All that decides the result of a training, with lists for tuples, as JSON has it.
+
+    Grids that were begun earlier compare it with their own: its keys and their forms stay.
+    """
+    record = {**identity, **recipe._asdict(), "num_images": num_images}
+    for name in ("threads", "prefetch"):  # change no bit
+        del record[name]
+    # App. C's numbers are a list, SimCLR's a dict that is left out when it is empty.
+    view = named_numbers(recipe.view)
+    extras = {name: view.pop(name) for name in compose.EXTRAS if name in view}
+    record["view"] = [*view.values()]
+    if extras:
+        record["extras"] = extras
+    return json.loads(json.dumps(record))
