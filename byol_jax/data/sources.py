@@ -5,24 +5,15 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
-from byol_jax.data import folder, table10, tfds_sets
+from byol_jax.data import folder, splits, table10, tfds_sets
 from byol_jax.data.arrays import read_digits, read_npz
-from byol_jax.data.images import ImageSet, all_labels, concatenate, select
-from byol_jax.data.table10 import CUT_SEED, Benchmark
+from byol_jax.data.images import ImageSet, concatenate
+from byol_jax.data.splits import Readers
+from byol_jax.data.table10 import Benchmark
 from byol_jax.errors import UserError, require
 
 SPLITS = ("train", "valid", "test")
-# Where a source has no test or no validation split, a fifth of each class of what is left of the
-# training images becomes one, always the same fifth; of the sets of BYOL Table 10 the validation
-# split is what App. E.1 says.
-CUT_FRACTION = 0.2
-
 KINDS = ("digits", "npz:FILE", "folder:DIR", "tfds:NAME")
-
-# A function that reads a split the source itself has, for each of them.
-_Readers = Mapping[str, Callable[[], ImageSet]]
 
 
 def load(
@@ -54,13 +45,13 @@ def load(
         f"{', '.join(known)}, and any of them joined, as in train+valid",
     )
     own = [readers[name]() for name in known if name in wanted and name in {*readers} - {"train"}]
-    share = _share_of_train(readers, set(wanted), row)
+    share = splits.share_of_train(readers, set(wanted), row)
     parts = [part for part in (share, *own) if part and part.size]
     require(parts, f"{dataset} has no {split} images; at least one is needed")
     return concatenate(parts)
 
 
-def _checked(readers: _Readers, row: Benchmark | None) -> _Readers:
+def _checked(readers: Readers, row: Benchmark | None) -> Readers:
     """The same, but a set with other classes than the benchmark's is refused."""
 
     def read(reader: Callable[[], ImageSet]) -> ImageSet:
@@ -70,48 +61,6 @@ def _checked(readers: _Readers, row: Benchmark | None) -> _Readers:
         return image_set
 
     return {name: functools.partial(read, reader) for name, reader in readers.items()}
-
-
-def _share_of_train(readers: _Readers, wanted: set[str], row: Benchmark | None) -> ImageSet | None:
-    """Those of the source's training images that belong to the wanted splits, if any may.
-
-    A split that the source lacks is cut out of them: first test, then validation.
-    """
-    missing = [split for split in ("test", "valid") if split not in readers]
-    if not wanted & {"train", *missing}:
-        return None
-    train = readers["train"]()
-    if wanted >= {"train", *missing}:
-        return train  # and no label has to be read for cuts that decide nothing
-    owner = np.full(train.size, "train")
-    for split in missing:
-        rest = np.flatnonzero(owner == "train")
-        if split == "valid" and row:
-            test_labels = None
-            if row.rule.kind == "as_test" and "test" in readers:
-                test_labels = all_labels(readers["test"]())
-            labels = _labels_to_cut(train, row.rule.kind not in ("last", "none"))[rest]
-            cut = table10.validation_rows(labels, row, test_labels)
-        else:
-            cut = class_balanced_cut(_labels_to_cut(train)[rest], CUT_FRACTION, CUT_SEED)
-        owner[rest[cut]] = split
-    return select(train, np.flatnonzero(np.isin(owner, list(wanted))))
-
-
-def _labels_to_cut(train: ImageSet, by_class: bool = True) -> np.ndarray:
-    """The labels, int32 `[N]`; all -1, and none is read, where no class decides about a cut."""
-    if train.multi_label or not by_class:
-        return np.full(train.size, -1, np.int32)
-    return all_labels(train)
-
-
-def class_balanced_cut(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Draws `fraction` of each class, at random but fixed by `seed`: sorted positions, int64.
-
-    A class of n examples gives round(fraction * n). Unlabelled examples (-1) count as one more
-    class, so that the cut is uniform when there are no labels.
-    """
-    return table10.draw_by_class(labels, lambda _, size: round(fraction * size), seed)
 
 
 def table_10(data_dir: str | None = None) -> list[str]:
@@ -134,14 +83,14 @@ def table_10(data_dir: str | None = None) -> list[str]:
         if "valid" in readers:
             valid = readers["valid"]().size
         else:
-            cut = _share_of_train(readers, {"valid"}, row)
+            cut = splits.share_of_train(readers, {"valid"}, row)
             valid = cut.size if cut else 0
             train -= valid
         found[row.key] = table10.Counts(test.num_classes, original.size, train, valid, test.size)
     return table10.table_rows(found)
 
 
-def _readers(dataset: str, data_dir: str | None) -> _Readers:
+def _readers(dataset: str, data_dir: str | None) -> Readers:
     kind, colon, argument = dataset.partition(":")
     require(
         data_dir is None or kind == "tfds",
@@ -166,5 +115,5 @@ def _readers(dataset: str, data_dir: str | None) -> _Readers:
     raise UserError(f"unknown dataset {dataset!r}; {hint}known are {', '.join(KINDS)}")
 
 
-def _given(splits: Mapping[str, ImageSet]) -> _Readers:
-    return {name: functools.partial(splits.__getitem__, name) for name in splits}
+def _given(image_sets: Mapping[str, ImageSet]) -> Readers:
+    return {name: functools.partial(image_sets.__getitem__, name) for name in image_sets}

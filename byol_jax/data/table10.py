@@ -1,16 +1,10 @@
 """The data sets of BYOL Table 10: their sizes, metrics and validation splits (App. E.1)."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-
-from byol_jax import keys
 from byol_jax.errors import UserError, require
-
-# Whatever is cut out of training images is always the same, for anybody.
-CUT_SEED = 200607733
 
 
 class Rule(NamedTuple):
@@ -64,7 +58,7 @@ _FOLDER = (
 )
 
 # TFDS names, splits and numbers of classes are those of the builders of TFDS 4.9.10. That package
-# has no numbers of images: those of prepared sets are seen by `sources.table_10` alone.
+# has no numbers of images: `sources.table_10` takes those of prepared sets.
 TABLE_10 = (
     Benchmark(
         *("imagenet", "ImageNet", 1000, 1_281_167, 1_271_158, 10_009, 50_000, "top1"),
@@ -227,81 +221,6 @@ def check_classes(benchmark: Benchmark, dataset: str, num_classes: int) -> None:
         f"{dataset} has {num_classes} classes and benchmark {benchmark.key} {right} "
         "(BYOL Table 10): name the benchmark that the images are of, or none",
     )
-
-
-def draw_by_class(labels: np.ndarray, count: Callable[[int, int], int], seed: int) -> np.ndarray:
-    """Draws `count(class, its size)` examples of each class, fixed by `seed`: sorted, int64.
-
-    Unlabelled examples (-1) are one more class. Where an image may have several, `[N, K]`, all of
-    them are unlabelled in this sense: the draw is uniform.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim == 2:
-        labels = np.full(len(labels), -1)
-    # A name that no other cut has had: published numbers stand on the order.
-    order = keys.permutation(len(labels), "class_balanced_cut", seed)
-    drawn = [np.zeros(0, np.int64)]
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        drawn.append(members[: count(int(label), len(members))])
-    return np.sort(np.concatenate(drawn))
-
-
-def validation_rows(
-    labels: np.ndarray,
-    benchmark: Benchmark,
-    test_labels: np.ndarray | None = None,
-    seed: int = CUT_SEED,
-) -> np.ndarray:
-    """Positions of the training images that become the validation split (BYOL App. E.1).
-
-    Args:
-      labels: of the training images, int `[N]`, -1 = none; `[N, K]` of several classes an image.
-        Only their number matters to the rule `last`.
-      benchmark: whose `rule` it is.
-      test_labels: of the test images, for the rule `as_test` alone.
-      seed: of what is drawn at random.
-
-    Returns:
-      Sorted, int64; none at all for the rule `none`.
-
-    Raises:
-      UserError: the validation split should have been given, or a class would lose all its images.
-    """
-    kind, amount = benchmark.rule
-    require(
-        kind != "given",
-        f"the validation images of benchmark {benchmark.key} are its creators': give them as "
-        "folder:DIR with valid/, or take a TFDS set that has them",
-    )
-    if kind == "none":
-        return np.zeros(0, np.int64)
-    if kind == "last":
-        return np.arange(len(labels))[-int(amount) :]
-    wanted: dict[int, int] = {}
-    if kind == "as_test":
-        require(
-            test_labels is not None,
-            f"the validation images of benchmark {benchmark.key} are as many of each class as its "
-            "test images: give these too",
-        )
-        classes, counts = np.unique(np.asarray(test_labels), return_counts=True)
-        wanted = dict(zip(classes.tolist(), counts.tolist(), strict=True))
-
-    def count(label: int, size: int) -> int:
-        if kind == "share":
-            return round(amount * size)
-        if label < 0:
-            return 0  # of no class
-        number = int(amount) if kind == "per_class" else wanted.get(label, 0)
-        require(
-            number < size,
-            f"benchmark {benchmark.key} takes {number} of the training images of each class for "
-            f"validation, but class {label} has {size}; {number + 1} or more are needed",
-        )
-        return number
-
-    return draw_by_class(labels, count, seed)
 
 
 class Counts(NamedTuple):

@@ -27,6 +27,7 @@ import ml_collections
 
 from byol_jax import weights
 from byol_jax.data import images
+from byol_jax.data.splits import class_balanced_subset
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import checkpoint, follow
 from byol_jax.evals.grid import end_of_grid
@@ -258,7 +259,7 @@ def evaluate(
         )
         fit_set = other
     else:
-        rows = recipes.class_balanced_subset(whole, config.fraction, config.subset_seed)
+        rows = class_balanced_subset(whole, config.fraction, config.subset_seed)
         if len(rows) < whole.size:
             fit_set = images.select(whole, rows)
     score_split = data.split(config.score_split)

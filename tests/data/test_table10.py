@@ -1,9 +1,8 @@
-"""Table 10 row by row, and its validation splits on labels with the real class counts."""
+"""Table 10 row by row."""
 
 import os
 import pathlib
 
-import numpy as np
 import pytest
 
 from byol_jax.data import sources, table10
@@ -70,54 +69,6 @@ def test_keys_are_plain_and_differ() -> None:
     assert set(keys) == {*PAPER.values()}
 
 
-def labels_of(counts: list[int], seed: int = 0) -> np.ndarray:
-    """Labels in mixed order."""
-    labels = np.repeat(np.arange(len(counts)), counts)
-    return labels[np.random.default_rng(seed).permutation(len(labels))]
-
-
-def uneven(classes: int, total: int) -> list[int]:
-    """Class counts of about total / classes, no two neighbours alike."""
-    counts = [total // classes + (i % 7) - 3 for i in range(classes)]
-    for i in range(abs(total - sum(counts))):
-        counts[i % classes] += 1 if total > sum(counts) else -1
-    assert sum(counts) == total and len(set(counts)) > 3
-    return counts
-
-
-# Training images of each class: as the sets' descriptions say, or of about the right size.
-CLASSES = {
-    "food101": [750] * 101,
-    "cifar10": [5000] * 10,
-    "cifar100": [500] * 100,
-    "sun397": [50] * 397,
-    "cars": uneven(196, 8_144),
-    "pets": [100] * 34 + [93, 94, 93],
-    "caltech101": [30] * 102,
-}
-
-
-@pytest.mark.parametrize("key", CLASSES)
-def test_splits_by_class(key: str) -> None:
-    ours, counts = row(key), CLASSES[key]
-    labels = labels_of(counts)
-    assert len(labels) == ours.original
-    valid = table10.validation_rows(labels, ours)
-    assert valid.dtype == np.int64 and np.all(np.diff(valid) > 0)
-    assert valid[0] >= 0 and valid[-1] < len(labels)
-    expected = {
-        "per_class": [int(ours.rule.amount)] * len(counts),
-        "share": [round(ours.rule.amount * count) for count in counts],
-    }[ours.rule.kind]
-    assert np.bincount(labels[valid], minlength=len(counts)).tolist() == expected
-    if key not in ("cifar100", "cars"):
-        assert (len(labels) - len(valid), len(valid)) == (ours.train, ours.valid)
-    # Fixed by the seed.
-    assert np.array_equal(valid, table10.validation_rows(labels, ours))
-    other = table10.validation_rows(labels, ours, seed=1)
-    assert len(other) == len(valid) and not np.array_equal(other, valid)
-
-
 def test_the_rules_are_those_of_the_paper() -> None:
     """App. E.1's own numbers; and those that Table 10 leaves no doubt about."""
     amounts = {ours.key: ours.rule for ours in table10.TABLE_10}
@@ -128,68 +79,6 @@ def test_the_rules_are_those_of_the_paper() -> None:
     assert amounts["food101"] == amounts["cifar10"] == ("share", 0.1)
     assert amounts["birdsnap"].kind == "as_test"
     assert amounts["places365"].kind == "none"
-
-
-def test_where_the_tables_numbers_cannot_be_derived() -> None:
-    """What comes instead, and the note says so."""
-    found = table10.validation_rows(labels_of([500] * 100), row("cifar100"))
-    assert (len(found), row("cifar100").valid) == (5_000, 5_067)
-    assert "5,000" in row("cifar100").note
-    found = table10.validation_rows(labels_of(CLASSES["cars"]), row("cars"))
-    assert abs(len(found) - 8_144 / 5) < 40 and row("cars").valid == 1_650
-    assert "a fifth of each class" in row("cars").note
-
-
-def test_birdsnap_takes_as_many_of_each_class_as_its_test_split() -> None:
-    """2,443 of them, as the note says; a class that the test split lacks gives none."""
-    ours = row("birdsnap")
-    train, test = labels_of(uneven(500, 47_386)), labels_of([0, *uneven(499, 2_443)], seed=1)
-    valid = table10.validation_rows(train, ours, test)
-    assert np.array_equal(np.bincount(train[valid], minlength=500), np.bincount(test))
-    assert len(valid) == 2_443 and "makes 2,443 and leaves 44,943" in ours.note
-    with pytest.raises(UserError, match="as many of each class as its test images"):
-        table10.validation_rows(train, ours)
-
-
-def test_imagenet_takes_the_last() -> None:
-    ours = row("imagenet")
-    valid = table10.validation_rows(np.full(ours.original, -1), ours)
-    assert valid.tolist() == list(range(1_271_158, 1_281_167))
-
-
-def test_places365_has_no_validation_split() -> None:
-    assert table10.validation_rows(np.arange(9) % 3, row("places365")).size == 0
-
-
-def test_voc2012_is_cut_uniformly() -> None:
-    """Its images have several classes each: 2,119 of the 10,582, whichever they show."""
-    labels = np.random.default_rng(0).integers(-1, 2, (10_582, 20))
-    valid = table10.validation_rows(labels, row("voc2012"))
-    assert len(valid) == len(set(valid.tolist())) == 2_119
-    unlabelled = table10.validation_rows(np.full(10_582, -1), row("voc2012"))
-    assert np.array_equal(valid, unlabelled)
-
-
-@pytest.mark.parametrize("key", ["aircraft", "voc2007", "dtd", "flowers"])
-def test_the_creators_validation_split_is_not_made(key: str) -> None:
-    with pytest.raises(UserError, match=f"of benchmark {key} are its creators'.*valid/"):
-        table10.validation_rows(np.zeros(9, int), row(key))
-
-
-def test_a_class_that_would_lose_all_its_images() -> None:
-    labels = labels_of([21, 20, 30])
-    with pytest.raises(UserError) as error:
-        table10.validation_rows(labels, row("pets"))
-    assert str(error.value) == (
-        "benchmark pets takes 20 of the training images of each class for validation, but class 1 "
-        "has 20; 21 or more are needed"
-    )
-
-
-def test_images_of_no_class_are_trained_on() -> None:
-    labels = np.array([-1] * 30 + [0] * 21 + [1] * 25)
-    valid = table10.validation_rows(labels, row("pets"))
-    assert np.bincount(labels[valid]).tolist() == [20, 20]
 
 
 @pytest.mark.parametrize(

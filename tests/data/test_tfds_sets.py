@@ -16,7 +16,7 @@ from PIL import Image
 
 import tiny_runs
 from byol_jax import train
-from byol_jax.data import images, pipeline, sources, tfds_sets
+from byol_jax.data import images, pipeline, sources, splits, tfds_sets
 from byol_jax.data.views import Stream, View
 from byol_jax.errors import UserError
 
@@ -200,7 +200,7 @@ def test_a_validation_split_is_cut_where_there_is_none(prepared, file_format) ->
     """Of 13 with classes 0, 1, 2 in turn, 5, 4 and 4: round(0.2 n) = 1 of each."""
     everything = load(prepared, "train+valid", file_format=file_format)
     labels = images.all_labels(everything)
-    cut = sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED)
+    cut = splits.class_balanced_cut(labels, 0.2, splits.CUT_SEED)
     valid = load(prepared, "valid", file_format=file_format)
     train = load(prepared, "train", file_format=file_format)
     assert sorted(images.all_labels(valid).tolist()) == [0, 1, 2]

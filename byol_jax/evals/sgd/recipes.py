@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
-import numpy as np
 
 from byol_jax import weights
 from byol_jax.augment import compose, randaugment
 from byol_jax.data import crops, images, pipeline, sources, stored, table10
-from byol_jax.errors import UserError, require
+from byol_jax.errors import require
 from byol_jax.evals import checkpoint
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.evals.splits import Split, load_split
@@ -240,36 +239,3 @@ def labelled_set(
         "sub-folders or labels",
     )
     return image_set
-
-
-def class_balanced_subset(image_set: images.ImageSet, fraction: float, seed: int) -> np.ndarray:
-    """Positions of `fraction` of each class, int64, sorted: the balanced selection of App. D.1.
-
-    Raises:
-      UserError: that would leave a class without an example; several labels an image.
-    """
-    require(0 < fraction <= 1, f"fraction={fraction} must be above 0 and at most 1")
-    if fraction == 1:
-        return np.arange(image_set.size)
-    labels = images.all_labels(image_set)
-    require(
-        labels.ndim == 1,
-        f"{image_set.name} has several labels an image: no class-balanced fraction of it exists",
-    )
-    chosen = sources.class_balanced_cut(labels, fraction, seed)
-    chosen = chosen[labels[chosen] >= 0]
-    before, after = (
-        np.bincount(found[found >= 0], minlength=image_set.num_classes)
-        for found in (labels, labels[chosen])
-    )
-    lost = np.flatnonzero((before > 0) & (after == 0))
-    if lost.size:
-        # round(x) is 1 or more for x above 0.5: two digits more than that needs.
-        fewest = int(before[before > 0].min())
-        scale = 10 ** (1 + len(str(fewest)))
-        enough = (int(0.5 / fewest * scale) + 1) / scale
-        raise UserError(
-            f"fraction={fraction:g} of {image_set.name} gives class {lost[0]} no example (it has "
-            f"{before[lost[0]]}): fraction={enough:g} or more gives every class one"
-        )
-    return chosen
