@@ -111,7 +111,7 @@ def test_quarters(size):
 
 
 def test_quarters_need_a_square():
-    with pytest.raises(UserError, match="4x5 is turned by quarters: it must be square"):
+    with pytest.raises(UserError, match="4x5"):
         simclr.rotate_quarters(jnp.zeros((4, 5, 3)), jnp.int32(1))
 
 

@@ -255,7 +255,7 @@ def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -
                 assert (ours[view][row] == other).all()
             assert ours["labels"][row] == other % 5
     assert seen == 1
-    assert "image 42 cannot be read, another image stands in for it: " in warnings_seen.text
+    assert "image 42" in warnings_seen.text
 
 
 def test_substitutes_that_have_several_classes(warnings_seen) -> None:
@@ -305,9 +305,9 @@ def test_the_crop_of_a_substitute_is_drawn_for_the_missing_image() -> None:
 
 def test_more_than_one_percent_ends_the_run() -> None:
     damaged = stored_set(100, {3: b"", 60: b"x"})
-    with pytest.raises(UserError, match=r"2 of 100 images of stored cannot be read, more than 1%"):
+    with pytest.raises(UserError, match=r"2 of 100 images of stored .* 1%"):
         batches(damaged)
-    with pytest.raises(UserError, match=r"image 3 \(.+\); image 60 \(.+\); repair them"):
+    with pytest.raises(UserError, match=r"image 3 \(.+\); image 60 \(.+\)"):
         list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=30))
 
 
@@ -315,13 +315,13 @@ def test_evaluation_leaves_unreadable_images_out(warnings_seen) -> None:
     damaged = stored_set(100, {42: b"x"})
     found = list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=1))
     assert [b["ids"].item() for b in found] == [i for i in range(100) if i != 42]
-    assert "image 42 cannot be read, is left out: " in warnings_seen.text
+    assert "image 42" in warnings_seen.text
 
 
 def test_headers_are_checked_before_a_run() -> None:
     stored.check_readable(stored_set(100, {42: None}))
     cut = DAMAGE["cut off"]
-    with pytest.raises(UserError, match=r"2 of 100 images of stored cannot be read"):
+    with pytest.raises(UserError, match="2 of 100 images of stored"):
         stored.check_readable(stored_set(100, {42: None, 7: cut}))
     stored.check_readable(images.ImageSet("arrays", tiny_runs.images(3), np.zeros(3, np.int32), 1))
 
@@ -340,9 +340,9 @@ def test_damaged_images_of_many_names_are_counted(monkeypatch, warnings_seen) ->
     monkeypatch.setattr(stored, "TOLERATED_SHARE", 0.5)
     damaged = stored_set(100, dict.fromkeys(range(25), b""))
     batches(damaged)
-    named = [r for r in warnings_seen.records if "stands in" in r.getMessage()]
-    assert len(named) == 20
-    assert "25 of 100 images of stored cannot be read" in warnings_seen.text
+    *named, last = [record.getMessage() for record in warnings_seen.records]
+    assert len(named) == 20 and all("image " in message for message in named)
+    assert "25 of 100 images of stored" in last
 
 
 @pytest.mark.parametrize("exif", [False, True])
@@ -404,7 +404,7 @@ def test_real_files_that_break_decoders(oddities, monkeypatch) -> None:
     """CMYK, grey, 16-bit tables, EXIF, progressive, a PNG called JPEG; one is cut off."""
     names = [pathlib.Path(oddities.images.describe(i)).name for i in range(oddities.size)]
     cut_off = names.index("truncated_jpeg.jpg")
-    with pytest.raises(UserError, match=r"1 of 15 images .* more than 1%: \S+truncated_jpeg.jpg"):
+    with pytest.raises(UserError, match=r"1 of 15 images .* 1%.*truncated_jpeg\.jpg"):
         stored.check_readable(oddities)
     with pytest.raises(UserError, match=r"truncated_jpeg.jpg"):
         batches(oddities, batch_size=15, stop=1)
@@ -443,7 +443,7 @@ def columns() -> tuple[compose.AugmentParams, compose.AugmentParams]:
     return compose.AugmentParams(), compose.AugmentParams(blur=0.1, solarize=0.2, **more)
 
 
-def test_host_placement_is_the_device_s() -> None:
+def test_augmentation_on_the_host_equals_that_on_the_device() -> None:
     """The same crops through the same operations; two builds of XLA round differently.
 
     Image 42 is damaged: its substitute is augmented like the others.
@@ -478,7 +478,7 @@ def test_host_placement_is_the_device_s() -> None:
             assert np.mean(error > ROUNDING) < 1e-4
 
 
-def test_an_error_while_reading_reaches_the_training() -> None:
+def test_an_error_in_a_reading_thread_is_raised() -> None:
     whole = stored_set(100)
 
     def read(i: int) -> images.Encoded:

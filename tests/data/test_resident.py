@@ -97,7 +97,7 @@ def test_arrays_are_taken_as_they_are():
 
 @pytest.mark.parametrize(
     ("size", "damaged", "message"),
-    [((5, 5), False, "must have one size"), ((5, 6), True, "cannot be read: mend it")],
+    [((5, 5), False, "5 x 5 pixels"), ((5, 6), True, r"other\.png")],
 )
 def test_what_cannot_be_kept_is_refused(folder, size, damaged, message):
     root, _ = folder
@@ -140,10 +140,10 @@ def test_a_run_sees_the_same_images_and_resumes_with_the_same_bits(dataset, tmp_
 
 def test_what_contradicts_it_is_refused(dataset, tmp_path, monkeypatch):
     config = tiny_runs.tiny_config(dataset, data__resident=True, augment__placement="host")
-    with pytest.raises(UserError, match="leave out one of the two"):
+    with pytest.raises(UserError, match=r"config\.data\.resident"):
         train.pretrain(config, tmp_path)
     monkeypatch.setattr(train.spmd, "device_memory", lambda: 2 * 24 * 8 * 8 * 3 - 1)
-    with pytest.raises(UserError, match=r"24 images take 0[.]0 GiB, more than half of"):
+    with pytest.raises(UserError, match=r"config\.data\.resident.* 24 images"):
         train.pretrain(tiny_runs.tiny_config(dataset, data__resident=True), tmp_path)
     assert not list(tmp_path.iterdir())
 

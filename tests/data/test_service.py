@@ -190,27 +190,27 @@ def test_without_workers_the_run_ends(folder_set, monkeypatch, caplog):
     servers = tensorflow.import_tensorflow().data.experimental.service
     dispatcher = servers.DispatchServer()
     batches = from_service(folder_set, dispatcher.target)
-    with pytest.raises(UserError, match="no batch for 2 s; the same command goes on from the"):
+    with pytest.raises(UserError, match=r"config\.data\.service=.* 2 s"):
         next(batches)
-    assert "do its workers run" in caplog.text
+    assert "config.data.service=" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["localhost", "http://localhost:1", "localhost:99999"])
-def test_what_is_no_address(folder_set, address):
-    with pytest.raises(UserError, match="is no address: it is grpc://HOST:PORT"):
+def test_a_malformed_address_is_refused(folder_set, address):
+    with pytest.raises(UserError, match=r"config\.data\.service=.*grpc://HOST:PORT"):
         from_service(folder_set, address)
 
 
 def test_an_address_that_does_not_answer(folder, tmp_path):
     config = tiny_runs.tiny_config(folder, data__service="grpc://localhost:1")
-    message = r"nothing answers there .*start `launch/data_service\.py dispatcher`"
+    message = r"config\.data\.service=.*launch/data_service\.py dispatcher"
     with pytest.raises(UserError, match=message) as raised:
         train.pretrain(config, tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_what_answers_is_no_dispatcher(folder_set, monkeypatch):
+def test_a_server_that_is_no_dispatcher_is_refused(folder_set, monkeypatch):
     monkeypatch.setattr(service, "ANSWER", 2)
     with socket.create_server(("localhost", 0)) as server:
 
@@ -222,7 +222,7 @@ def test_what_answers_is_no_dispatcher(folder_set, monkeypatch):
                 pass  # the test is over
 
         threading.Thread(target=hang_up, daemon=True).start()
-        with pytest.raises(UserError, match="what answers there is no tf"):
+        with pytest.raises(UserError, match=r"config\.data\.service="):
             from_service(folder_set, f"localhost:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
 
@@ -236,15 +236,15 @@ def picture(form: str) -> bytes:
 def test_images_that_no_worker_could_read(tmp_path):
     given = Stream(0, 1, 1), (View(8),)
     arrays = tiny_runs.labelled_set([3])
-    with pytest.raises(UserError, match="set is in memory, where no other machine reads it"):
+    with pytest.raises(UserError, match=r"config\.data\.service: set "):
         service.dataset(arrays, *given)
     data = picture("png")
     records = images.Records(1, lambda i: images.Encoded(data, 0), str, lambda: arrays.labels)
-    with pytest.raises(UserError, match="prepare it as tfrecord"):
+    with pytest.raises(UserError, match=r"config\.data\.service.* tfrecord"):
         service.dataset(arrays._replace(images=records), *given)
     for name in ("a.png", "b.GIF", "c.webp"):
         (tmp_path / name).write_bytes(picture(pathlib.Path(name).suffix[1:].lower()))
-    with pytest.raises(UserError, match=r"JPEG and PNG alone; 2 of folder:.* others, .*b\.GIF"):
+    with pytest.raises(UserError, match=r"config\.data\.service.* JPEG and PNG .*2 .*b\.GIF"):
         service.dataset(sources.load(f"folder:{tmp_path}", "train+valid+test"), *given)
 
 
@@ -254,11 +254,11 @@ def test_images_that_no_worker_could_read(tmp_path):
         ("", "usage: "),
         ("server", "usage: "),
         ("dispatcher 1 2", "usage: "),
-        ("dispatcher http", "'http' is no port"),
-        ("dispatcher 70000", "'70000' is no port"),
+        ("dispatcher http", "'http'"),
+        ("dispatcher 70000", "'70000'"),
         ("worker", "usage: "),
-        ("worker localhost", "is not HOST:PORT"),
-        ("worker localhost:1", "no dispatcher answers at localhost:1"),
+        ("worker localhost", "HOST:PORT"),
+        ("worker localhost:1", "localhost:1"),
     ],
 )
 def test_mistakes_in_starting_servers(words, message):
@@ -269,5 +269,5 @@ def test_mistakes_in_starting_servers(words, message):
 def test_a_port_in_use_is_not_shared():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} cannot be used .*; give another one"):
+        with pytest.raises(UserError, match=f"port {port}"):
             data_service.start(["dispatcher", str(port)])

@@ -302,7 +302,7 @@ def test_a_benchmark_without_a_validation_split(monkeypatch) -> None:
     asked = fake_source(monkeypatch, name, 8, "test")
     assert described("train", name) == described("train+valid", name)
     assert len(described("train", name)) == 8 and asked == []
-    assert message_of(name, "valid") == f"{name} has no valid images; at least one is needed"
+    assert f"{name} has no valid images" in message_of(name, "valid")
 
 
 def test_a_validation_split_that_the_creators_give(monkeypatch) -> None:
@@ -318,11 +318,8 @@ def test_a_benchmark_of_other_classes(tmp_path) -> None:
     for split in ("train", "test", "train+valid"):
         with pytest.raises(UserError) as error:
             sources.load(dataset, split, benchmark="pets")
-        assert str(error.value) == (
-            f"{dataset} has 2 classes and benchmark pets 37 (BYOL Table 10): name the benchmark "
-            "that the images are of, or none"
-        )
-    with pytest.raises(UserError, match="unknown benchmark 'pet'; did you mean 'pets'"):
+        assert all(part in str(error.value) for part in (dataset, "2 classes", "pets", "37"))
+    with pytest.raises(UserError, match=r"'pet'.*'pets'"):
         sources.load(dataset, "train", benchmark="pet")
 
 
@@ -378,19 +375,19 @@ def test_no_label_is_read_where_nothing_is_cut(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("dataset", "parts"),
     [
-        ("digit", ["unknown dataset 'digit'", "'digits'?", f"known are {KINDS}"]),
-        ("digits:", ["unknown dataset 'digits:'", "'digits'?"]),
-        ("nzp:file", ["unknown dataset", "'npz:'?"]),
-        ("npz", ["unknown dataset 'npz'", "'npz:'?"]),
-        ("TFDS:cifar10", ["unknown dataset", "'tfds:'?"]),
-        ("files:x", ["unknown dataset", f"known are {KINDS}"]),
-        ("quux", [f"unknown dataset 'quux'; known are {KINDS}"]),
-        ("images.npz", ["did you mean 'npz:images.npz'?"]),
-        ("/", ["unknown dataset '/'; did you mean 'folder:/'?"]),
-        ("folder:", ["names no folder", "folder:DIR"]),
-        ("folder:/nowhere/x", ["no folder /nowhere/x", "folder:DIR"]),
-        ("npz:", ["names no file", "npz:FILE"]),
-        ("npz:/nowhere/x.npz", ["no file /nowhere/x.npz", "train_images"]),
+        ("digit", ["'digit'", "'digits'?", KINDS]),
+        ("digits:", ["'digits:'", "'digits'?"]),
+        ("nzp:file", ["'nzp:file'", "'npz:'?"]),
+        ("npz", ["'npz'", "'npz:'?"]),
+        ("TFDS:cifar10", ["'TFDS:cifar10'", "'tfds:'?"]),
+        ("files:x", ["'files:x'", KINDS]),
+        ("quux", ["'quux'", KINDS]),
+        ("images.npz", ["'npz:images.npz'?"]),
+        ("/", ["'/'", "'folder:/'?"]),
+        ("folder:", ["folder:DIR"]),
+        ("folder:/nowhere/x", ["/nowhere/x", "folder:DIR"]),
+        ("npz:", ["npz:FILE"]),
+        ("npz:/nowhere/x.npz", ["/nowhere/x.npz", "train_images"]),
     ],
 )
 def test_unknown_datasets(dataset: str, parts: list[str]) -> None:
@@ -402,32 +399,30 @@ def test_unknown_datasets(dataset: str, parts: list[str]) -> None:
     ("split", "named"), [("val", "val"), ("train+vaild+x", "vaild"), ("train+", ""), ("", "")]
 )
 def test_unknown_split(split: str, named: str) -> None:
-    assert message_of("digits", split) == (
-        f"digits has no split '{named}'; its splits are train, valid, test, and any of them "
-        "joined, as in train+valid"
-    )
+    message = message_of("digits", split)
+    assert f"'{named}'" in message and "train, valid, test" in message
 
 
 def test_a_source_may_have_more_splits(monkeypatch) -> None:
     fake_source(monkeypatch, "tfds:set", 4, "test", "extra")
-    assert "its splits are train, valid, test, extra, and" in message_of("fake", "other")
+    assert "train, valid, test, extra" in message_of("fake", "other")
 
 
 @pytest.mark.parametrize("dataset", ["digits", "npz:x.npz", "folder:x"])
 def test_data_dir_is_for_tfds(dataset: str) -> None:
     message = message_of(dataset, data_dir="/data")
-    assert message == f"data_dir=/data is for tfds:NAME only, not for dataset {dataset!r}"
+    assert all(part in message for part in ("data_dir=/data", "tfds:NAME", repr(dataset)))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 and then nothing"])
 def test_not_an_npz(tmp_path, content: bytes) -> None:
     (tmp_path / "set.npz").write_bytes(content)
-    assert "not a readable npz" in message_of(f"npz:{tmp_path / 'set.npz'}")
+    assert "numpy.savez" in message_of(f"npz:{tmp_path / 'set.npz'}")
 
 
 def test_a_single_array_is_not_an_npz(tmp_path) -> None:
     np.save(tmp_path / "set.npy", IMAGES)
-    assert "not a readable npz" in message_of(f"npz:{tmp_path / 'set.npy'}")
+    assert "numpy.savez" in message_of(f"npz:{tmp_path / 'set.npy'}")
 
 
 def test_a_damaged_npz(tmp_path) -> None:
@@ -435,7 +430,7 @@ def test_a_damaged_npz(tmp_path) -> None:
     content = bytearray((tmp_path / "set.npz").read_bytes())
     content[len(content) // 3] ^= 255
     (tmp_path / "set.npz").write_bytes(content)
-    assert "not a readable npz" in message_of(dataset)
+    assert "numpy.savez" in message_of(dataset)
 
 
 def test_an_npz_packed_in_an_unknown_way(tmp_path) -> None:
@@ -444,43 +439,43 @@ def test_an_npz_packed_in_an_unknown_way(tmp_path) -> None:
     content = bytearray((tmp_path / "set.npz").read_bytes())
     content[content.index(b"PK\x01\x02") + 10] = 255
     (tmp_path / "set.npz").write_bytes(content)
-    assert "not a readable npz" in message_of(dataset)
+    assert "numpy.savez" in message_of(dataset)
 
 
 def test_pickled_objects_are_refused(tmp_path) -> None:
     dataset = saved(tmp_path, train_images=np.array([{}, {}], object))
-    assert "not a readable npz" in message_of(dataset)
+    assert "numpy.savez" in message_of(dataset)
 
 
 @pytest.mark.parametrize(
     ("arrays", "split", "parts"),
     [
-        ({"x": IMAGES, "y": LABELS}, "train", ["no array 'train_images' but x, y", "needed"]),
-        ({}, "train", ["no array 'train_images' but none at all"]),
+        ({"x": IMAGES, "y": LABELS}, "train", ["'train_images'", "x, y"]),
+        ({}, "train", ["'train_images'"]),
         ({"train_images": IMAGES / 255}, "train", ["float64", "uint8", "multiply", "255"]),
-        ({"train_images": IMAGES.astype(int)}, "train", ["int64", "uint8 in 0..255 is needed"]),
-        ({"train_images": IMAGES[..., 0]}, "train", ["[6, 4, 5]", "[N, H, W, 3]", "three times"]),
+        ({"train_images": IMAGES.astype(int)}, "train", ["int64", "uint8"]),
+        ({"train_images": IMAGES[..., 0]}, "train", ["[6, 4, 5]", "[N, H, W, 3]"]),
         ({"train_images": IMAGES[..., :1]}, "train", ["[6, 4, 5, 1]", "[N, H, W, 3]"]),
-        ({"train_images": np.moveaxis(IMAGES, 3, 1)}, "train", ["[6, 3, 4, 5]", "channels last"]),
+        ({"train_images": np.moveaxis(IMAGES, 3, 1)}, "train", ["[6, 3, 4, 5]", "[N, H, W, 3]"]),
         (
             {"train_images": IMAGES, "train_labels": LABELS[:5]},
             "train",
-            ["train_labels", "[5]", "each of the 6 images"],
+            ["train_labels", "[5]", "[6]"],
         ),
         (
             {"train_images": IMAGES, "train_labels": np.eye(3)[LABELS].astype(int)},
             "train",
-            ["[6, 3]", "is needed: [6]"],
+            ["[6, 3]", "[6]"],
         ),
         (
             {"train_images": IMAGES, "train_labels": LABELS.astype(float)},
             "train",
-            ["train_labels", "float64", "integers are needed"],
+            ["train_labels", "float64", "integer"],
         ),
         (
             {"train_images": IMAGES, "train_labels": LABELS + 2**31},
             "train",
-            [f"goes up to {2**31 + 2}"],
+            ["train_labels", f"{2**31 + 2}"],
         ),
         # A mistake in one split is found when the other is read.
         (
@@ -491,7 +486,7 @@ def test_pickled_objects_are_refused(tmp_path) -> None:
         (
             {"train_images": IMAGES, "test_labels": LABELS},
             "train",
-            ["'test_labels' without 'test_images'"],
+            ["'test_labels'", "'test_images'"],
         ),
         ({"train_images": IMAGES[:0]}, "train", ["no train images"]),
         ({"train_images": IMAGES[:0]}, "train+valid", ["no train+valid images"]),
@@ -501,7 +496,7 @@ def test_pickled_objects_are_refused(tmp_path) -> None:
         (
             {"train_images": IMAGES, "test_images": IMAGES[:, :, :4]},
             "train+valid+test",
-            ["(4, 4) and (4, 5) pixels", "one size"],
+            ["(4, 4)", "(4, 5)"],
         ),
     ],
 )

@@ -84,11 +84,11 @@ def test_the_rules_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("cifar", ["unknown benchmark 'cifar'; did you mean 'cifar10'?", "known are imagenet, "]),
-        ("Pets", ["did you mean 'pets'?"]),
-        ("caltech_101", ["did you mean 'caltech101'?"]),
-        ("", ["unknown benchmark ''; known are imagenet, food101"]),
-        ("xyzzy", ["unknown benchmark 'xyzzy'; known are"]),
+        ("cifar", ["'cifar'", "'cifar10'?", "imagenet, "]),
+        ("Pets", ["'pets'?"]),
+        ("caltech_101", ["'caltech101'?"]),
+        ("", ["''", "imagenet, food101"]),
+        ("xyzzy", ["'xyzzy'", "imagenet, food101"]),
     ],
 )
 def test_unknown_benchmarks(name: str, parts: list[str]) -> None:
@@ -118,11 +118,9 @@ def test_classes_of_a_set() -> None:
         table10.check_classes(row("caltech101"), "folder:x", classes)
     with pytest.raises(UserError) as error:
         table10.check_classes(row("caltech101"), "folder:x", 100)
-    assert str(error.value) == (
-        "folder:x has 100 classes and benchmark caltech101 101 or 102 (BYOL Table 10): name the "
-        "benchmark that the images are of, or none"
-    )
-    with pytest.raises(UserError, match=r"has 38 classes and benchmark pets 37 \(BYOL Table 10\)"):
+    message = str(error.value)
+    assert all(part in message for part in ("folder:x", "100", "caltech101", "101 or 102"))
+    with pytest.raises(UserError, match=r"38 .*pets .*37"):
         table10.check_classes(row("pets"), "folder:x", 38)
 
 
@@ -133,7 +131,7 @@ def test_the_names_are_those_of_tfds(tmp_path) -> None:
 
     for ours in table10.TABLE_10:
         if ours.tfds is None:
-            assert ours.note.startswith("Not in TFDS. As folder:DIR, ")
+            assert "folder:DIR" in ours.note
             continue
         builder = tfds.builder(ours.tfds, data_dir=str(tmp_path))
         assert builder.info.full_name.startswith(f"{ours.tfds}/")
