@@ -23,36 +23,35 @@ def load(
 
     Args:
       dataset: `digits`, `npz:FILE`, `folder:DIR` or `tfds:NAME`.
-      split: `train`, `valid`, `test`, or some of them as in `train+valid`; whatever the order of
-        the words, the images come in the order of the source. `tfds:NAME` also takes any other
-        split that it has.
-      data_dir: where TFDS keeps what it prepared (`tfds:NAME` only).
+      split: `train`, `valid`, `test`, or several joined as in `train+valid`. Images come in the
+        order of the source, not of the words. `tfds:NAME` also takes any other split that it has.
+      data_dir: folder of prepared TFDS sets (`tfds:NAME` only).
       benchmark: which row of BYOL Table 10 the images are (`table10.TABLE_10`); by default that
         of `tfds:NAME`, if there is one. Its rule makes a validation split that the source lacks.
 
     Raises:
-      UserError: unknown data set, split or benchmark, files that cannot be used, a split without
-        images, or other classes than the benchmark's.
+      UserError: unknown data set, split or benchmark, unusable files, a split without images, or
+        classes that are not the benchmark's.
     """
     row = table10.find(dataset, benchmark)
     readers = _checked(_readers(dataset, data_dir), row)
     wanted = split.split("+")
-    known = list(dict.fromkeys([*SPLITS, *readers]))
-    wrong = [name for name in wanted if name not in known]
+    allowed = list(dict.fromkeys([*SPLITS, *readers]))
+    unknown = [name for name in wanted if name not in allowed]
     require(
-        not wrong,
-        f"{dataset} has no split {wrong[0] if wrong else ''!r}; its splits are "
-        f"{', '.join(known)}, and any of them joined, as in train+valid",
+        not unknown,
+        f"{dataset} has no split {unknown[0] if unknown else ''!r}; its splits are "
+        f"{', '.join(allowed)}: give one, or several joined as in train+valid",
     )
-    own = [readers[name]() for name in known if name in wanted and name in {*readers} - {"train"}]
+    own = [readers[name]() for name in allowed if name in wanted and name in {*readers} - {"train"}]
     share = splits.share_of_train(readers, set(wanted), row)
     parts = [part for part in (share, *own) if part and part.size]
-    require(parts, f"{dataset} has no {split} images; at least one is needed")
+    require(parts, f"{dataset} has no {split} images; add some, or give another split")
     return concatenate(parts)
 
 
 def _checked(readers: Readers, row: Benchmark | None) -> Readers:
-    """The same, but a set with other classes than the benchmark's is refused."""
+    """The same readers, which also refuse a set whose classes are not the benchmark's."""
 
     def read(reader: Callable[[], ImageSet]) -> ImageSet:
         image_set = reader()
@@ -66,17 +65,17 @@ def _checked(readers: Readers, row: Benchmark | None) -> Readers:
 def table_10(data_dir: str | None = None) -> list[str]:
     """BYOL Table 10 beside the sets that TFDS has prepared, as lines of text.
 
-    Reads the labels of those whose validation split is cut by class.
+    Reads the labels of sets whose validation split is cut by class.
     """
-    found: dict[str, table10.Counts | str] = {}
+    counts: dict[str, table10.Counts | str] = {}
     for row in table10.TABLE_10:
         if row.tfds is None:
-            found[row.key] = row.note
+            counts[row.key] = row.note
             continue
         try:
             readers = _checked(_readers(f"tfds:{row.tfds}", data_dir), row)
         except UserError as error:
-            found[row.key] = str(error)
+            counts[row.key] = str(error)
             continue
         original, test = readers["train"](), readers["test"]()
         train = original.size
@@ -86,23 +85,23 @@ def table_10(data_dir: str | None = None) -> list[str]:
             cut = splits.share_of_train(readers, {"valid"}, row)
             valid = cut.size if cut else 0
             train -= valid
-        found[row.key] = table10.Counts(test.num_classes, original.size, train, valid, test.size)
-    return table10.table_rows(found)
+        counts[row.key] = table10.Counts(test.num_classes, original.size, train, valid, test.size)
+    return table10.table_rows(counts)
 
 
 def _readers(dataset: str, data_dir: str | None) -> Readers:
     kind, colon, argument = dataset.partition(":")
     require(
         data_dir is None or kind == "tfds",
-        f"data_dir={data_dir} is for tfds:NAME only, not for dataset {dataset!r}",
+        f"data_dir={data_dir} is for tfds:NAME only: leave it out for dataset {dataset!r}",
     )
     if dataset == "digits":
         return _given(read_digits())
     if colon and kind == "npz":
-        require(argument, f"dataset {dataset!r} names no file; write npz:FILE")
+        require(argument, f"dataset {dataset!r} names no file: give npz:FILE")
         return _given(read_npz(argument))
     if colon and kind == "folder":
-        require(argument, f"dataset {dataset!r} names no folder; write folder:DIR")
+        require(argument, f"dataset {dataset!r} names no folder: give folder:DIR")
         return _given(folder.read(argument))
     if colon and kind == "tfds":
         return tfds_sets.read(dataset, data_dir)
@@ -112,7 +111,7 @@ def _readers(dataset: str, data_dir: str | None) -> Readers:
         raise UserError(f"unknown dataset {dataset!r}; did you mean 'folder:{dataset}'?")
     near = difflib.get_close_matches(kind.lower(), ["digits", "npz", "tfds", "folder"], 1, 0.5)
     hint = f"did you mean {near[0] + ('' if near[0] == 'digits' else ':')!r}? " if near else ""
-    raise UserError(f"unknown dataset {dataset!r}; {hint}known are {', '.join(KINDS)}")
+    raise UserError(f"unknown dataset {dataset!r}; {hint}give one of {', '.join(KINDS)}")
 
 
 def _given(image_sets: Mapping[str, ImageSet]) -> Readers:

@@ -33,7 +33,7 @@ def theirs(image: np.ndarray, *shape: int) -> np.ndarray:
         *(((97, 130), (224, 224)), ((375, 500), (224, 224)), ((224, 224), (224, 224))),
     ],
 )
-def test_it_is_tensorflow_s(shape, to):
+def test_resize_equals_tensorflow(shape, to):
     image = pixels(*shape)
     expected = theirs(image, *to)
     np.testing.assert_allclose(resized(image, *to), expected, rtol=0, atol=ROUNDING)

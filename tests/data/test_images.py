@@ -319,8 +319,8 @@ def reason(data: bytes) -> str:
     ("data", "said"),
     [
         (b"", "no bytes"),
-        (b"<html>not found</html>", "no image, or of an unknown format"),
-        (saved(RGB, "JPEG")[:20], "no image, or of an unknown format"),
+        (b"<html>not found</html>", "unknown format"),
+        (saved(RGB, "JPEG")[:20], "unknown format"),
         (saved(RGB, "PNG")[:20], ""),
         (saved(RGB, "GIF")[:10], ""),
         (saved(RGB, "WEBP", lossless=True)[:40], ""),

@@ -358,7 +358,7 @@ def test_table_10_beside_what_is_prepared(monkeypatch) -> None:
     lines = [" ".join(line.split()) for line in sources.table_10("/data")]
     assert "in hand 2 20 14 6 20" in lines and "in hand 2 20 20 20 20" in lines
     assert "tfds:food101 is not prepared" in lines
-    assert sum(line.startswith("Not in TFDS. As folder:DIR") for line in lines) == 2
+    assert sum(line.startswith("Not in TFDS") for line in lines) == 2
     assert len(asked) == 13 and {data_dir for _, data_dir in asked} == {"/data"}
 
 

@@ -132,7 +132,7 @@ def test_where_the_tables_numbers_cannot_be_derived() -> None:
     assert "5,000" in table10.by_name("cifar100").note
     found = splits.validation_rows(labels_of(CLASSES["cars"]), table10.by_name("cars"))
     assert abs(len(found) - 8_144 / 5) < 40 and table10.by_name("cars").valid == 1_650
-    assert "a fifth of each class" in table10.by_name("cars").note
+    assert "fifth of each class" in table10.by_name("cars").note
 
 
 def test_birdsnap_takes_as_many_of_each_class_as_its_test_split() -> None:
