@@ -107,10 +107,10 @@ def test_turns_are_uniform(make_view, image):
     small = image[:4, :4]
     rotate = jax.jit(jax.vmap(compose.EXTRAS["rotate"], (None, 0)))
     views = np.asarray(rotate(small, keys))
-    found = [(views == np.rot90(small, k)).all((1, 2, 3)).sum() for k in range(4)]
-    assert sum(found) == count
+    counts = [(views == np.rot90(small, k)).all((1, 2, 3)).sum() for k in range(4)]
+    assert sum(counts) == count
     # 100 +- 8.7 each.
-    assert min(found) > 60
+    assert min(counts) > 60
 
 
 def test_cutout_is_zero_for_the_network_and_anywhere(make_view, image):
@@ -183,9 +183,9 @@ def test_a_probability_out_of_range_is_a_mistake(name):
 def test_a_run_leaves_out_what_has_no_probability():
     config = base.get_config()
     config.augment.view2.sobel = 0.25
-    ours, theirs = view_parameters(config)
-    assert ours == AugmentParams()
-    assert theirs == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
+    first, second = view_parameters(config)
+    assert first == AugmentParams()
+    assert second == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
 
 
 @pytest.mark.parametrize("size", [1, pytest.param(9, marks=pytest.mark.slow)])

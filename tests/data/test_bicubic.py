@@ -20,7 +20,7 @@ def resized(image: np.ndarray, *shape: int, dtype=np.float32, **settings) -> np.
     return out
 
 
-def theirs(image: np.ndarray, *shape: int) -> np.ndarray:
+def tensorflow_resize(image: np.ndarray, *shape: int) -> np.ndarray:
     """What the authors' `tf.image.resize(..., "bicubic")` computes."""
     tf = tensorflow.import_tensorflow()
     return tf.image.resize(image, shape, "bicubic").numpy()
@@ -35,7 +35,7 @@ def theirs(image: np.ndarray, *shape: int) -> np.ndarray:
 )
 def test_resize_equals_tensorflow(shape, to):
     image = pixels(*shape)
-    expected = theirs(image, *to)
+    expected = tensorflow_resize(image, *to)
     np.testing.assert_allclose(resized(image, *to), expected, rtol=0, atol=ROUNDING)
     levels = resized(image, *to, dtype=np.uint8)
     assert np.abs(levels - np.clip(expected, 0, 255)).max() <= 0.5 + ROUNDING

@@ -44,8 +44,8 @@ def in_memory(count: int, height: int = 2, first: int = 0) -> images.ImageSet:
     return images.ImageSet("array", pixels.astype(np.uint8), labels, 100)
 
 
-def stored(count: int, first: int = 0, known: bool = True) -> images.ImageSet:
-    """Records with labels first, first + 1, ... which only they know unless `known`."""
+def stored(count: int, first: int = 0, with_labels: bool = True) -> images.ImageSet:
+    """Records with labels first, first + 1, ... which only they know unless `with_labels`."""
     labels = np.arange(first, first + count, dtype=np.int32)
     records = images.Records(
         count,
@@ -53,20 +53,20 @@ def stored(count: int, first: int = 0, known: bool = True) -> images.ImageSet:
         lambda i: f"name {labels[i]}",
         lambda: labels,
     )
-    return images.ImageSet("records", records, labels if known else None, 100)
+    return images.ImageSet("records", records, labels if with_labels else None, 100)
 
 
 def labels_of_records(image_set: images.ImageSet) -> list[int]:
     """The labels of all records, which must agree with whatever else says them."""
     records = image_set.images
-    found = [records.read(i).label for i in range(records.size)]
+    numbers = [records.read(i).label for i in range(records.size)]
     assert [records.read(i).data.decode() for i in range(records.size)] == [
-        f"bytes {label}" for label in found
+        f"bytes {label}" for label in numbers
     ]
-    assert [records.describe(i) for i in range(records.size)] == [f"name {i}" for i in found]
-    assert images.all_labels(image_set).tolist() == records.scan_labels().tolist() == found
-    assert image_set.size == len(found)
-    return found
+    assert [records.describe(i) for i in range(records.size)] == [f"name {i}" for i in numbers]
+    assert images.all_labels(image_set).tolist() == records.scan_labels().tolist() == numbers
+    assert image_set.size == len(numbers)
+    return numbers
 
 
 def test_select_from_memory() -> None:
@@ -76,10 +76,10 @@ def test_select_from_memory() -> None:
     assert (chosen.name, chosen.num_classes, chosen.size) == ("array", 100, 3)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_select_from_records(known: bool) -> None:
-    chosen = images.select(stored(6, known=known), np.array([4, 1, 1]))
-    assert (chosen.labels is not None) == known
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_select_from_records(with_labels: bool) -> None:
+    chosen = images.select(stored(6, with_labels=with_labels), np.array([4, 1, 1]))
+    assert (chosen.labels is not None) == with_labels
     assert labels_of_records(chosen) == [4, 1, 1]
     assert labels_of_records(images.select(chosen, np.array([2, 0]))) == [1, 4]
     assert (chosen.name, chosen.num_classes) == ("records", 100)
@@ -96,29 +96,33 @@ def test_concatenate_one() -> None:
     assert images.concatenate([only]) is only
 
 
-@pytest.mark.parametrize("known", [[True, True, True], [True, False, True], [False] * 3])
-def test_concatenate_records(known: list[bool]) -> None:
+@pytest.mark.parametrize("with_labels", [[True, True, True], [True, False, True], [False] * 3])
+def test_concatenate_records(with_labels: list[bool]) -> None:
     """An empty part in the middle takes no position."""
-    parts = [stored(2, 0, known[0]), stored(0, 0, known[1]), stored(3, 5, known[2])]
+    parts = [
+        stored(2, 0, with_labels[0]),
+        stored(0, 0, with_labels[1]),
+        stored(3, 5, with_labels[2]),
+    ]
     whole = images.concatenate(parts)
-    assert (whole.labels is not None) == all(known)
+    assert (whole.labels is not None) == all(with_labels)
     assert labels_of_records(whole) == [0, 1, 5, 6, 7]
     assert labels_of_records(images.select(whole, np.array([4, 2, 0]))) == [7, 5, 0]
 
 
-def several(count: int, known: bool = True) -> images.ImageSet:
+def several(count: int, with_labels: bool = True) -> images.ImageSet:
     """Records of three classes each, of which number i shows class i % 3, and i % 2 of the last."""
     labels = np.eye(3, dtype=np.int32)[np.arange(count) % 3]
     labels[:, 2] -= np.arange(count, dtype=np.int32) % 2
     records = images.Records(
         count, lambda i: images.Encoded(b"%d" % i, labels[i]), str, lambda: labels
     )
-    return images.ImageSet("several", records, labels if known else None, 3, multi_label=True)
+    return images.ImageSet("several", records, labels if with_labels else None, 3, multi_label=True)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_several_classes_are_chosen_and_joined(known: bool) -> None:
-    whole = images.concatenate([several(4, known), several(2, known)])
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_several_classes_are_chosen_and_joined(with_labels: bool) -> None:
+    whole = images.concatenate([several(4, with_labels), several(2, with_labels)])
     expected = [[1, 0, 0], [0, 1, -1], [0, 0, 1], [1, 0, -1], [1, 0, 0], [0, 1, -1]]
     assert images.all_labels(whole).tolist() == expected
     chosen = images.select(whole, np.array([5, 0, 3]))
@@ -138,7 +142,7 @@ def test_what_an_unknown_label_is() -> None:
 
 
 def test_without_labels() -> None:
-    for image_set in (in_memory(3), stored(3), stored(3, known=False), several(3)):
+    for image_set in (in_memory(3), stored(3), stored(3, with_labels=False), several(3)):
         bare = images.unlabelled(image_set)
         assert (bare.name, bare.size) == (image_set.name, 3)
         assert (bare.num_classes, bare.multi_label) == (0, False)
@@ -267,9 +271,9 @@ def test_what_tensorflow_decodes_stays_as_it_is(case: str, exif: bool) -> None:
 )
 def test_other_formats_become_png(data: bytes, pixels: np.ndarray) -> None:
     prepared = images.prepare(data)
-    ours = opened(prepared.data, "PNG")
-    assert ours.dtype == np.uint8
-    assert np.array_equal(ours, pixels)
+    actual = opened(prepared.data, "PNG")
+    assert actual.dtype == np.uint8
+    assert np.array_equal(actual, pixels)
     assert prepared[1:] == (6, 9, 1)
 
 
@@ -316,7 +320,7 @@ def reason(data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         (b"", "no bytes"),
         (b"<html>not found</html>", "unknown format"),
@@ -330,8 +334,8 @@ def reason(data: bytes) -> str:
     ],
     ids=["empty", "text", "jpeg", "png", "gif", "webp", "end of bmp", "end of gif"],
 )
-def test_unreadable(data: bytes, said: str) -> None:
-    assert said in reason(data)
+def test_unreadable(data: bytes, expected: str) -> None:
+    assert expected in reason(data)
 
 
 def test_more_pixels_than_anyone_means() -> None:

@@ -54,11 +54,11 @@ def tfds_set(tmp_path_factory) -> images.ImageSet:
     return joined
 
 
-def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, values in theirs.items():
-        assert ours[name].dtype == values.dtype
-        np.testing.assert_array_equal(ours[name], values, err_msg=name)
+def assert_equal(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        assert actual[name].dtype == values.dtype
+        np.testing.assert_array_equal(actual[name], values, err_msg=name)
 
 
 def from_service(image_set: images.ImageSet, address: str) -> background.Batches:
@@ -72,8 +72,8 @@ def test_words_are_those_of_numpy(seed):
     counters = np.array([[0, 5, 6, 7], [0, 2**40, 0, 2], [3, 0, 1, 0]])
     expected = [keys.philox(seed, "crop", counter).random_raw(4) for counter in counters]
     for philox in (service._philox, tf.function(service._philox, autograph=False)):
-        ours = philox(seed, "crop", tf.constant(counters, tf.int64)).numpy()
-        np.testing.assert_array_equal(ours, expected)
+        actual = philox(seed, "crop", tf.constant(counters, tf.int64)).numpy()
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_the_graph_is_the_pipeline(request, name, views, changes):
     stream = stream._replace(stop=stream.start + 8)
     expected = pipeline.train_batches(image_set, stream, views)
     epochs = []
-    for theirs, ours in zip(expected, graph.as_numpy_iterator(), strict=False):
-        assert_equal(ours, theirs)
-        epochs.extend(ours["epochs"])
+    for by_ids, actual in zip(expected, graph.as_numpy_iterator(), strict=False):
+        assert_equal(actual, by_ids)
+        epochs.extend(actual["epochs"])
     assert len({*epochs}) > 2
 
 
@@ -106,9 +106,11 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path):
     image_set = sources.load(name, "train+valid")
     (number,) = (i for i in range(6) if image_set.images.describe(i) == str(bad))
     graph = service.dataset(image_set, Stream(1, 6, 3), (View(8),))
-    found = [batch["ids"] for batch, _ in zip(graph.as_numpy_iterator(), range(5), strict=False)]
+    delivered = [
+        batch["ids"] for batch, _ in zip(graph.as_numpy_iterator(), range(5), strict=False)
+    ]
     ids, _ = examples(1, 6, 0, 18)
-    assert np.concatenate(found).tolist() == [i for i in ids if i != number][:15]
+    assert np.concatenate(delivered).tolist() == [i for i in ids if i != number][:15]
 
 
 def test_boxes_are_those_of_numpy():
@@ -155,18 +157,18 @@ def test_a_dispatcher_and_two_workers(folder, folder_set, tmp_path):
     with servers(2) as address:
         stream, views = Stream(7, folder_set.size, 16, start=3, stop=23), (View(9), View(9))
         reading = Reading(service=address)
-        ours = list(pipeline.train_batches(folder_set, stream, views, reading))
-        assert len(ours) == 20
+        actual = list(pipeline.train_batches(folder_set, stream, views, reading))
+        assert len(actual) == 20
         # Workers are ahead of what is fetched by a few batches for each of their threads.
-        theirs = {
+        by_ids = {
             tuple(batch["ids"]): (step, batch)
             for step, batch in enumerate(
                 pipeline.train_batches(folder_set, stream._replace(stop=200), views), start=3
             )
         }
         steps = []
-        for batch in ours:
-            step, expected = theirs[tuple(batch["ids"])]
+        for batch in actual:
+            step, expected = by_ids[tuple(batch["ids"])]
             steps.append(step)
             assert_equal(batch, expected)
         assert len({*steps}) == 20

@@ -35,9 +35,9 @@ def numbered(count: int) -> np.ndarray:
 def numbers(dataset: str, split: str) -> list[int]:
     """The numbers of the images of a split, checked against their labels."""
     part = sources.load(dataset, split)
-    found = part.images[:, 0, 0, 0].tolist()
-    assert part.size == len(found) == len(part.labels)
-    return found
+    values = part.images[:, 0, 0, 0].tolist()
+    assert part.size == len(values) == len(part.labels)
+    return values
 
 
 def joined(parts: Iterable[list]) -> list:
@@ -94,8 +94,8 @@ def test_unions_of_digits_keep_the_order_of_the_source() -> None:
     parts = {split: [place[row] for row in rows(sources.load("digits", split))] for split in SPLITS}
     assert joined(parts.values()) == list(range(1797))
     for union in ("train+valid", "valid+train", "test+train", "valid+test", "train+train"):
-        ours = [place[row] for row in rows(sources.load("digits", union))]
-        assert ours == joined(parts[split] for split in {*union.split("+")}), union
+        listed = [place[row] for row in rows(sources.load("digits", union))]
+        assert listed == joined(parts[split] for split in {*union.split("+")}), union
 
 
 def test_npz_with_both_splits(tmp_path) -> None:

@@ -106,49 +106,49 @@ CLASSES = {
 
 @pytest.mark.parametrize("key", CLASSES)
 def test_splits_by_class(key: str) -> None:
-    ours, counts = table10.by_name(key), CLASSES[key]
+    benchmark, counts = table10.by_name(key), CLASSES[key]
     labels = labels_of(counts)
-    assert len(labels) == ours.original
-    valid = splits.validation_rows(labels, ours)
+    assert len(labels) == benchmark.original
+    valid = splits.validation_rows(labels, benchmark)
     assert valid.dtype == np.int64 and np.all(np.diff(valid) > 0)
     assert valid[0] >= 0 and valid[-1] < len(labels)
     expected = {
-        "per_class": [int(ours.rule.amount)] * len(counts),
-        "share": [round(ours.rule.amount * count) for count in counts],
-    }[ours.rule.kind]
+        "per_class": [int(benchmark.rule.amount)] * len(counts),
+        "share": [round(benchmark.rule.amount * count) for count in counts],
+    }[benchmark.rule.kind]
     assert np.bincount(labels[valid], minlength=len(counts)).tolist() == expected
     if key not in ("cifar100", "cars"):
-        assert (len(labels) - len(valid), len(valid)) == (ours.train, ours.valid)
+        assert (len(labels) - len(valid), len(valid)) == (benchmark.train, benchmark.valid)
     # Fixed by the seed.
-    assert np.array_equal(valid, splits.validation_rows(labels, ours))
-    other = splits.validation_rows(labels, ours, seed=1)
+    assert np.array_equal(valid, splits.validation_rows(labels, benchmark))
+    other = splits.validation_rows(labels, benchmark, seed=1)
     assert len(other) == len(valid) and not np.array_equal(other, valid)
 
 
 def test_where_the_tables_numbers_cannot_be_derived() -> None:
     """What comes instead, and the note says so."""
-    found = splits.validation_rows(labels_of([500] * 100), table10.by_name("cifar100"))
-    assert (len(found), table10.by_name("cifar100").valid) == (5_000, 5_067)
+    counts = splits.validation_rows(labels_of([500] * 100), table10.by_name("cifar100"))
+    assert (len(counts), table10.by_name("cifar100").valid) == (5_000, 5_067)
     assert "5,000" in table10.by_name("cifar100").note
-    found = splits.validation_rows(labels_of(CLASSES["cars"]), table10.by_name("cars"))
-    assert abs(len(found) - 8_144 / 5) < 40 and table10.by_name("cars").valid == 1_650
+    counts = splits.validation_rows(labels_of(CLASSES["cars"]), table10.by_name("cars"))
+    assert abs(len(counts) - 8_144 / 5) < 40 and table10.by_name("cars").valid == 1_650
     assert "fifth of each class" in table10.by_name("cars").note
 
 
 def test_birdsnap_takes_as_many_of_each_class_as_its_test_split() -> None:
     """2,443 of them, as the note says; a class that the test split lacks gives none."""
-    ours = table10.by_name("birdsnap")
+    benchmark = table10.by_name("birdsnap")
     train, test = labels_of(uneven(500, 47_386)), labels_of([0, *uneven(499, 2_443)], seed=1)
-    valid = splits.validation_rows(train, ours, test)
+    valid = splits.validation_rows(train, benchmark, test)
     assert np.array_equal(np.bincount(train[valid], minlength=500), np.bincount(test))
-    assert len(valid) == 2_443 and "makes 2,443 and leaves 44,943" in ours.note
+    assert len(valid) == 2_443 and "makes 2,443 and leaves 44,943" in benchmark.note
     with pytest.raises(UserError, match=r"birdsnap.* test split"):
-        splits.validation_rows(train, ours)
+        splits.validation_rows(train, benchmark)
 
 
 def test_imagenet_takes_the_last() -> None:
-    ours = table10.by_name("imagenet")
-    valid = splits.validation_rows(np.full(ours.original, -1), ours)
+    benchmark = table10.by_name("imagenet")
+    valid = splits.validation_rows(np.full(benchmark.original, -1), benchmark)
     assert valid.tolist() == list(range(1_271_158, 1_281_167))
 
 
@@ -193,8 +193,8 @@ def test_a_subset_has_its_share_of_each_class(fraction):
     image_set = tiny_runs.labelled_set(counts, unlabelled=300)
     rows = splits.class_balanced_subset(image_set, fraction, 0)
     assert np.all(np.diff(rows) > 0) and rows.dtype == np.int64
-    found = np.bincount(image_set.labels[rows], minlength=4)
-    np.testing.assert_array_equal(found, [round(fraction * n) for n in counts])
+    valid = np.bincount(image_set.labels[rows], minlength=4)
+    np.testing.assert_array_equal(valid, [round(fraction * n) for n in counts])
 
 
 def test_subsets_are_nested_and_fixed_by_their_seed():

@@ -46,32 +46,38 @@ def test_the_table_is_that_of_the_paper() -> None:
     lines = [line.split("\t") for line in papers[0].read_text().splitlines()]
     table = [cells for cells in lines if cells[0] in PAPER and len(cells) == 8]
     assert [PAPER[cells[0]] for cells in table] == [r.key for r in table10.TABLE_10]
-    for cells, ours in zip(table, table10.TABLE_10, strict=True):
+    for cells, benchmark in zip(table, table10.TABLE_10, strict=True):
         name, classes, original, train, valid, test, metric, provided = cells
         numbers = [None if n == "-" else int(n) for n in (classes, original, train, valid, test)]
-        assert numbers == [ours.classes, ours.original, ours.train, ours.valid, ours.test], name
-        assert ours.name == name.rpartition(" [")[0]
-        assert ours.metric == METRICS[metric]
+        assert numbers == [
+            benchmark.classes,
+            benchmark.original,
+            benchmark.train,
+            benchmark.valid,
+            benchmark.test,
+        ], name
+        assert benchmark.name == name.rpartition(" [")[0]
+        assert benchmark.metric == METRICS[metric]
         # "Test provided" says that the creators gave a validation split too; VOC2007's did as well.
-        assert (ours.rule.kind == "given") == (provided == "Yes" or ours.key == "voc2007")
+        assert (benchmark.rule.kind == "given") == (provided == "Yes" or benchmark.key == "voc2007")
 
 
 def test_what_is_cut_out_is_missing() -> None:
     """Where the creators give no validation split, train and validation are the original."""
-    for ours in table10.TABLE_10:
-        if ours.rule.kind != "given" and ours.train is not None:
-            assert ours.train + (ours.valid or 0) == ours.original, ours.key
+    for benchmark in table10.TABLE_10:
+        if benchmark.rule.kind != "given" and benchmark.train is not None:
+            assert benchmark.train + (benchmark.valid or 0) == benchmark.original, benchmark.key
 
 
 def test_keys_are_plain_and_differ() -> None:
-    keys = [ours.key for ours in table10.TABLE_10]
+    keys = [benchmark.key for benchmark in table10.TABLE_10]
     assert len(set(keys)) == len(keys) == 15
     assert set(keys) == {*PAPER.values()}
 
 
 def test_the_rules_are_those_of_the_paper() -> None:
     """App. E.1's own numbers; and those that Table 10 leaves no doubt about."""
-    amounts = {ours.key: ours.rule for ours in table10.TABLE_10}
+    amounts = {benchmark.key: benchmark.rule for benchmark in table10.TABLE_10}
     assert amounts["sun397"] == ("per_class", 10)
     assert amounts["pets"] == ("per_class", 20)
     assert amounts["caltech101"] == ("per_class", 5)
@@ -107,9 +113,15 @@ def test_rows_of_tfds_names() -> None:
     }
     for dataset, key in keys.items():
         assert table10.of_dataset(dataset) == row(key)
-    others = ["tfds:sun397", "tfds:imagenet2012_subset", "npz:cifar10", "cifar10", "folder:cars196"]
-    others += ["tfds:", "tfds:None", "digits"]
-    assert [table10.of_dataset(dataset) for dataset in others] == [None] * len(others)
+    datasets = [
+        "tfds:sun397",
+        "tfds:imagenet2012_subset",
+        "npz:cifar10",
+        "cifar10",
+        "folder:cars196",
+    ]
+    datasets += ["tfds:", "tfds:None", "digits"]
+    assert [table10.of_dataset(dataset) for dataset in datasets] == [None] * len(datasets)
 
 
 def test_classes_of_a_set() -> None:
@@ -129,19 +141,19 @@ def test_the_names_are_those_of_tfds(tmp_path) -> None:
     sources.tfds_sets.import_tensorflow()
     import tensorflow_datasets as tfds
 
-    for ours in table10.TABLE_10:
-        if ours.tfds is None:
-            assert "folder:DIR" in ours.note
+    for benchmark in table10.TABLE_10:
+        if benchmark.tfds is None:
+            assert "folder:DIR" in benchmark.note
             continue
-        builder = tfds.builder(ours.tfds, data_dir=str(tmp_path))
-        assert builder.info.full_name.startswith(f"{ours.tfds}/")
+        builder = tfds.builder(benchmark.tfds, data_dir=str(tmp_path))
+        assert builder.info.full_name.startswith(f"{benchmark.tfds}/")
         features = builder.info.features
         label = features["label"] if "label" in features else features["labels"].feature
-        assert label.num_classes == (ours.stored_classes or ours.classes), ours.key
+        assert label.num_classes == (benchmark.stored_classes or benchmark.classes), benchmark.key
 
 
 def test_the_table_as_text() -> None:
-    found: dict[str, table10.Counts | str] = {
+    available: dict[str, table10.Counts | str] = {
         "cars": table10.Counts(196, 8_144, 6_515, 1_629, 8_041),
         "pets": table10.Counts(37, 3_680, 2_940, 740, 3_669),
         "places365": table10.Counts(365, 1_803_460, 1_803_460, 0, 36_500),
@@ -149,7 +161,7 @@ def test_the_table_as_text() -> None:
         "food101": table10.Counts(101, 10, 5, 5, 10),
         "sun397": table10.Counts(397, 19_850, 15_880, 3_970, 19_849),
     }
-    rows = table10.table_rows(found)
+    rows = table10.table_rows(available)
     assert rows[0].split() == ["classes", "original", "train", "valid", "test"]
 
     def below(key: str) -> list[str]:

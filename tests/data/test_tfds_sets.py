@@ -160,7 +160,7 @@ def files_of(root: pathlib.Path, split: str, file_format: str = "tfrecord") -> l
     return sorted((root / file_format / FIRST / "1.0.0").glob(f"*-{split}.*"))
 
 
-def theirs(root: pathlib.Path, split: str) -> list[images.Encoded]:
+def tfds_records(root: pathlib.Path, split: str) -> list[images.Encoded]:
     """What TFDS's own pipeline reads, which knows TFRecords alone."""
     import tensorflow_datasets as tfds
 
@@ -189,7 +189,7 @@ def test_records_are_those_of_tfds_in_any_order(
     prepared, tmp_path, monkeypatch, place, split, name
 ) -> None:
     """Three files; four classes are declared and three are used."""
-    expected = theirs(prepared, name)
+    expected = tfds_records(prepared, name)
     file_format = "tfrecord" if place == "remote" else place
     files = files_of(prepared, name, file_format)
     assert len(files) == 3
@@ -320,8 +320,8 @@ def test_pretraining_leaves_several_classes_out(prepared) -> None:
     image_set = train.load_images(config)
     assert (image_set.multi_label, image_set.num_classes) == (False, 0)
     assert images.all_labels(image_set).tolist() == [-1] * 7
-    theirs = stored(load(prepared, "train+valid", "tiny_several"))
-    assert stored(image_set) == [images.Encoded(example.data, -1) for example in theirs]
+    tfds_records = stored(load(prepared, "train+valid", "tiny_several"))
+    assert stored(image_set) == [images.Encoded(example.data, -1) for example in tfds_records]
     (batch,) = pipeline.train_batches(image_set, Stream(0, 7, 7, stop=1), (View(4),))
     assert batch["labels"].tolist() == [-1] * 7
 
@@ -373,8 +373,8 @@ def test_pascal_voc(tmp_path, monkeypatch, year: str) -> None:
         lambda self, urls: dict.fromkeys(urls, str(tmp_path / "archives")),
     )
     # In a module of its own, so that TFDS does not look for the checksums of the real archives.
-    ours = {"__module__": "tiny_sets"}
-    voc = type("Voc", (tfds.builder_cls("voc"),), ours, skip_registration=True)
+    attributes = {"__module__": "tiny_sets"}
+    voc = type("Voc", (tfds.builder_cls("voc"),), attributes, skip_registration=True)
     voc(config=year, data_dir=str(tmp_path / "sets")).download_and_prepare()
 
     def rows(split: str) -> list[dict[int, int]]:
@@ -383,8 +383,8 @@ def test_pascal_voc(tmp_path, monkeypatch, year: str) -> None:
         assert image_set.multi_label and image_set.num_classes == 20
         labels = images.all_labels(image_set)
         assert labels.shape == (image_set.size, 20)
-        found = [{int(k): int(row[k]) for k in np.flatnonzero(row)} for row in labels]
-        return sorted(found, key=str)
+        shown = [{int(k): int(row[k]) for k in np.flatnonzero(row)} for row in labels]
+        return sorted(shown, key=str)
 
     train = [{0: 1, 19: 1}, {11: 1, 14: -1}]
     if year == "2007":
