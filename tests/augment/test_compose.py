@@ -57,7 +57,7 @@ def test_a_column_has_these_probabilities():
         ["crop", "flip", "color_jitter", "blur", "noise", "cutout"],
     ],
 )
-def test_each_in_turn_with_draws_of_its_own(make_view, image, names):
+def test_each_operation_has_draws_of_its_own(make_view, image, names):
     """An operation draws the same whether others are there or not, and stands in its place."""
     for seed in range(3):
         key = jax.random.key(seed)
@@ -149,7 +149,7 @@ def test_motion_blur_is_as_long_as_the_gaussian(make_view):
         np.testing.assert_allclose(blurred.sum(), 1, atol=1e-5)
 
 
-def test_what_is_left_out_costs_nothing(image):
+def test_extras_without_a_probability_are_not_compiled(image):
     def program(params):
         return str(jax.make_jaxpr(compose.make_view)(image, KEY, params))
 

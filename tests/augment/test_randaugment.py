@@ -92,7 +92,7 @@ def pictures(shape):
         *("shear_x", "shear_y", "translate_x", "translate_y"),
     ],
 )
-def test_pillow_makes_the_same(name, shape):
+def test_operations_equal_those_of_pillow(name, shape):
     for levels in pictures(shape)[:2]:
         for magnitude in MAGNITUDES:
             for sign in (1, -1):
@@ -335,6 +335,6 @@ def test_magnitude_and_fill_are_traced(augment):
     assert augment.compiled() == compiled
 
 
-def test_fewer_than_no_layers_is_a_mistake():
+def test_a_negative_number_of_layers_is_refused():
     with pytest.raises(UserError, match="num_layers=-1"):
         randaugment.randaugment(jnp.zeros((4, 4, 3)), KEY, 9.0, -1)

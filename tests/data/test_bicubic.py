@@ -81,7 +81,7 @@ def test_one_type_of_argument_is_compiled_for_each_result():
     assert len(bicubic._resize.signatures) == 2
 
 
-def test_where_nothing_can_be_kept_on_disk(monkeypatch):
+def test_without_a_writable_cache(monkeypatch):
     """numba refuses to decorate when it finds no folder for its cache."""
     compile_ = numba.njit
 

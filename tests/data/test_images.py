@@ -135,7 +135,7 @@ def test_several_classes_are_chosen_and_joined(with_labels: bool) -> None:
     assert chosen.multi_label and chosen.num_classes == 3
 
 
-def test_what_an_unknown_label_is() -> None:
+def test_unknown_labels() -> None:
     assert images.no_label(stored(1)) == -1
     unknown = images.no_label(several(1))
     assert unknown.tolist() == [-1, -1, -1] and unknown.dtype == np.int32
@@ -234,7 +234,7 @@ AS_THEY_ARE = {
 
 @pytest.mark.parametrize("case", AS_THEY_ARE)
 @pytest.mark.parametrize("exif", [False, True])
-def test_what_tensorflow_decodes_stays_as_it_is(case: str, exif: bool) -> None:
+def test_formats_that_tensorflow_decodes_stay_unchanged(case: str, exif: bool) -> None:
     data, file_format = AS_THEY_ARE[case]
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == file_format
@@ -338,7 +338,7 @@ def test_unreadable(data: bytes, expected: str) -> None:
     assert expected in reason(data)
 
 
-def test_more_pixels_than_anyone_means() -> None:
+def test_too_many_pixels_are_unreadable() -> None:
     """200 million in a file of 24 KB; the header alone decides."""
     header = struct.pack(">IIBBBBB", 20_000, 10_000, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes(10_000 * (1 + 20_000 // 8)))

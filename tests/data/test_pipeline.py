@@ -132,7 +132,7 @@ def test_same_batches_with_any_number_of_threads(whole, threads: int) -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 20])
-def test_same_batches_however_far_ahead(whole, prefetch: int) -> None:
+def test_same_batches_with_any_prefetch(whole, prefetch: int) -> None:
     assert_same(batches(reading=Reading(prefetch=prefetch)), whole)
 
 
@@ -141,7 +141,7 @@ def test_same_batches_when_resumed(whole, start: int) -> None:
     assert_same(batches(start=start), whole[start:])
 
 
-def test_nothing_left_to_do() -> None:
+def test_an_empty_stream() -> None:
     assert batches(start=7) == []
 
 
@@ -181,7 +181,7 @@ def test_another_seed_shows_other_views(whole) -> None:
     assert not np.array_equal(expected["view1"], expected["view2"])
 
 
-def test_an_abandoned_iterator_lets_go(whole) -> None:
+def test_an_abandoned_iterator_can_be_started_again(whole) -> None:
     for _ in range(3):
         started = pipeline.train_batches(SET, STREAM._replace(stop=None), VIEWS)
         assert_same([next(started)], whole[:1])

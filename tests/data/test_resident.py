@@ -47,7 +47,7 @@ def test_the_stream_is_the_one_of_crops(same_crop):
         assert np.array_equal(actual["box1"], actual["box2"]) is same_crop
 
 
-def test_a_whole_image_stays_as_it_is():
+def test_a_box_of_the_whole_image_changes_nothing():
     pixels = image_set(8, 8).images
     boxes = np.tile(np.array([0, 0, 8, 8], np.int32), (3, 1))
     cropped = jax.jit(simclr.crop_levels, static_argnums=3)(pixels, np.array([4, 0, 9]), boxes, 8)
@@ -100,7 +100,7 @@ def test_arrays_are_taken_as_they_are():
     ("size", "damaged", "message"),
     [((5, 5), False, "5 x 5 pixels"), ((5, 6), True, r"other\.png")],
 )
-def test_what_cannot_be_kept_is_refused(folder, size, damaged, message):
+def test_sets_that_cannot_be_kept_are_refused(folder, size, damaged, message):
     root, _ = folder
     file = root / "train" / "class1" / "other.png"
     Image.new("RGB", size).save(file)
@@ -139,7 +139,7 @@ def test_a_run_sees_the_same_images_and_resumes_with_the_same_bits(dataset, tmp_
     assert whole[0]["embedding_norm"] == pytest.approx(host["embedding_norm"], rel=1e-3)
 
 
-def test_what_contradicts_it_is_refused(dataset, tmp_path, monkeypatch):
+def test_contradicting_keys_are_refused(dataset, tmp_path, monkeypatch):
     config = tiny_runs.tiny_config(dataset, data__resident=True, augment__placement="host")
     with pytest.raises(UserError, match=r"config\.data\.resident"):
         train.pretrain(config, tmp_path)

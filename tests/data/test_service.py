@@ -92,8 +92,8 @@ def test_the_graph_is_the_pipeline(request, name, views, changes):
     stream = stream._replace(stop=stream.start + 8)
     expected = pipeline.train_batches(image_set, stream, views)
     epochs = []
-    for by_ids, actual in zip(expected, graph.as_numpy_iterator(), strict=False):
-        assert_equal(actual, by_ids)
+    for batch, actual in zip(expected, graph.as_numpy_iterator(), strict=False):
+        assert_equal(actual, batch)
         epochs.extend(actual["epochs"])
     assert len({*epochs}) > 2
 

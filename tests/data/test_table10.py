@@ -62,7 +62,7 @@ def test_the_table_is_that_of_the_paper() -> None:
         assert (benchmark.rule.kind == "given") == (provided == "Yes" or benchmark.key == "voc2007")
 
 
-def test_what_is_cut_out_is_missing() -> None:
+def test_train_and_validation_add_up_to_the_original() -> None:
     """Where the creators give no validation split, train and validation are the original."""
     for benchmark in table10.TABLE_10:
         if benchmark.rule.kind != "given" and benchmark.train is not None:
