@@ -53,8 +53,8 @@ def _dispatcher(port: int) -> Any:
     except OSError as error:
         raise UserError(f"port {port} cannot be used ({error}); give another one") from error
     server = service.DispatchServer(service.DispatcherConfig(port=port))
-    found = server.target.rpartition(":")[2]
-    print(f"--config.data.service=grpc://{socket.gethostname()}:{found}", flush=True)
+    bound_port = server.target.rpartition(":")[2]
+    print(f"--config.data.service=grpc://{socket.gethostname()}:{bound_port}", flush=True)
     return server
 
 

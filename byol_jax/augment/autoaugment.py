@@ -1,10 +1,10 @@
 """AutoAugment's policy for ImageNet (Cubuk et al., 2019), of SimCLR Table 1 and App. B.3.
 
 One of 25 pairs of operations is drawn, and each of the two is applied with a probability and at a
-magnitude of its own. The operations are those of `randaugment`. What a magnitude means is read as
-in torchvision's `AutoAugmentPolicy.IMAGENET`: one of ten numbers, 0 to 9, evenly over the range
-of the paper, from an operation that does nothing to its strongest; enhancements get a random sign
-too. (The paper's own code for RandAugment lets posterize and solarize grow weaker instead.)
+magnitude of its own. The operations are those of `randaugment`. Magnitudes mean what they do in
+torchvision's `AutoAugmentPolicy.IMAGENET`: ten numbers, 0 to 9, spread evenly over the range of the
+paper, from no effect to the strongest; enhancements also get a random sign. (In the released code
+of RandAugment, posterize and solarize become weaker with the magnitude.)
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from byol_jax.augment import randaugment
 
 Scalar = jax.Array | float
 
-# Operation, probability, magnitude (0 where there is none) of the first; then of the second.
+# For both operations of each pair: name, probability, magnitude (0 if it has none).
 POLICY = (
     (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
     (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
@@ -46,6 +46,7 @@ POLICY = (
     (("color", 0.6, 4), ("contrast", 1.0, 8)),
     (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
 )
+# Largest magnitude in `POLICY`.
 LARGEST = 9
 
 
@@ -54,8 +55,8 @@ class Layer(NamedTuple):
 
     Attributes:
       which: index in `randaugment.OPERATIONS`.
-      magnitude: on that module's scale.
-      swing: what a sign, 1 or -1, is multiplied by and added to the magnitude.
+      magnitude: magnitude on that module's scale.
+      swing: the magnitude used is `magnitude + sign * swing`, with a random sign, 1 or -1.
     """
 
     which: int
@@ -64,27 +65,27 @@ class Layer(NamedTuple):
 
 
 def layer_of(name: str, magnitude: int) -> Layer:
-    """An operation of `POLICY` in the terms of `randaugment`."""
+    """Converts an operation of `POLICY` to the scale of `randaugment`."""
     top = randaugment.MAX_MAGNITUDE
     share = magnitude / LARGEST
     if name == "invert":
         return Layer(randaugment.OPERATIONS.index("solarize"), 0.0, 0.0)
     which = randaugment.OPERATIONS.index(name)
     if name in randaugment.ENHANCEMENTS:
-        # The factor is 1 in the middle of the scale; 1 +- 0.9 at its ends.
+        # The factor is 1 in the middle of the scale and 1 +- 0.9 at its ends.
         return Layer(which, top / 2, top / 2 * share)
     if name == "posterize":
         bits = 8 - round(share * 4)
         return Layer(which, top * bits / randaugment.POSTERIZE_MAX_BITS, 0.0)
     if name == "solarize":
-        # Levels from 255 (1 - share) on, exactly: the whole number that is not below it.
+        # Inverts levels of at least 255 (1 - share); integer arithmetic rounds that up exactly.
         threshold = -(-255 * (LARGEST - magnitude) // LARGEST)
         return Layer(which, top * threshold / 256, 0.0)
     return Layer(which, top * share, 0.0)
 
 
 def _columns() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The policy as arrays `[25, 2]`: which, magnitude, swing, and probability."""
+    """The policy as arrays `[25, 2]`: index of the operation, magnitude, swing, probability."""
     layers = [[layer_of(name, magnitude) for name, _, magnitude in pair] for pair in POLICY]
     which, magnitude, swing = np.moveaxis(np.array(layers, np.float32), -1, 0)
     probability = np.array([[p for _, p, _ in pair] for pair in POLICY], np.float32)
@@ -92,11 +93,11 @@ def _columns() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One of the pairs, from the key of an image.
+    """Draws one of the pairs with the key of an image.
 
     Returns:
-      For each of the two: the index in `randaugment.OPERATIONS` ("identity" where the operation
-      is not applied), the magnitude on that module's scale, and the sign; `[2]` each.
+      For both operations, `[2]` each: the index in `randaugment.OPERATIONS` ("identity" if the
+      operation is not applied), the magnitude on that module's scale, and the sign.
     """
     pair = jax.random.randint(keys.named(key, "pair"), (), 0, len(POLICY))
     which, magnitude, swing, probability = (jnp.asarray(x)[pair] for x in _columns())
@@ -111,8 +112,8 @@ def autoaugment(image: jax.Array, key: jax.Array, fill: Scalar = randaugment.GRE
 
     Args:
       image: `[H, W, 3]` in [0, 1], rounded to 8 bits.
-      key: a PRNG key of this image alone.
-      fill: what geometric operations show outside the image, in [0, 1], a number or `[3]`.
+      key: PRNG key of this image.
+      fill: colour outside the image after a geometric operation, in [0, 1], a number or `[3]`.
 
     Returns:
       float32 `[H, W, 3]`, k / 255 for whole k, not yet normalised.
@@ -124,6 +125,6 @@ def autoaugment(image: jax.Array, key: jax.Array, fill: Scalar = randaugment.GRE
     ) -> tuple[jax.Array, None]:
         return randaugment.apply_operation(levels, *layer, outside), None
 
-    # A scan: the layers are one program, compiled once.
+    # With a scan the program of a layer is compiled once.
     levels = jax.lax.scan(add_layer, randaugment.to_levels(image), draw(key))[0]
     return randaugment.from_levels(levels)

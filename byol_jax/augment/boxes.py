@@ -1,4 +1,4 @@
-"""Random crop boxes (BYOL App. C): uniforms in, integer boxes out; one rule for all libraries."""
+"""Random crop boxes (BYOL App. C) from uniforms; one rule for numpy, JAX and TensorFlow."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from byol_jax.errors import require
 
+# Share of the image's area, and width over height (App. C).
 AREA_RANGE = (0.08, 1.0)
 ASPECT_RANGE = (3 / 4, 4 / 3)
 
@@ -20,12 +21,12 @@ def check_ranges(area_range: tuple[float, float], aspect_range: tuple[float, flo
     low, high = area_range
     require(
         0 < low <= high <= 1,
-        f"crop area range {low}..{high}: it needs 0 < low <= high <= 1 (the paper: 0.08..1)",
+        f"crop area range {low}..{high} must have 0 < low <= high <= 1 (the paper: 0.08..1)",
     )
     low, high = aspect_range
     require(
         0 < low <= high,
-        f"crop aspect range {low}..{high}: it needs 0 < low <= high (the paper: 3/4..4/3)",
+        f"crop aspect range {low}..{high} must have 0 < low <= high (the paper: 3/4..4/3)",
     )
 
 
@@ -39,9 +40,14 @@ def random_resized_boxes(
 ) -> np.ndarray:
     """Turns uniforms `[..., 4]` in [0, 1) into boxes (y, x, h, w), int32 `[..., 4]` (BYOL App. C).
 
-    The uniforms stand for area, aspect, y and x. The area fraction is uniform, the aspect (w / h)
-    log-uniform, the offset uniform over all valid pixel positions. `heights` and `widths`, in
-    pixels, broadcast against the leading shape.
+    The uniforms determine area, aspect, y and x. The area fraction is uniform, the aspect (w / h)
+    log-uniform, the offset uniform over all valid pixel positions.
+
+    Args:
+      uniforms: `[..., 4]`.
+      heights, widths: size of the image in pixels, broadcast against `[...]`.
+      area_range: range of the box's share of the area.
+      aspect_range: range of the box's width over height.
 
     Raises:
       UserError: a range is empty or out of bounds.
@@ -61,17 +67,17 @@ def box_rule(
     area_range: tuple[Any, Any] = AREA_RANGE,
     aspect_range: tuple[Any, Any] = ASPECT_RANGE,
 ) -> Any:
-    """The rule of `random_resized_boxes`, in numpy or what has its names, where all may be traced.
+    """The rule of `random_resized_boxes` in a library with numpy's names; arguments may be traced.
 
-    Nothing is checked. In float32 a side or an offset may differ by one pixel from float64's.
+    Ranges are not checked. In float32 a side or an offset may differ by one pixel from float64.
     """
     u_area, u_aspect, u_y, u_x = library.moveaxis(uniforms, -1, 0)
 
     area = (area_range[0] + u_area * (area_range[1] - area_range[0])) * heights * widths
     log_low, log_high = library.log(library.asarray(aspect_range))
     aspect = library.exp(log_low + u_aspect * (log_high - log_low))
-    # A side that sticks out is cut to the image, not drawn again: a retry would need an unknown
-    # number of uniforms, and the authors' code cuts too (it makes the mean area 0.52, not 0.54).
+    # A side longer than the image's is clipped, not drawn again: retries would need an unknown
+    # number of uniforms, and the authors' code clips too (mean area 0.52 in place of 0.54).
     h = library.clip(library.rint(library.sqrt(area / aspect)), 1, heights)
     w = library.clip(library.rint(library.sqrt(area * aspect)), 1, widths)
     y = library.floor(u_y * (heights - h + 1))

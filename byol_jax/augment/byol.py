@@ -1,7 +1,7 @@
 """Image augmentations of BYOL App. C and Table 6, on the device.
 
-Each operation takes one float image `[H, W, 3]` with values in [0, 1]; `compose` draws their random
-numbers. App. C's crop is not here: it runs beside the JPEG decoder (data/crops.py).
+Each operation takes one float image `[H, W, 3]` with values in [0, 1]; `compose` draws the random
+numbers. App. C's crop is in data/crops.py, next to the JPEG decoder.
 """
 
 import jax
@@ -14,7 +14,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Weights of red, green and blue in the luma (App. C).
 LUMA = (0.2989, 0.5870, 0.1140)
-# Image heights per blur kernel: 23 taps at 224 pixels (App. C), other sizes in proportion.
+# Image height divided by the blur kernel's length: 23 taps at 224 pixels (App. C).
 BLUR_DIVIDER = 10
 
 Scalar = jax.Array | float
@@ -54,22 +54,22 @@ def rgb_to_hsv(rgb: jax.Array) -> jax.Array:
 def hsv_to_rgb(hsv: jax.Array) -> jax.Array:
     """Inverse of `rgb_to_hsv`, `[..., 3]`; the hue is taken modulo one turn."""
     hue, saturation, value = hsv[..., :1], hsv[..., 1:2], hsv[..., 2:]
-    # A channel falls from v to v (1 - s) and back as the hue goes round; red, green
-    # and blue do so a third of a turn apart.
+    # Over a turn of the hue a channel falls from v to v (1 - s) and returns; the phases of red,
+    # green and blue are a third of a turn apart.
     phase = (hue * 6 + jnp.asarray([5, 3, 1], hsv.dtype)) % 6
     dip = jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)
     return value - value * saturation * dip
 
 
 def adjust_saturation(image: jax.Array, factor: Scalar) -> jax.Array:
-    """Scales the saturation, cut to [0, 1]; `[H, W, 3]`."""
+    """Scales the saturation, clipped to [0, 1]; `[H, W, 3]`."""
     hsv = rgb_to_hsv(image)
     saturation = jnp.clip(hsv[..., 1:2] * factor, 0, 1)
     return hsv_to_rgb(jnp.concatenate([hsv[..., :1], saturation, hsv[..., 2:]], axis=-1))
 
 
 def adjust_hue(image: jax.Array, turns: Scalar) -> jax.Array:
-    """Turns the hue; `[H, W, 3]`."""
+    """Rotates the hue; `[H, W, 3]`."""
     hsv = rgb_to_hsv(image)
     return hsv_to_rgb(jnp.concatenate([hsv[..., :1] + turns, hsv[..., 1:]], axis=-1))
 
@@ -93,7 +93,7 @@ def color_jitter(image: jax.Array, amounts: jax.Array, order: jax.Array) -> jax.
         ]
         return jax.lax.switch(which, branches, image), None
 
-    # A scan: unrolled, the 16 operations are most of the step's compile time.
+    # A scan, because 16 unrolled operations would take most of the step's compile time.
     return jax.lax.scan(apply_next, image, order)[0]
 
 
@@ -104,7 +104,7 @@ def to_grayscale(image: jax.Array) -> jax.Array:
 
 
 def blur_radius(image: jax.Array) -> int:
-    """Pixels on each side of the middle of a blur's kernel; `[H, W, 3]`."""
+    """Taps of a blur kernel on each side of its middle, for an image `[H, W, 3]`."""
     return image.shape[0] // BLUR_DIVIDER // 2
 
 
@@ -118,8 +118,8 @@ def gaussian_blur(image: jax.Array, sigma: Scalar) -> jax.Array:
     weights = jnp.exp(-(offsets**2) / (2 * jnp.square(jnp.asarray(sigma, image.dtype))))
     weights = weights / jnp.sum(weights)
     for axis in (0, 1):
-        # A sum of shifted images: XLA fuses it into one pass, and unlike a convolution
-        # with a kernel for each image it stays exact and fast on every backend.
+        # A sum of shifted images: XLA fuses it into one pass. Unlike a convolution with one kernel
+        # per image, it is exact and fast on every backend.
         padding = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
         padded = jnp.pad(image, padding)
         size = image.shape[axis]
@@ -152,6 +152,6 @@ def to_float(images: jax.Array) -> jax.Array:
 
 
 def random_flip(image: jax.Array, key: jax.Array, probability: Scalar = 0.5) -> jax.Array:
-    """Exchanges left and right with the given probability; `[H, W, 3]`."""
+    """Mirrors left and right with the given probability; `[H, W, 3]`."""
     is_flipped = jax.random.uniform(keys.named(key, "flip")) < probability
     return jnp.where(is_flipped, image[:, ::-1], image)

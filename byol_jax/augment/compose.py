@@ -1,9 +1,9 @@
 """T and T': the columns of BYOL Table 6, composed of App. C's operations and SimCLR's.
 
 `make_view` composes the operations with one key, and its caller maps it over the batch. Every
-probability and strength is a traced value, so that varying them (Table 17) compiles nothing. Those
-of SimCLR's operations that BYOL leaves out (`EXTRAS`) are part of a program only where it gives
-them a probability.
+probability and strength is a traced value, so that varying them (Table 17) compiles nothing.
+SimCLR's operations that BYOL leaves out (`EXTRAS`) are part of a program only if they have a
+probability.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,11 +30,10 @@ from byol_jax.augment.byol import (
 
 
 class AugmentParams(NamedTuple):
-    """A column of BYOL Table 6, and the constants of App. C. Defaults are T's.
+    """A column of BYOL Table 6, and the constants of App. C. Defaults are those of T.
 
-    Probabilities are in [0, 1]; the `max` values are largest offsets (brightness,
-    hue) or largest distances of the factor from 1 (contrast, saturation);
-    `blur_sigma_*` are in pixels.
+    Probabilities are in [0, 1]. The `max` values are the largest offset (brightness, hue) or the
+    largest distance of the factor from 1 (contrast, saturation). `blur_sigma_*` are in pixels.
     """
 
     flip: Scalar = 0.5
@@ -49,7 +48,7 @@ class AugmentParams(NamedTuple):
     blur_sigma_max: Scalar = 2.0
     solarize: Scalar = 0.0
     solarize_threshold: Scalar = 0.5
-    # Probabilities of SimCLR's further operations, see `make_view`. None: not compiled at all.
+    # Probabilities of SimCLR's further operations, see `make_view`; None leaves one uncompiled.
     crop: Scalar | None = None
     rotate: Scalar | None = None
     randaugment: Scalar | None = None
@@ -64,7 +63,7 @@ class AugmentParams(NamedTuple):
 def example_key(
     seed_key: jax.Array, example_id: jax.Array, epoch: jax.Array, view: int
 ) -> jax.Array:
-    """The key of one view of one example in one epoch, whatever device holds it."""
+    """The key of one view of one example in one epoch, the same on every device."""
     for value in (example_id, epoch, view):
         seed_key = jax.random.fold_in(seed_key, value)
     return seed_key
@@ -112,7 +111,7 @@ def _cutout(image: jax.Array, key: jax.Array) -> jax.Array:
     return simclr.cutout(image, place, jnp.asarray(IMAGENET_MEAN))
 
 
-# SimCLR's operations that the columns of BYOL Table 6 do without, with their draws.
+# SimCLR's operations that BYOL Table 6 does not have, with their draws.
 EXTRAS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "crop": _crop,
     "rotate": _rotate,
@@ -124,28 +123,28 @@ EXTRAS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "noise": _noise,
     "cutout": _cutout,
 }
-# The probabilities of a column.
+# Names of the probabilities of a column.
 PROBABILITIES = ("flip", "color_jitter", "grayscale", "blur", "solarize", *EXTRAS)
 
 
 def from_config(column: Mapping[str, Any]) -> AugmentParams:
-    """A config's column as parameters; extras that are 0, None or not there cost nothing."""
+    """A config's column as parameters; extras that are 0, None or missing are not compiled."""
     return AugmentParams(**{k: v for k, v in column.items() if k not in EXTRAS or v})
 
 
 def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Array:
     """Draws t ~ T (or T') and applies it: App. C in the listed order, without the crop.
 
-    SimCLR's operations, where they have a probability, stand around App. C's (`EXTRAS`): crop,
+    With SimCLR's operations (`EXTRAS`) between those of App. C (in italics) the order is: crop,
     *flip*, rotate, randaugment, autoaugment, *color_jitter*, *grayscale*, equalize, *blur*,
-    motion_blur, *solarize*, sobel, noise, cutout. First what moves pixels, as in SimCLR App. A;
-    the learnt policies behind the flip, as their authors have them; colours, then blurs; last the
-    square of `cutout`, which the network sees as zeros.
+    motion_blur, *solarize*, sobel, noise, cutout. Operations that move pixels come first, as in
+    SimCLR App. A; the learnt policies follow the flip, as in their papers; then colours, then
+    blurs; last the square of `cutout`, which the network sees as zeros.
 
     Args:
       image: `[H, W, 3]` in [0, 1].
-      key: a PRNG key of this view alone.
-      params: a column of Table 6.
+      key: PRNG key of this view.
+      params: column of Table 6.
 
     Returns:
       The view `[H, W, 3]` in [0, 1], not yet normalised.
@@ -203,12 +202,12 @@ def map_examples(
     """Augments and normalises a batch of crops, each with its own key.
 
     Args:
-      function: maps an image `[H, W, 3]` in [0, 1] and a key to another such image.
+      function: maps an image `[H, W, 3]` in [0, 1] and a key to an image of the same form.
       images: uint8 `[B, H, W, 3]`.
       ids: example ids, int32 `[B]`.
-      epochs: the epoch each example is drawn in, int32 `[B]`.
+      epochs: epoch of each example, int32 `[B]`.
       seed_key: the run's key for augmentation.
-      view: 1 or 2.
+      view: number of the view, from 1.
 
     Returns:
       Normalised float32 views `[B, H, W, 3]`.

@@ -4,12 +4,11 @@ Each of `num_layers` layers (N) applies one operation, drawn uniformly from the 
 RandAugment paper, at a common magnitude (M, of 10). App. D.2 gives neither N nor M: the defaults
 here are the RandAugment paper's own for ResNet-50 on ImageNet, N = 2 and M = 9.
 
-What a magnitude means is taken from the paper's released code: of the enhancements (color,
-contrast, brightness, sharpness) it is a factor from 0.1 to 1.9 without a random sign, and
-posterize and solarize grow weaker with it. What an operation does is taken from Pillow, whose
-functions that code rebuilds, on rounded 8-bit levels. In place of 14 branches, all of which a
-batch would evaluate, a layer is one warp, one blend and one look-up, whose arguments leave the
-image as it is unless the drawn operation is one of theirs.
+Magnitudes mean what they do in the paper's released code: for enhancements (color, contrast,
+brightness, sharpness) a factor from 0.1 to 1.9 without a random sign, and posterize and solarize
+become weaker with the magnitude. Operations are those of Pillow, which that code reimplements, on
+8-bit levels. Of 14 branches a batch would evaluate all. A layer is therefore one warp, one blend
+and one table look-up, each of which leaves the image unchanged unless the drawn operation uses it.
 """
 
 from collections.abc import Iterable
@@ -25,22 +24,22 @@ OPERATIONS = (
     *("identity", "autocontrast", "equalize", "rotate", "solarize", "color", "posterize"),
     *("contrast", "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
 )
-# The largest offsets and distances of the released code, at magnitude 10. It moves images of 224
-# pixels by up to 100; other sizes move in proportion.
+# Strengths of the released code at magnitude 10. Translations are up to 100 pixels of 224, and in
+# proportion for other sizes.
 MAX_MAGNITUDE = 10
 ROTATE_MAX_DEGREES = 30
 SHEAR_MAX = 0.3
 TRANSLATE_MAX = 100 / 224
 ENHANCE_MIN, ENHANCE_RANGE = 0.1, 1.8
 POSTERIZE_MAX_BITS = 4
-# What geometric operations show outside the image, of AutoAugment.
+# Colour outside the image after a geometric operation, AutoAugment's.
 GREY = 128 / 255
-# Weights of red, green and blue in the luma, ITU-R 601-2 in 1/65536.
+# Weights of red, green and blue in the luma (ITU-R 601-2), in units of 1/65536.
 LUMA = (19595, 38470, 7471)
-# Source positions are in 1/65536 pixel.
+# A pixel in the fixed-point units of source positions.
 FIXED_ONE = 1 << 16
-# Added before a number is cut to an integer: below any fraction that an integer magnitude leads
-# to, above the rounding of float32, which is not the same on all devices.
+# Added before a number is truncated to an integer, so that the rounding of float32, which depends
+# on the device, does not matter. It is smaller than any fraction that an integer magnitude gives.
 HAIR = 1e-3
 
 Scalar = jax.Array | float
@@ -72,9 +71,9 @@ def affine(a: Scalar, b: Scalar, c: Scalar, d: Scalar, e: Scalar, f: Scalar) -> 
 
 
 def rotate(strength: Scalar, height: int, width: int) -> jax.Array:
-    """Map of a turn around the centre by up to 30 degrees, counterclockwise if positive."""
+    """Map of a rotation around the centre by up to 30 degrees, counterclockwise if positive."""
     angle = jnp.float32(strength) * jnp.deg2rad(ROTATE_MAX_DEGREES)
-    # With 1 - cos in place of cos, the offsets keep their last digits.
+    # Offsets use 1 - cos in place of cos, which would lose their last digits.
     sine, versine = jnp.sin(angle), 2 * jnp.square(jnp.sin(angle / 2))
     x, y = (width - 1) / 2, (height - 1) / 2
     cosine = 1 - versine
@@ -118,14 +117,14 @@ GEOMETRIC = {
 
 
 def warp(levels: jax.Array, coefficients: jax.Array, fill: jax.Array) -> jax.Array:
-    """Takes each pixel from where an inverse affine map puts its centre, nearest neighbour.
+    """Applies an inverse affine map to pixel centres and takes the nearest neighbours.
 
-    The nearest neighbour is AutoAugment's choice (Pillow's default), and positions are whole
-    numbers as in Pillow, so that only the coefficients depend on the device's rounding.
+    Nearest neighbours are AutoAugment's choice (Pillow's default). Positions are integers as in
+    Pillow, so that only the coefficients depend on the device's rounding.
 
     Args:
       levels: uint8 `[H, W, 3]`.
-      coefficients: int32 `[6]` of `affine`.
+      coefficients: int32 `[6]` from `affine`.
       fill: uint8 level, or levels `[3]`, outside the image.
     """
     height, width, _ = levels.shape
@@ -144,7 +143,7 @@ def luma(levels: jax.Array) -> jax.Array:
 
 
 def color(levels: jax.Array) -> jax.Array:
-    """What colour is enhanced from: the luma."""
+    """The image at factor 0 of colour: the luma."""
     return luma(levels)
 
 
@@ -155,13 +154,13 @@ def contrast(levels: jax.Array) -> jax.Array:
 
 
 def brightness(levels: jax.Array) -> jax.Array:
-    """What brightness is enhanced from: black."""
+    """The image at factor 0 of brightness: black."""
     del levels
     return jnp.int32(0)
 
 
 def sharpness(levels: jax.Array) -> jax.Array:
-    """What sharpness is enhanced from: a 3 x 3 mean of centre weight 5, edge pixels as they are."""
+    """The image at factor 0 of sharpness: a 3 x 3 mean, centre weight 5; borders unchanged."""
     height, width, _ = levels.shape
     centre = levels.astype(jnp.int32)
     padded = jnp.pad(centre, ((1, 1), (1, 1), (0, 0)))
@@ -183,19 +182,19 @@ ENHANCEMENTS = {
 
 
 def enhancement_factor(magnitude: Scalar) -> Scalar:
-    """0.1 at magnitude 0, 1.9 at 10: at 5 an enhancement changes nothing."""
+    """The factor of an enhancement: 0.1 at magnitude 0, 1 (no change) at 5, 1.9 at 10."""
     return magnitude / MAX_MAGNITUDE * ENHANCE_RANGE + ENHANCE_MIN
 
 
 def blend(degenerate: jax.Array, levels: jax.Array, factor: Scalar) -> jax.Array:
-    """`degenerate + factor (levels - degenerate)`, clipped and cut to uint8; `[H, W, 3]`."""
+    """`degenerate + factor (levels - degenerate)`, clipped and truncated to uint8; `[H, W, 3]`."""
     start = degenerate.astype(jnp.float32)
     mixed = start + factor * (levels.astype(jnp.float32) - start)
     return jnp.floor(jnp.clip(mixed, 0, 255) + HAIR).astype(jnp.uint8)
 
 
 def autocontrast(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
-    """Table that stretches the levels in use to 0 and 255, unless there is only one."""
+    """Table that stretches the levels in use to 0..255, unless there is only one."""
     del magnitude
     used = histogram > 0
     low, high = jnp.argmax(used), 255 - jnp.argmax(used[::-1])
@@ -207,7 +206,7 @@ def autocontrast(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
 def equalize(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
     """Table that makes all levels about equally frequent.
 
-    It does nothing to fewer than 255 pixels below the highest level in use.
+    It is the identity if fewer than 255 pixels are below the highest level in use.
     """
     del magnitude
     pixels, level = jnp.sum(histogram), jnp.arange(256)
@@ -219,7 +218,7 @@ def equalize(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
 
 
 def solarize(histogram: jax.Array, magnitude: Scalar) -> jax.Array:
-    """Table that inverts the levels from a threshold on: from 0 at magnitude 0, none at 10."""
+    """Table that inverts levels from a threshold on: all levels at magnitude 0, none at 10."""
     del histogram
     level = jnp.arange(256)
     threshold = jnp.floor(magnitude / MAX_MAGNITUDE * 256 + HAIR)
@@ -243,7 +242,7 @@ TABLES = {
 
 
 def histograms(levels: jax.Array) -> jax.Array:
-    """How many pixels each channel has of each level: uint8 `[H, W, 3]` to int32 `[3, 256]`."""
+    """Pixels per channel and level: uint8 `[H, W, 3]` to int32 `[3, 256]`."""
     channel = jnp.arange(3)
     return jnp.zeros((3, 256), jnp.int32).at[channel, levels.astype(jnp.int32)].add(1)
 
@@ -254,7 +253,7 @@ def look_up(levels: jax.Array, tables: jax.Array) -> jax.Array:
 
 
 def _choose(which: Scalar, group: Iterable[str], cases: list[jax.Array]) -> jax.Array:
-    """The case of operation `which` in its group, or the first one if it is of another."""
+    """Selects the result for `which`; the unchanged image if it is in another group."""
     names = ("", *group)
     places = [names.index(name) if name in names else 0 for name in OPERATIONS]
     return jax.lax.select_n(jnp.asarray(places)[which], *cases)
@@ -263,13 +262,13 @@ def _choose(which: Scalar, group: Iterable[str], cases: list[jax.Array]) -> jax.
 def apply_operation(
     levels: jax.Array, which: Scalar, magnitude: Scalar, sign: Scalar, fill: jax.Array
 ) -> jax.Array:
-    """One layer.
+    """Applies one layer.
 
     Args:
       levels: uint8 `[H, W, 3]`.
       which: index in `OPERATIONS`.
-      magnitude: M; above 10 strengths go on growing, as in the released code.
-      sign: 1 or -1, the direction of the geometric operations.
+      magnitude: M; strengths keep growing above 10, as in the released code.
+      sign: direction of the geometric operations, 1 or -1.
       fill: uint8 level, or levels `[3]`, outside the image.
 
     Returns:
@@ -290,7 +289,7 @@ def apply_operation(
 
 
 def draw_operation(key: jax.Array, layer: Scalar) -> tuple[jax.Array, jax.Array]:
-    """The index in `OPERATIONS` and the sign of one layer, from the key of an image."""
+    """Draws the index in `OPERATIONS` and the sign of one layer with the key of an image."""
     key = jax.random.fold_in(key, layer)
     which = jax.random.randint(keys.named(key, "operation"), (), 0, len(OPERATIONS))
     return which, jax.random.rademacher(keys.named(key, "sign"), dtype=jnp.float32)
@@ -307,19 +306,19 @@ def randaugment(
 
     Args:
       image: `[H, W, 3]` in [0, 1], rounded to 8 bits.
-      key: a PRNG key of this image alone.
+      key: PRNG key of this image.
       magnitude: M, 0 to 10, may be traced.
-      num_layers: N; more layers change no draw of the first ones.
-      fill: what geometric operations show outside the image, in [0, 1], a number or `[3]`.
+      num_layers: N; further layers change no draw of the first ones.
+      fill: colour outside the image after a geometric operation, in [0, 1], a number or `[3]`.
 
     Returns:
       float32 `[H, W, 3]`, k / 255 for whole k, not yet normalised.
     """
-    require(num_layers >= 0, f"num_layers={num_layers}: RandAugment applies 0 or more operations")
+    require(num_layers >= 0, f"num_layers={num_layers} must be at least 0")
 
     def add_layer(levels: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
         which, sign = draw_operation(key, layer)
         return apply_operation(levels, which, magnitude, sign, to_levels(fill)), None
 
-    # A scan: the layers are one program, compiled once.
+    # With a scan the program of a layer is compiled once.
     return from_levels(jax.lax.scan(add_layer, to_levels(image), jnp.arange(num_layers))[0])

@@ -1,9 +1,8 @@
 """SimCLR's further augmentations (Figure 4, Table 3, App. B.2), on the device.
 
-Each takes one float image `[H, W, 3]` with values in [0, 1] and traced numbers, and gives such an
-image. They stand beside those of BYOL App. C in `augment`, which draws their random numbers.
-SimCLR names the operations without their numbers: where one of those is a constant here, its
-comment says whose it is.
+Each operation maps a float image `[H, W, 3]` with values in [0, 1] and traced numbers to such an
+image; `compose` draws the random numbers. SimCLR names the operations without giving their numbers:
+where a number is a constant here, its comment says where it comes from.
 """
 
 import functools
@@ -16,11 +15,11 @@ from byol_jax.errors import require
 
 Scalar = jax.Array | float
 
-# Side of the square over the image's: 16 of 32 pixels, DeVries & Taylor (2017) on CIFAR-10.
+# Side of the square relative to the image's: 16 of 32 pixels, DeVries & Taylor (2017) on CIFAR-10.
 CUTOUT_SHARE = 0.5
-# Standard deviation, as a share of the range of values. Ours: SimCLR shows noise, and gives none.
+# Standard deviation relative to the range of values. Our choice: SimCLR gives none.
 NOISE_SIGMA = 0.1
-# A step from black to white, upright or level, has this gradient under Sobel's masks.
+# Gradient of a horizontal or vertical step from black to white under Sobel's masks.
 SOBEL_LARGEST = 4
 
 
@@ -34,9 +33,9 @@ def random_resized_crop(
 
     Args:
       image: `[H, W, 3]`.
-      uniforms: `[4]` in [0, 1), for area, aspect, y and x, as `boxes` takes them.
-      area_range: shares of the image's area.
-      aspect_range: of width over height.
+      uniforms: `[4]` in [0, 1), for area, aspect, y and x, as in `boxes.random_resized_boxes`.
+      area_range: range of the box's share of the area.
+      aspect_range: range of the box's width over height.
     """
     height, width, _ = image.shape
     box = boxes.box_rule(jnp, uniforms, height, width, area_range, aspect_range)
@@ -47,12 +46,12 @@ def random_resized_crop(
 def crop_and_resize(image: jax.Array, box: jax.Array, to: tuple[int, int]) -> jax.Array:
     """Cuts out a box (y, x, h, w) and resizes it, bicubic: `[H, W, 3]` -> `[*to, 3]`, not clipped.
 
-    Two small matrix products: a box of any size is one program, which a slice would not be.
+    With two small matrix products one program serves boxes of any size, unlike with a slice.
     """
     y, x, h, w = box
     rows = _bicubic(y, h, image.shape[0], to[0], image.dtype)
     columns = _bicubic(x, w, image.shape[1], to[1], image.dtype)
-    # In full float32: the products of some accelerators keep three digits by default.
+    # In full float32: by default, products on some accelerators keep three digits.
     return jnp.einsum("ij,jkc,lk->ilc", rows, image, columns, precision="highest")
 
 
@@ -61,9 +60,9 @@ def crop_levels(images: jax.Array, ids: jax.Array, windows: jax.Array, size: int
 
     Args:
       images: uint8 `[N, H, W, 3]`.
-      ids: which of them, int32 `[B]`.
+      ids: positions of the images to crop, int32 `[B]`.
       windows: boxes (y, x, h, w), int32 `[B, 4]`.
-      size: S.
+      size: S, side of the crops in pixels.
 
     Returns:
       uint8 `[B, S, S, 3]`.
@@ -80,10 +79,10 @@ def crop_levels(images: jax.Array, ids: jax.Array, windows: jax.Array, size: int
 def _bicubic(
     start: jax.Array, length: jax.Array, size: int, to: int, dtype: jnp.dtype
 ) -> jax.Array:
-    """Weights `[to, size]` that stretch the pixels from `start` on, `length` of them, to `to`.
+    """Weights `[to, size]` that resize `length` pixels from `start` on to `to` pixels.
 
-    As in `data.bicubic`: half-pixel centres, no antialiasing, Keys' kernel of a = -1/2, whose
-    weights outside of the box are left out and the others scaled to a sum of 1.
+    As in `data.bicubic`: half-pixel centres, no antialiasing, Keys' kernel with a = -1/2. Weights
+    outside the box are set to 0 and the others scaled to a sum of 1.
     """
     pixel = jnp.arange(size, dtype=dtype)
     centre = (jnp.arange(to, dtype=dtype) + 0.5) * (length / to) - 0.5 + start
@@ -96,19 +95,17 @@ def _bicubic(
 
 
 def rotate_quarters(image: jax.Array, turns: jax.Array) -> jax.Array:
-    """Turns a square image by 0, 90, 180 or 270 degrees (SimCLR Figure 4, Table 3).
+    """Rotates a square image by 0, 90, 180 or 270 degrees (SimCLR Figure 4, Table 3).
 
     Args:
       image: `[S, S, 3]`.
-      turns: quarters, an integer from 0 to 3, counterclockwise.
+      turns: number of counterclockwise quarter turns, an integer from 0 to 3.
 
     Raises:
-      UserError: when tracing, for an image that is not square.
+      UserError: when tracing, if the image is not square.
     """
     height, width, _ = image.shape
-    require(
-        height == width, f"an image of {height}x{width} is turned by quarters: it must be square"
-    )
+    require(height == width, f"an image of {height}x{width} cannot be rotated: it must be square")
     branches = [functools.partial(jnp.rot90, k=k) for k in range(4)]
     return jax.lax.switch(turns, branches, image)
 
@@ -116,7 +113,7 @@ def rotate_quarters(image: jax.Array, turns: jax.Array) -> jax.Array:
 def equalize(image: jax.Array) -> jax.Array:
     """Makes all levels of each channel about equally frequent (SimCLR App. B.2).
 
-    As Pillow does it, on values rounded to 8 bits.
+    As Pillow's, on values rounded to 8 bits.
     """
     levels = randaugment.to_levels(image)
     tables = jax.vmap(randaugment.equalize, (0, None))(randaugment.histograms(levels), 0)
@@ -126,15 +123,15 @@ def equalize(image: jax.Array) -> jax.Array:
 def motion_blur(image: jax.Array, angle: Scalar, radius: int) -> jax.Array:
     """Mean along a line through each pixel (SimCLR App. B.2); zero outside the image.
 
-    SimCLR gives neither length nor border: both are those of the Gaussian blur.
+    SimCLR gives neither length nor border; both are those of the Gaussian blur.
 
     Args:
       image: `[H, W, 3]`.
-      angle: of the line in radians, counterclockwise from the horizontal.
-      radius: the line has 2 radius + 1 pixels, each the nearest to its place.
+      angle: angle of the line in radians, counterclockwise from the horizontal.
+      radius: the line has 2 radius + 1 pixels, positions rounded to the nearest pixel.
     """
     steps = jnp.arange(-radius, radius + 1)
-    # Rows go down, angles go up.
+    # Rows count downwards, angles upwards.
     rows = radius - jnp.round(steps * jnp.sin(angle)).astype(jnp.int32)
     columns = radius + jnp.round(steps * jnp.cos(angle)).astype(jnp.int32)
     padded = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)))
@@ -149,8 +146,8 @@ def motion_blur(image: jax.Array, angle: Scalar, radius: int) -> jax.Array:
 def sobel(image: jax.Array) -> jax.Array:
     """Magnitude of Sobel's gradient in each channel (SimCLR Figure 4, App. B.2).
 
-    Divided by the gradient of a step from black to white and cut at 1, which slanted edges pass.
-    Pixels at the border are repeated outside.
+    It is divided by the gradient of a step from black to white and clipped at 1, which slanted
+    edges exceed. Border pixels are repeated outside the image.
     """
     height, width, _ = image.shape
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
@@ -169,12 +166,12 @@ def sobel(image: jax.Array) -> jax.Array:
 
 
 def gaussian_noise(image: jax.Array, noise: jax.Array, sigma: Scalar = NOISE_SIGMA) -> jax.Array:
-    """Adds noise (SimCLR Figure 4; "corrupted" in Table 3), cut to [0, 1].
+    """Adds noise (SimCLR Figure 4; "corrupted" in Table 3), clipped to [0, 1].
 
     Args:
       image: `[H, W, 3]`.
       noise: standard normal numbers `[H, W, 3]`.
-      sigma: what they are multiplied by.
+      sigma: standard deviation of the added noise.
     """
     return jnp.clip(image + sigma * noise, 0, 1)
 
@@ -182,13 +179,13 @@ def gaussian_noise(image: jax.Array, noise: jax.Array, sigma: Scalar = NOISE_SIG
 def cutout(
     image: jax.Array, uniforms: jax.Array, fill: jax.Array, share: Scalar = CUTOUT_SHARE
 ) -> jax.Array:
-    """Paints over a square (SimCLR Figure 4), which may stick out, as DeVries & Taylor's does.
+    """Fills a square (SimCLR Figure 4), which may extend beyond the image as in DeVries & Taylor.
 
     Args:
       image: `[H, W, 3]`.
-      uniforms: `[2]` in [0, 1), for the row and the column of the pixel in the middle.
-      fill: the colour `[3]`. DeVries & Taylor's is 0 after normalisation, the mean colour.
-      share: side of the square over the shorter side of the image.
+      uniforms: `[2]` in [0, 1), for row and column of the middle pixel.
+      fill: colour `[3]`. DeVries & Taylor fill with 0 after normalisation, the mean colour.
+      share: side of the square relative to the shorter side of the image.
     """
     height, width, _ = image.shape
     side = jnp.round(jnp.asarray(share * min(height, width)))

@@ -1,4 +1,4 @@
-"""Sets of images that are arrays: the digits of scikit-learn, and npz files."""
+"""Image sets held as arrays: the digits of scikit-learn, and npz files."""
 
 import os
 import zipfile
@@ -13,7 +13,7 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def read_digits() -> dict[str, ImageSet]:
-    """1797 scans of 8x8 pixels, 10 classes; grey values 0..16 become 0..255, three times."""
+    """1797 scans of 8x8 pixels, 10 classes; grey values 0..16 become 0..255 in three channels."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -26,12 +26,12 @@ def read_npz(file: str) -> dict[str, ImageSet]:
     """The splits of an npz file (docs/outside.md, `npz:FILE`).
 
     Raises:
-      UserError: there is no such file, or its arrays are not images and labels.
+      UserError: the file does not exist, or its arrays are not images and labels.
     """
     arrays = _npz_arrays(file)
     require(
         "test_images" in arrays or "test_labels" not in arrays,
-        f"{file} has 'test_labels' without 'test_images'; add the images or leave both away",
+        f"{file} has 'test_labels' without 'test_images'; add the images or remove the labels",
     )
     splits = {}
     for split in ("train", "test"):
@@ -49,18 +49,18 @@ def _npz_arrays(file: str) -> dict[str, np.ndarray]:
     path = os.path.expanduser(file)
     require(
         os.path.isfile(path),
-        f"there is no file {file}; npz:FILE needs one with {', '.join(_ARRAYS)}",
+        f"npz:{file}: there is no such file; give an npz file with {', '.join(_ARRAYS)}",
     )
     wrong = f"{file} is not a readable npz file; write one with numpy.savez(FILE, train_images=...)"
-    # A single .npy array is no npz; anything else that np.load would take is a pickle.
+    # np.load would also read a single .npy array or a pickle.
     require(zipfile.is_zipfile(path), wrong)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names = ", ".join(archive.files) or "none at all"
+            names = ", ".join(archive.files) or "none"
             require(
                 "train_images" in archive.files,
-                f"{file} has no array 'train_images' but {names}; "
-                f"train_images is needed, {', '.join(_ARRAYS[1:])} are optional",
+                f"{file} has no array 'train_images' (its arrays: {names}); add it, "
+                f"{', '.join(_ARRAYS[1:])} are optional",
             )
             return {name: archive[name] for name in _ARRAYS if name in archive.files}
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -72,14 +72,14 @@ def _checked_images(arrays: dict[str, np.ndarray], split: str, file: str) -> np.
     what = f"{split}_images in {file}"
     if np.issubdtype(images.dtype, np.floating):
         raise UserError(
-            f"{what} is {images.dtype}; uint8 in 0..255 is needed: multiply values in 0..1 by 255, "
-            "round and cast"
+            f"{what} is {images.dtype}; it must be uint8 in 0..255: multiply values in 0..1 by "
+            "255, round and cast"
         )
-    require(images.dtype == np.uint8, f"{what} is {images.dtype}; uint8 in 0..255 is needed")
+    require(images.dtype == np.uint8, f"{what} is {images.dtype}; it must be uint8 in 0..255")
     require(
         images.ndim == 4 and images.shape[-1] == 3 and 0 not in images.shape[1:],
-        f"{what} has the shape {list(images.shape)}; [N, H, W, 3] is needed "
-        "(repeat a grey channel three times, put channels last)",
+        f"{what} has shape {list(images.shape)}; it must be [N, H, W, 3]: repeat a grey channel "
+        "three times, put channels last",
     )
     return images
 
@@ -91,14 +91,14 @@ def _checked_labels(arrays: dict[str, np.ndarray], split: str, file: str, count:
     what = f"{split}_labels in {file}"
     require(
         np.issubdtype(labels.dtype, np.integer),
-        f"{what} is {labels.dtype}; integers are needed (classes from 0, negative = no label)",
+        f"{what} is {labels.dtype}; it must be integer (classes from 0, negative = no label)",
     )
     require(
         labels.shape == (count,),
-        f"{what} has the shape {list(labels.shape)}; one number for each of the {count} images "
-        f"is needed: [{count}]",
+        f"{what} has shape {list(labels.shape)}; it must be [{count}], one number per image",
     )
     require(
-        labels.max(initial=0) < 2**31, f"{what} goes up to {labels.max(initial=0)}; int32 is needed"
+        labels.max(initial=0) < 2**31,
+        f"{what} has the label {labels.max(initial=0)}; labels must be below 2**31",
     )
     return np.maximum(labels.astype(np.int64), -1).astype(np.int32)

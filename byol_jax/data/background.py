@@ -14,10 +14,13 @@ Batches = Generator[Batch, None, None]
 def in_background(
     batches: Batches, depth: int, waiting: Callable[[float], None] | None = None
 ) -> Batches:
-    """Runs a generator in a thread that is at most `depth` items ahead.
+    """Runs a generator in a thread that stays at most `depth` items ahead.
 
-    `waiting` is told every second for how many seconds there has been nothing to yield. It may
-    raise; whatever the thread is in is then left to itself.
+    Args:
+      batches: the generator.
+      depth: most items that are ready but not yet asked for.
+      waiting: called every second while no item is ready, with the number of such seconds so far.
+        It may raise to give up; the thread is then not waited for.
     """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
@@ -37,7 +40,7 @@ def in_background(
                 if not put(batch):
                     break
             put(None)
-        except BaseException as error:  # Raised again where the batch is missed.
+        except BaseException as error:  # raised again in the consumer
             put(error)
         finally:
             if stopped.is_set():

@@ -11,12 +11,13 @@ from typing import Any
 import numba
 import numpy as np
 
-# Off by default, and what turns the three channels of a pixel into one instruction.
+# Lets one vector instruction handle the three channels of a pixel; off by default.
 numba.config.SLP_VECTORIZE = 1  # type: ignore[attr-defined]
 
-# TensorFlow takes its weights from a table with this many entries to a pixel.
+# Entries per pixel of the table that TensorFlow takes its weights from.
 _ENTRIES = 1024
-_A = -0.5  # of Keys' kernel
+# Parameter a of Keys' kernel.
+_A = -0.5
 
 
 def _table() -> tuple[np.ndarray, np.ndarray]:
@@ -33,11 +34,11 @@ _NEAR, _FAR = _table()
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles at the first call, without Python's lock; kept on disk where that is possible."""
+    """Compiles at the first call, to run without Python's lock; cached on disk if possible."""
     try:
         kept: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
         return kept
-    except RuntimeError:  # neither beside this file nor in the user's cache
+    except RuntimeError:  # no writable cache, beside this file or in the user's folder
         fresh: Callable[..., Any] = numba.njit(nogil=True)(function)
         return fresh
 
@@ -51,17 +52,18 @@ def resize(
 ) -> None:
     """Resizes a window of an image without antialiasing and keeps a part of the result.
 
-    Pixels outside the window play no part.
+    Pixels outside the window have no influence.
 
     Args:
       image: uint8 `[H, W, 3]`.
-      out: where the part goes: uint8 `[h, w, 3]`, clipped and rounded, or float32, neither.
-      window: (y, x, height, width) in the image; all of it by default.
-      to: height and width that the window is resized to, by default `h, w`.
-      corner: of the part in the resized window.
+      out: receives the part, `[h, w, 3]`: uint8 values are clipped and rounded, float32 values
+        are neither.
+      window: (y, x, height, width) in the image; by default the whole image.
+      to: height and width that the window is resized to; by default `h, w`.
+      corner: y and x of the part in the resized window.
     """
     height, width, _ = image.shape
-    # Read-only, that one type of argument is compiled.
+    # Always read-only, so that numba compiles for a single type of argument.
     pixels = np.ascontiguousarray(image).reshape(height, 3 * width).view()
     pixels.flags.writeable = False
     rows, columns, _ = out.shape
@@ -78,10 +80,13 @@ def resize(
 def _taps(
     start: int, length: int, to: int, first: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where `count` positions of a side, from `first`, find their four neighbours, and weights.
+    """The four neighbours of `count` positions of a resized side, from `first` on, and weights.
 
-    `start` and `length` are the window's, `to` is the side after resizing. Neighbours outside the
-    window have weight 0, the others sum to 1.
+    The window begins at `start` and has `length` pixels; `to` is the side after resizing.
+    Neighbours outside the window have weight 0; the other weights sum to 1.
+
+    Returns:
+      Indices into the image and weights, `[count, 4]` each.
     """
     index = np.empty((count, 4), np.uintp)
     weight = np.empty((count, 4), np.float32)
@@ -116,17 +121,17 @@ def _resize(
     from_x: int,
     out: np.ndarray,
 ) -> None:
-    """`resize` of rows of pixels, `[H, 3 W]` -> `[h, 3 w]`; a column is three values."""
+    """`resize` on rows of interleaved channels, `[H, 3 W]` -> `[h, 3 w]`."""
     rows, columns = out.shape[0], out.shape[1] // 3
     up_down, by_row = _taps(y, height, to_height, from_y, rows)
     across, by_column = _taps(x, width, to_width, from_x, columns)
-    # Of a row, what the kept columns need.
+    # The kept columns need only pixels `low` to `high - 1` of a row.
     low, high = int(across[0, 0]), int(across[columns - 1, 3]) + 1
     across = (across - np.uintp(low)) * np.uintp(3)
-    # One value more than three to a pixel: four are read and written at a time.
+    # One value more than three per pixel: four are read and written at a time.
     between = np.zeros(3 * (high - low) + 1, np.float32)
     line = np.empty(3 * columns + 1, np.float32)
-    # Unsigned, as a negative index would count from the end and has to be looked for.
+    # Unsigned: for signed indices the compiled code would check whether they are negative.
     one, two, three = np.uintp(1), np.uintp(2), np.uintp(3)
     for i in range(rows):
         row0 = image[up_down[i, 0]][3 * low : 3 * high]

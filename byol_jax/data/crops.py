@@ -1,7 +1,8 @@
-"""Where views are cut from an image, how it is decoded, and how they are made (App. C).
+"""Crops: where they are cut from an image, how it is decoded, how they are resized (App. C).
 
-A `Placement` says in numbers which part of the picture to read, to which size to resize it and
-which square of that to keep. Random crops and evaluation crops differ in nothing else.
+A placement, int32 `[8]`, has three parts: the window (y, x, height, width) that is read from the
+picture, the size (height, width) that it is resized to, and the corner (y, x) of the square that is
+kept of that. Random crops and evaluation crops differ in these numbers only.
 """
 
 import functools
@@ -16,17 +17,13 @@ from byol_jax.errors import require
 EVALUATION_MODES = ("paper", "released", "full")
 # The authors' code keeps this share of the short side (docs/deviations.md, 18).
 RELEASED_SHARE = np.float32(0.875)
-# Of a picture longer than this many times its width only the middle is resized: the ends are
-# never seen, and would make a strip of 10,000 pixels fill the memory.
+# Of a picture whose long side is more than this many times the short side only the middle is
+# resized. The ends are never seen, and resizing a strip of 10,000 pixels could exhaust the memory.
 _LONGEST = 8
-
-# Columns of a placement: the window in the picture, the size it is resized to, and the corner of
-# the square that is kept.
-PLACEMENT = ("y", "x", "height", "width", "to_height", "to_width", "from_y", "from_x")
 
 
 def box_placement(boxes: np.ndarray, size: int) -> np.ndarray:
-    """Boxes (y, x, h, w) to be resized to squares: int32 `[..., 4]` -> `[..., 8]`."""
+    """Placements of boxes (y, x, h, w) that become squares: int32 `[..., 4]` -> `[..., 8]`."""
     rest = np.broadcast_to(np.array([size, size, 0, 0], np.int32), boxes.shape)
     return np.concatenate([boxes, rest], axis=-1, dtype=np.int32)
 
@@ -54,7 +51,7 @@ def center_placement(height: int, width: int, size: int, mode: str) -> np.ndarra
     )
     short = min(height, width)
     if mode == "released":
-        # Of a single pixel the authors' window leaves nothing: it is kept.
+        # The authors' window of a single pixel is empty; the pixel is kept instead.
         window = released_window(height, width) if short > 1 else [0, 0, height, width]
         return box_placement(np.array(window), size)
     target = round(size * 256 / 224) if mode == "paper" else size
@@ -70,18 +67,18 @@ def is_identity(placement: np.ndarray, height: int, width: int) -> bool:
 
 
 def seen_size(heights: Any, widths: Any, orientations: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths of pictures once they are turned as EXIF says."""
+    """Heights and widths of pictures after they are turned as EXIF says."""
     swaps = _orientation_flags(np.asarray(orientations))[0]
     return np.where(swaps, widths, heights), np.where(swaps, heights, widths)
 
 
 def turn(placements: np.ndarray, heights: Any, widths: Any, orientations: Any) -> np.ndarray:
-    """Windows in turned pictures -> the same windows in the stored pixels; the rest stays.
+    """Moves windows from turned pictures to the stored pixels.
 
     Args:
-      placements: int32 `[..., 8]`.
-      heights, widths: of the stored pixels, broadcast against `[...]`.
-      orientations: of EXIF, 1 to 8, broadcast likewise.
+      placements: int32 `[..., 8]`; only the windows change.
+      heights, widths: size of the stored pixels, broadcast against `[...]`.
+      orientations: EXIF orientation, 1 to 8, broadcast likewise.
     """
     swaps, flips_y, flips_x = _orientation_flags(np.asarray(orientations))
     y, x, h, w, *rest = np.moveaxis(placements, -1, 0)
@@ -93,7 +90,7 @@ def turn(placements: np.ndarray, heights: Any, widths: Any, orientations: Any) -
 
 
 def _orientation_flags(orientation: Any) -> tuple[Any, Any, Any]:
-    """What EXIF's orientation means: first mirror y and x, then swap the axes."""
+    """EXIF's orientation as flags: mirror y, mirror x, and then swap the axes."""
     swaps = orientation >= 5
     flips_y = ((orientation >= 3) & (orientation <= 4)) | ((orientation >= 6) & (orientation <= 7))
     flips_x = ((orientation >= 2) & (orientation <= 3)) | (orientation >= 7)
@@ -101,20 +98,20 @@ def _orientation_flags(orientation: Any) -> tuple[Any, Any, Any]:
 
 
 def halvings(placements: np.ndarray) -> np.ndarray:
-    """How often images can be halved before any of their windows is smaller than what it becomes.
+    """How many times an image can be halved while no window gets smaller than its resized size.
 
     Args:
       placements: int32 `[b, V, 8]`.
 
     Returns:
-      int32 `[b]`, 0 to 3: as far as a JPEG's blocks of 8 x 8 pixels go.
+      int32 `[b]`, 0 to 3, which is what a JPEG's blocks of 8 x 8 pixels allow.
     """
     spare = (placements[..., 2:4] / placements[..., 4:6]).min(axis=(1, 2))
     return np.clip(np.floor(np.log2(np.maximum(spare, 1))), 0, 3).astype(np.int32)
 
 
 def halved(placements: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The nearest windows in images that have been halved so often, int32 `[b]`; the rest stays."""
+    """Moves windows `[b, V, 8]` to the nearest pixels of images halved `times` times, `[b]`."""
     factor = 2 ** times[:, None, None]
     start = np.rint(placements[..., :2] / factor)
     end = np.rint((placements[..., :2] + placements[..., 2:4]) / factor)
@@ -128,11 +125,11 @@ def decode(data: Any, window: Any, times: Any = None) -> Any:
     Grey, CMYK, palette and 16-bit pixels become RGB of 8 bits; transparency is dropped. A JPEG's
     rows below the window and columns beside it are skipped.
 
-    With `times` a JPEG is halved so often, 0 to 3, while it is decoded, from fewer coefficients of
-    its blocks; the window is one of the smaller image.
+    With `times`, 0 to 3, a JPEG is halved that many times while it is decoded, from fewer
+    coefficients per block. The window is then one in the smaller image.
 
     Raises:
-      tf.errors.InvalidArgumentError: at run time, when the image is damaged.
+      tf.errors.InvalidArgumentError: when the graph runs, if the image is damaged.
     """
     tf = import_tensorflow()
     y, x, h, w = tf.unstack(window)
@@ -166,16 +163,16 @@ def place(
     orientation: int = 1,
     dtype: type[np.generic] = np.uint8,
 ) -> np.ndarray:
-    """Carries out a placement whose window is relative to `patch`: `[size, size, 3]`.
+    """Cuts and resizes a placement whose window is relative to `patch`: `[size, size, 3]`.
 
-    Pixels outside the window play no part.
+    Pixels outside the window have no influence.
 
     Args:
       patch: uint8 `[H, W, 3]`.
       placement: int32 `[8]`.
-      orientation: how EXIF says to turn the window, 1 (not at all) to 8.
-      dtype: uint8, clipped and rounded (bicubic interpolation overshoots at edges), or float32,
-        neither.
+      orientation: EXIF orientation of the window, 1 (upright) to 8.
+      dtype: uint8 values are clipped and rounded (bicubic interpolation overshoots at edges),
+        float32 values are neither.
     """
     y, x, h, w, to_h, to_w, from_y, from_x = placement.tolist()
     if orientation != 1:

@@ -1,4 +1,4 @@
-"""Folders of image files: the layout says the splits and the classes."""
+"""Folders of image files: the layout determines splits and classes."""
 
 import logging
 import os
@@ -11,9 +11,10 @@ from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
 
-# Folders that are splits; everything else is a class.
+# Names of folders that are splits, and the splits; any other folder is a class.
 SPLIT_FOLDERS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif")
+# Files named in a message before the rest is abbreviated.
 _NAMED = 3
 
 
@@ -21,30 +22,31 @@ def read(folder: str) -> dict[str, ImageSet]:
     """The splits of `folder:DIR`, files in the order of their paths.
 
     `train/`, `val/` or `valid/`, and `test/` are splits; without any of them the folder itself is
-    one, `train`. In a split, sub-folders are classes (labels are their ranks by name over all
-    splits; files of deeper folders belong to them too) and loose files have no label.
+    the split `train`. In a split, sub-folders are classes, and files in deeper folders belong to
+    the same class. Labels are the ranks of the class names over all splits. Loose files have no
+    label.
 
     Args:
-      folder: the path behind `folder:`.
+      folder: path after `folder:`.
 
     Raises:
-      UserError: no such folder, one without images, or one whose layout is ambiguous.
+      UserError: the folder does not exist, has no images, or has an ambiguous layout.
     """
     root = pathlib.Path(folder).expanduser()
     require(root.is_dir(), f"there is no folder {folder}; folder:DIR needs one with images")
     splits = {entry: root / entry for entry in SPLIT_FOLDERS if (root / entry).is_dir()}
     if "val" in splits and "valid" in splits:
-        raise UserError(f"{folder} has both val/ and valid/; keep one of them")
+        raise UserError(f"{folder} has both val/ and valid/; remove or rename one of them")
     if splits:
         require(
             "train" in splits,
             f"{folder} has {' and '.join(f'{s}/' for s in splits)} but no train/; "
-            "name the folder to train on train/",
+            "rename the folder with the training images to train/",
         )
         roots = {SPLIT_FOLDERS[entry]: path for entry, path in splits.items()}
-        others = sorted(p.name for p in root.iterdir() if p.name not in splits)
-        if others := [name for name in others if not name.startswith(".")]:
-            _logger.info("%s: what lies beside train/ is left out: %s", folder, _few(others))
+        entries = sorted(p.name for p in root.iterdir() if p.name not in splits)
+        if unused := [name for name in entries if not name.startswith(".")]:
+            _logger.info("%s: files beside train/ are left out: %s", folder, _few(unused))
     else:
         roots = {"train": root}
 
@@ -52,15 +54,15 @@ def read(folder: str) -> dict[str, ImageSet]:
     files = {split: _image_files(path, skipped) for split, path in roots.items()}
     if skipped:
         _logger.info(
-            "%s: %d file(s) without the ending of an image are left out: %s",
+            "%s: %d file(s) without an image file extension are left out: %s",
             folder,
             len(skipped),
             _few(sorted(skipped)),
         )
     require(
         any(files.values()),
-        f"{folder} holds no image: files ending in {', '.join(ENDINGS)} are needed, "
-        "here, in sub-folders (classes), or in train/, val/ and test/",
+        f"{folder} has no image: put files ending in {', '.join(ENDINGS)} there, in sub-folders "
+        "(classes), or in train/, val/ and test/",
     )
     names = sorted({_class_of(file) for listed in files.values() for file in listed} - {""})
     ranks = {name: rank for rank, name in enumerate(names)} | {"": -1}
@@ -83,10 +85,13 @@ def _refuse(error: OSError) -> None:
 
 
 def _image_files(root: pathlib.Path, skipped: list[str]) -> list[str]:
-    """Paths below `root`, with `/`, sorted; hidden files and folders are nobody's images."""
-    found = []
+    """Paths of images relative to `root`, with `/`, sorted; skips hidden files and folders.
+
+    Other files are appended to `skipped`.
+    """
+    images = []
     for parent, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
-        # A link to a folder that holds it would be followed for ever.
+        # Following a link to a folder that contains it would never end.
         above = os.path.realpath(parent) + os.sep
         folders[:] = [
             name
@@ -97,10 +102,10 @@ def _image_files(root: pathlib.Path, skipped: list[str]) -> list[str]:
         below = pathlib.Path(parent).relative_to(root)
         for name in files:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                found.append((below / name).as_posix())
+                images.append((below / name).as_posix())
             elif not name.startswith("."):
                 skipped.append(os.path.join(parent, name))
-    return sorted(found)
+    return sorted(images)
 
 
 def _image_set(name: str, root: pathlib.Path, files: list[str], ranks: dict[str, int]) -> ImageSet:

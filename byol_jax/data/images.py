@@ -1,4 +1,4 @@
-"""Sets of labelled images, in memory or stored one by one, and what their headers say."""
+"""Sets of labelled images, in memory or stored one by one, and their headers."""
 
 import io
 import logging
@@ -13,14 +13,15 @@ from byol_jax.errors import require
 
 _logger = logging.getLogger(__name__)
 
-# What TensorFlow's decoders read alike for every file; an MPO is a JPEG with more behind it.
+# Formats that TensorFlow decodes the same way for every file; an MPO is a JPEG with further images
+# appended.
 _TENSORFLOW_FORMATS = ("JPEG", "MPO", "PNG")
 _EXIF_ORIENTATION = 0x0112
-# Images whose mean size stands for that of all.
+# Images whose mean size estimates that of a whole set.
 _MEASURED = 200
 
-
-# A class, -1 for none; of a multi-label set int32 `[K]`: 1 shows the class, 0 does not, -1 ignored.
+# A class, or -1 for none. In a multi-label set int32 `[K]`: 1 if the image shows the class, 0 if it
+# does not, -1 if the class is ignored.
 Label = int | np.ndarray
 
 
@@ -32,13 +33,14 @@ class Encoded(NamedTuple):
 
 
 class Files(NamedTuple):
-    """Where stored images are, for a program that does not run this one's `Records.read`.
+    """Where stored images are, for a program that cannot call `Records.read`.
 
     Attributes:
-      paths: of the files.
-      path_of: which of them has the image, int32 `[size]`.
-      offset_of: where its TFRecord starts in there, int64 `[size]`; None if each file is an image.
-      image, label: names of the features of a record; no `label`: nothing is known of it.
+      paths: paths of the files.
+      path_of: index into `paths` for each image, int32 `[size]`.
+      offset_of: byte at which the TFRecord of each image starts, int64 `[size]`; None if each file
+        is an image.
+      image, label: names of the features of a record; `label` is empty if records have no label.
     """
 
     paths: list[str]
@@ -49,14 +51,15 @@ class Files(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Stored images by position; both functions may be called from any thread.
+    """Stored images by position; all functions may be called from any thread.
 
     Attributes:
-      size: how many there are.
-      read: the image at a position; raises OSError when it cannot be had.
-      describe: its name in messages.
-      scan_labels: all labels, int32 `[size]` (`[size, K]`); may have to read every record.
-      files: where other programs find the same images, if they can.
+      size: number of images.
+      read: function from a position to the image; raises OSError if it cannot be read.
+      describe: function from a position to the image's name in messages.
+      scan_labels: function that returns all labels, int32 `[size]` (multi-label: `[size, K]`); it
+        may have to read every record.
+      files: where other programs find the same images; None if they cannot.
     """
 
     size: int
@@ -70,11 +73,12 @@ class ImageSet(NamedTuple):
     """One split of a data set; an example's id is its position.
 
     Attributes:
-      name: as the user calls the data set.
+      name: the user's name for the data set.
       images: uint8 `[N, H, W, 3]` in memory, or stored images.
-      labels: int32 `[N]`, -1 = no label; None where only the records know.
-      num_classes: K; 0 = no labels at all.
-      multi_label: whether an image has several classes: labels are int32 `[N, K]`, see `Label`.
+      labels: int32 `[N]`, -1 for no label; None if they are in the records only.
+      num_classes: K; 0 if there are no labels.
+      multi_label: whether an image may have several classes; labels are then int32 `[N, K]`, see
+        `Label`.
     """
 
     name: str
@@ -90,12 +94,12 @@ class ImageSet(NamedTuple):
 
 
 def no_label(image_set: ImageSet) -> Label:
-    """What an image has whose label is not known."""
+    """The label of an image whose label is unknown."""
     return np.full(image_set.num_classes, -1, np.int32) if image_set.multi_label else -1
 
 
 def all_labels(image_set: ImageSet) -> np.ndarray:
-    """The labels, int32 `[N]` or `[N, K]`, read from the records where nothing else knows them."""
+    """The labels, int32 `[N]` or `[N, K]`, read from the records if they are nowhere else."""
     if image_set.labels is None:
         assert isinstance(image_set.images, Records)
         return image_set.images.scan_labels()
@@ -103,7 +107,7 @@ def all_labels(image_set: ImageSet) -> np.ndarray:
 
 
 def select(image_set: ImageSet, positions: np.ndarray) -> ImageSet:
-    """The images at `positions`, in that order; records stay where they are."""
+    """The images at `positions`, in that order; records are not copied."""
     images = image_set.images
     labels = None if image_set.labels is None else image_set.labels[positions]
     if not isinstance(images, Records):
@@ -136,10 +140,10 @@ def unlabelled(image_set: ImageSet) -> ImageSet:
 
 
 def cached(image_set: ImageSet) -> ImageSet:
-    """The same images; what has been read once, encoded, stays in memory.
+    """The same images; encoded bytes stay in memory once they have been read.
 
     Raises:
-      UserError: this machine's memory is too small for that.
+      UserError: this machine has too little memory.
     """
     images = image_set.images
     if not isinstance(images, Records):
@@ -155,14 +159,14 @@ def cached(image_set: ImageSet) -> ImageSet:
     for i in np.unique(np.linspace(0, images.size - 1, _MEASURED).astype(int)).tolist():
         try:
             sizes.append(len(read(i).data))
-        except OSError:  # The run itself says which images it cannot read.
+        except OSError:  # the run itself reports images that it cannot read
             continue
     needed = images.size * sum(sizes) / max(len(sizes), 1) / 2**30
     memory = _memory() / 2**30
     require(
         needed < memory,
         f"config.data.cache=True would keep about {needed:.1f} GiB of {image_set.name} in memory, "
-        f"and this machine has {memory:.1f} GiB; leave it False, or copy the set to a local disk",
+        f"but this machine has {memory:.1f} GiB; give False, or copy the set to a local disk",
     )
     _logger.info(
         "%s will take about %.1f GiB of the %.1f GiB of memory (config.data.cache)",
@@ -174,29 +178,28 @@ def cached(image_set: ImageSet) -> ImageSet:
 
 
 def _memory() -> int:
-    """Bytes that this machine has."""
+    """Size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
-    """One set after the other.
+    """Joins sets in the given order.
 
     Raises:
-      UserError: images in memory that differ in size.
+      UserError: images in memory differ in size.
     """
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
-    labels = [part.labels for part in parts]
-    known = [array for array in labels if array is not None]
-    joined = np.concatenate(known) if len(known) == len(parts) else None
+    labels = [part.labels for part in parts if part.labels is not None]
+    joined = np.concatenate(labels) if len(labels) == len(parts) else None
     arrays = [part.images for part in parts if not isinstance(part.images, Records)]
     if arrays:
         shapes = sorted({array.shape[1:3] for array in arrays})
         require(
             len(shapes) == 1,
-            f"the splits of {first.name} hold images of {shapes[0]} and {shapes[-1]} pixels: "
-            "they can only be joined when all have one size",
+            f"the splits of {first.name} have images of {shapes[0]} and {shapes[-1]} pixels: they "
+            "can only be joined if all have one size; resize them, or give one split",
         )
         return first._replace(images=np.concatenate(arrays), labels=joined)
     records = [part.images for part in parts if isinstance(part.images, Records)]
@@ -225,15 +228,15 @@ def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
 
 
 def _joined(parts: list[Files | None]) -> Files | None:
-    known = [part for part in parts if part]
-    if len(known) < len(parts):
+    files = [part for part in parts if part]
+    if len(files) < len(parts):
         return None
-    starts = np.cumsum([0, *(len(part.paths) for part in known)])
-    offsets = [part.offset_of for part in known if part.offset_of is not None]
-    return known[0]._replace(
-        paths=[path for part in known for path in part.paths],
+    starts = np.cumsum([0, *(len(part.paths) for part in files)])
+    offsets = [part.offset_of for part in files if part.offset_of is not None]
+    return files[0]._replace(
+        paths=[path for part in files for path in part.paths],
         path_of=np.concatenate(
-            [part.path_of + start for part, start in zip(known, starts, strict=False)]
+            [part.path_of + start for part, start in zip(files, starts, strict=False)]
         ),
         offset_of=np.concatenate(offsets) if offsets else None,
     )
@@ -243,9 +246,9 @@ class Prepared(NamedTuple):
     """A stored image that TensorFlow can decode.
 
     Attributes:
-      data: a JPEG or a PNG.
-      height, width: of the stored pixels.
-      orientation: how EXIF says to turn them, 1 (not at all) to 8.
+      data: bytes of a JPEG or a PNG.
+      height, width: size of the stored pixels.
+      orientation: EXIF orientation, 1 (upright) to 8.
     """
 
     data: bytes
@@ -255,29 +258,29 @@ class Prepared(NamedTuple):
 
 
 class Unreadable(Exception):
-    """These bytes are no image; the message says why."""
+    """Bytes that are not an image; the message says why."""
 
 
 def prepare(data: bytes, exif: bool = False) -> Prepared:
     """Reads the header; turns formats other than JPEG and PNG into PNG.
 
     Args:
-      data: the bytes of an image file of any format that Pillow reads.
+      data: bytes of an image file in any format that Pillow reads.
       exif: whether to report the orientation; the usual ImageNet pipelines ignore it.
 
     Raises:
-      Unreadable: no image, an unknown format, or more than 2**27.4 pixels (Pillow's limit).
+      Unreadable: not an image, an unknown format, or more than 2**27.4 pixels (Pillow's limit).
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             if image.format not in _TENSORFLOW_FORMATS:
                 data = _as_png(image)
-            # Asked last: Pillow itself turns a TIFF when it decodes it.
+            # After decoding, because Pillow itself turns a TIFF when it decodes it.
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if exif else 1
     except UnidentifiedImageError as error:
-        raise Unreadable("no image, or of an unknown format" if data else "no bytes") from error
-    except Exception as error:  # Pillow's parsers raise whatever damaged bytes lead them to.
+        raise Unreadable("not an image, or in an unknown format" if data else "no bytes") from error
+    except Exception as error:  # damaged bytes make Pillow's parsers raise errors of any type
         raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
     if orientation not in range(1, 9):
         orientation = 1
@@ -286,7 +289,7 @@ def prepare(data: bytes, exif: bool = False) -> Prepared:
 
 def _as_png(image: Image.Image) -> bytes:
     if image.mode.startswith("I;16"):
-        # The high byte, as libpng does; Pillow would cut everything above 255.
+        # Takes the high byte, as libpng does; Pillow would clip at 255.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "PNG", compress_level=1)

@@ -36,9 +36,9 @@ def train_batches(
 ) -> Batches:
     """Yields this process's share of the batches of a stream.
 
-    An image is decoded once, whatever the number of its views. For an image that cannot be read
-    another one stands in, drawn with the key of the missing one: the pixels and the label are the
-    substitute's, the id stays.
+    An image is decoded once for all its views. An image that cannot be read is replaced by a
+    substitute that is drawn with the key of the unreadable one: pixels and label are those of the
+    substitute, the id stays.
 
     Args:
       image_set: images to train on.
@@ -52,9 +52,9 @@ def train_batches(
       set).
 
     Raises:
-      UserError: fewer images than one batch, a batch that cannot be divided, bad ranges, a service
-        that does not answer; and, from the iterator, when more than 1 % of the images cannot be
-        read, or a service makes no batches.
+      UserError: fewer images than one batch, a batch that cannot be divided, bad ranges, or a
+        service that does not answer. From the iterator: more than 1 % of the images cannot be
+        read, or a service delivers no batches.
     """
     _check(image_set, stream, views, reading.prefetch)
     require(reading.threads >= 0, f"threads={reading.threads} must be at least 0")
@@ -153,17 +153,29 @@ def evaluation_batches(
 ) -> Batches:
     """Yields every image once, in order, as an evaluation crop (`crops.center_placement`).
 
-    Batches of `images` uint8 `[b, S, S, 3]`, `labels` and `ids` int32 `[b]`; the last ones may be
-    smaller. An image that cannot be read is left out: no other can stand in for it here.
+    An image that cannot be read is left out: evaluation has no use for a substitute.
+
+    Args:
+      image_set: images to evaluate.
+      image_size: S, side of the crops in pixels.
+      mode: key of `crops.EVALUATION_MODES`.
+      batch_size: images per batch; batches with unreadable images and the last one are smaller.
+      exif: whether images are turned as EXIF says.
+      num_threads: see `Reading.threads`.
+      prefetch: batches made ahead.
+
+    Yields:
+      `images` uint8 `[b, S, S, 3]`, `labels` and `ids` int32 `[b]` (`labels` `[b, K]` of a
+      multi-label set).
 
     Raises:
-      UserError: unknown mode; and, from the iterator, when more than 1 % cannot be read.
+      UserError: unknown mode. From the iterator: more than 1 % of the images cannot be read.
     """
     whole = crops.center_placement(image_size, image_size, image_size, mode)
     starts = range(0, image_set.size, batch_size)
     pixels = image_set.images
     if not isinstance(pixels, Records) and crops.is_identity(whole, *pixels.shape[1:3]):
-        # As they are, without TensorFlow.
+        # Crops are the images themselves; this needs no TensorFlow.
         return (_rows(image_set, start, start + batch_size) for start in starts)
 
     def place(request: Request, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:

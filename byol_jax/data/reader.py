@@ -1,7 +1,7 @@
 """From requests to crops: reads, decodes and crops images ahead of their use.
 
-Python decides what is read and where it is cut; TensorFlow decodes, in as many threads as it finds
-useful; a thread for each core resizes; one more drives them all, ahead of the training.
+Python decides what is read and where it is cut. TensorFlow decodes, in as many threads as it finds
+useful. One thread per core resizes. One more thread drives them all, ahead of the training.
 """
 
 import collections
@@ -30,10 +30,10 @@ from byol_jax.data.stored import (
 from byol_jax.data.views import Request
 
 _logger = logging.getLogger(__name__)
-# Unreadable images are named up to this many, the rest counted.
+# Unreadable images that are logged by name; the rest are only counted.
 _NAMED = 20
-# Images decoded and cropped in one call: few enough that a damaged one costs little, many enough
-# that the cost of the call does not show.
+# Images decoded and cropped per call: few enough that repeating a chunk with a damaged image is
+# cheap, many enough that the overhead of a call is negligible.
 _CHUNK = 16
 _JPEG = b"\xff\xd8\xff"
 
@@ -72,7 +72,7 @@ def crop(
     num_threads: int = 0,
     ahead: int = 2,
 ) -> Batches:
-    """Carries out requests in order, from a thread of its own that ends with the generator.
+    """Crops the images of requests in order, in a thread of its own that ends with the generator.
 
     Args:
       plan: how requests become crops.
@@ -87,22 +87,22 @@ def crop(
       `ids`, `epochs` int32 `[b]` (`labels` `[b, K]` of a multi-label set).
 
     Raises:
-      UserError: when more than 1 % of the images cannot be read.
+      UserError: more than 1 % of the images cannot be read.
     """
     batches = _crop(plan, requests, transform, num_threads, max(ahead, 1))
     return in_background(batches, ahead) if ahead else batches
 
 
 class _Loaded(NamedTuple):
-    """A request and what came of it: arrays `[b, ...]`.
+    """A request with its images and where they are cut: arrays `[b, ...]`.
 
     Attributes:
-      request: the request.
-      labels: of its images.
-      pixels: uint8 `[b, H, W, 3]` of a set in memory, or what `crops.decode` takes.
+      request: ids and epochs.
+      labels: labels of the images.
+      pixels: uint8 `[b, H, W, 3]` of a set in memory, or the arguments of `crops.decode`.
       placements: int32 `[b, V, 8]`, relative to the pixels or to the decoded window.
-      orientation: how EXIF says to turn the pixels.
-      reasons: why an image cannot be read, else nothing.
+      orientation: EXIF orientation of the pixels.
+      reasons: why each image cannot be read; empty if it can.
     """
 
     request: Request
@@ -113,12 +113,12 @@ class _Loaded(NamedTuple):
     reasons: list[str]
 
 
-# A request, and what its chunks are taken from: patches, uint8 `[H, W, 3]` each.
+# Requests, each with an iterator of its chunks: one patch, uint8 `[H, W, 3]`, per image.
 _Patches = Generator[tuple[_Loaded, Iterator[Iterable[np.ndarray]]], None, None]
 
 
 def _load(plan: Plan, request: Request, pool: concurrent.futures.Executor) -> _Loaded:
-    """Reads the images of a request and decides where they are cut."""
+    """Reads the images of a request and determines where they are cut."""
     images, labels = plan.image_set.images, plan.image_set.labels
     if isinstance(images, Records):
         read = functools.partial(read_example, plan.image_set, exif=plan.exif)
@@ -143,19 +143,19 @@ def _gather(plan: Plan, request: Request, examples: list[Example]) -> _Loaded:
     orientation = np.array([image.orientation for image in images], np.int32)
     upright = plan.place(request, *crops.seen_size(heights, widths, orientation))
     placements = crops.turn(upright, heights[:, None], widths[:, None], orientation[:, None])
-    more = {}
+    scaling = {}
     if plan.scaled:
         is_jpeg = np.array([image.data.startswith(_JPEG) for image in images])
-        more["times"] = crops.halvings(upright) * is_jpeg
-        placements = crops.halved(placements, more["times"])
-    # One window around all crops of an image: it is decoded once.
+        scaling["times"] = crops.halvings(upright) * is_jpeg
+        placements = crops.halved(placements, scaling["times"])
+    # One window around all crops, so that each image is decoded once.
     corner = placements[..., :2].min(axis=1)
     end = (placements[..., :2] + placements[..., 2:4]).max(axis=1)
     placements[..., :2] -= corner[:, None]
     inputs = {
         "data": np.array([image.data for image in images], object),
         "window": np.concatenate([corner, end - corner], axis=-1),
-        **more,
+        **scaling,
     }
     labels = np.array([example.label for example in examples], np.int32)
     reasons = [example.reason for example in examples]
@@ -206,12 +206,13 @@ def _in_memory(loaded: Iterator[_Loaded], size: int) -> _Patches:
 
 
 def _decoded(loaded: Iterator[_Loaded], size: int, num_threads: int, ahead: int) -> _Patches:
-    """Requests, in order, with an iterator that next gives their chunks, decoded ahead."""
+    """Requests in order, with one shared iterator of decoded chunks, which runs ahead of them."""
     tf = tensorflow.import_tensorflow()
     start = next(loaded)
     inputs = _in_chunks(start, size)
-    # A queue, not Dataset.from_generator: TensorFlow's threads never call Python then. If they do
-    # when the interpreter exits, it waits for them and they for its lock, for ever.
+    # With a queue in place of Dataset.from_generator, TensorFlow's threads never call Python. A
+    # thread that did so while the interpreter exits would wait for Python's lock, and the
+    # interpreter for the thread: a deadlock.
     feed = tf.queue.FIFOQueue(
         (ahead + 1) * len(inputs["data"]),
         dtypes=[tf.string if x.dtype == object else x.dtype for x in inputs.values()],
@@ -229,11 +230,11 @@ def _decoded(loaded: Iterator[_Loaded], size: int, num_threads: int, ahead: int)
         while waiting:
             yield waiting.popleft(), chunks
     finally:
-        feed.close()  # else TensorFlow complains about a run that stops early
+        feed.close()  # or TensorFlow logs an error when a run stops early
 
 
 def _in_chunks(loaded: _Loaded, size: int) -> Batch:
-    """What is decoded, `[b, ...]`, as `[b / size, size, ...]`, filled up with the last image."""
+    """Arguments of `crops.decode` as `[chunks, size, ...]`, padded with the last row."""
     assert isinstance(loaded.pixels, dict)
     count = len(loaded.labels)
     rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
@@ -241,7 +242,7 @@ def _in_chunks(loaded: _Loaded, size: int) -> Batch:
 
 
 def _dataset(tf: Any, feed: Any, num_threads: int) -> Any:
-    """The chunks in the queue, each decoded, in parallel and in order; without an end."""
+    """The chunks in the queue, decoded in parallel and in order; endless."""
     options = tf.data.Options()
     options.deterministic = True
     if num_threads:
@@ -250,7 +251,7 @@ def _dataset(tf: Any, feed: Any, num_threads: int) -> Any:
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def decode(inputs: dict[str, Any]) -> tuple[Any, ...]:
-        # Unrolled: tf.map_fn would take the images one after the other.
+        # Unrolled, because tf.map_fn would decode the images one after the other.
         names = ("data", "window", "times") if "times" in inputs else ("data", "window")
         return tuple(map(crops.decode, *(tf.unstack(inputs[name]) for name in names)))
 
@@ -270,7 +271,11 @@ def _finish(
     pool: concurrent.futures.Executor,
     bad: dict[int, str],
 ) -> tuple[Batch, np.ndarray]:
-    """Makes the chunks of one request into a batch, and says which rows it has, bool `[b]`."""
+    """Makes the batch of one request from its chunks.
+
+    Returns:
+      The batch, and which of its rows are valid, bool `[b]`.
+    """
     count = len(loaded.labels)
     kept, labels = np.ones(count, bool), loaded.labels.copy()
     views = [np.zeros((count, size, size, 3), np.uint8) for size in plan.sizes]
@@ -309,20 +314,20 @@ def _repair(
     labels: np.ndarray,
     kept: np.ndarray,
 ) -> None:
-    """Makes the views of a chunk with a damaged image, one by one.
+    """Makes the views of a chunk with a damaged image, row by row.
 
-    Writes the labels of substitutes into `labels`, and False into `kept` where there are none.
+    Writes the labels of substitutes into `labels`, and False into `kept` if there is no substitute.
     """
     for i in rows:
-        one = _only(loaded, i)
-        made = _try(plan, int(one.request.ids[0]), one, bad)
+        single = _row(loaded, i)
+        made = _try(plan, int(single.request.ids[0]), single, bad)
         for attempt in itertools.count():
             if made is not None or plan.seed is None:
                 break
-            uniform = keys.example_uniforms(plan.seed, "substitute", *one.request, attempt, 1)
-            other = int(uniform.item() * plan.image_set.size)
-            example = read_example(plan.image_set, other, plan.exif)
-            made = _try(plan, other, _gather(plan, one.request, [example]), bad)
+            uniform = keys.example_uniforms(plan.seed, "substitute", *single.request, attempt, 1)
+            substitute = int(uniform.item() * plan.image_set.size)
+            example = read_example(plan.image_set, substitute, plan.exif)
+            made = _try(plan, substitute, _gather(plan, single.request, [example]), bad)
             labels[i] = example.label
         kept[i] = made is not None
         if made is not None:
@@ -330,8 +335,8 @@ def _repair(
                 view[i] = pixels
 
 
-def _only(loaded: _Loaded, i: int) -> _Loaded:
-    """The request of one row."""
+def _row(loaded: _Loaded, i: int) -> _Loaded:
+    """Row `i` as a request of one image."""
     assert isinstance(loaded.pixels, dict)
     row = slice(i, i + 1)
     return _Loaded(
@@ -347,10 +352,10 @@ def _only(loaded: _Loaded, i: int) -> _Loaded:
 def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> list[np.ndarray] | None:
     """The V views of image `i`, `[S_v, S_v, 3]` each.
 
-    None, and an entry in `bad`, if it cannot be read.
+    Returns None, and adds the image to `bad`, if it cannot be read.
 
     Raises:
-      UserError: when that is so for more than 1 % of the set.
+      UserError: more than 1 % of the set is in `bad`.
     """
     (reason,) = loaded.reasons
     views = [np.empty((1, size, size, 3), np.uint8) for size in plan.sizes]
@@ -365,9 +370,9 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> list[np.nd
         bad[i] = reason
         if len(bad) <= _NAMED:
             records = plan.image_set.images
-            what = "is left out" if plan.seed is None else "another image stands in for it"
+            what = "is left out" if plan.seed is None else "is replaced by another image"
             assert isinstance(records, Records)
-            _logger.warning("%s cannot be read, %s: %s", records.describe(i), what, reason)
+            _logger.warning("%s cannot be read and %s: %s", records.describe(i), what, reason)
         if len(bad) > stored.TOLERATED_SHARE * plan.image_set.size:
             raise too_many(plan.image_set, bad, plan.image_set.size)
     return None if reason else [view[0] for view in views]

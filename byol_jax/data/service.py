@@ -1,9 +1,9 @@
-"""The tf.data service: other machines read, decode and crop, and training only fetches.
+"""The tf.data service: other machines read, decode and crop, and training fetches the batches.
 
-Their workers run a graph of TensorFlow's own operations, without this package. So what `pipeline`
-and `reader` do in Python is here once more: the permutation of an epoch, the words of Philox, the
-boxes, the decoding of the window around both, the resize. An image's crops in an epoch are the
-same, bit for bit; the order of the batches is that in which the workers deliver them.
+Workers run a graph of TensorFlow's own operations, without this package. The graph therefore
+repeats what `pipeline` and `reader` do in Python: the permutation of an epoch, the words of Philox,
+the boxes, the decoding of one window around all boxes, the resize. An image has the same crops in
+an epoch, bit for bit. Batches come in the order in which workers deliver them.
 """
 
 import logging
@@ -35,12 +35,12 @@ WARNING = 30
 PATIENCE = 300
 
 _ADDRESS = re.compile(r"(?:grpc://)?(?P<host>[^\s/:]+|\[[\da-fA-F:]+\]):(?P<port>\d+)")
-# Files that need Pillow first (`images.prepare`), which workers have not.
+# Formats that `images.prepare` converts with Pillow, which a TensorFlow graph cannot do.
 _NEED_PILLOW = tuple(end for end in folder.ENDINGS if end not in (".jpg", ".jpeg", ".jpe", ".png"))
-# A record and its surroundings are read in one go.
+# Bytes read at once for a record: enough for most records, so that one read suffices.
 _READ_BYTES = 2**18
 
-# Philox 4x64: multipliers and steps of the key (Salmon et al., SC 2011), ten rounds.
+# Philox 4x64 (Salmon et al., SC 2011): multipliers, increments of the key, number of rounds.
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
@@ -64,8 +64,8 @@ def batches(
       ahead: batches kept ready on this machine.
 
     Raises:
-      UserError: no such address, no dispatcher there, images that no worker could read; and, from
-        the iterator, if no batch comes for five minutes.
+      UserError: a malformed address, no dispatcher there, or images that no worker could read.
+        From the iterator: no batch came for `PATIENCE` seconds.
     """
     host, port = _host_and_port(address)
     graph = dataset(image_set, stream, views)
@@ -82,19 +82,19 @@ def batches(
 
 
 def _waiting(address: str) -> Callable[[float], None]:
-    """What to do in a second without a batch."""
+    """The function to call every second without a batch: warns, and finally raises."""
 
     def wait(seconds: float) -> None:
         require(
             seconds < PATIENCE,
-            f"config.data.service={address}: no batch for {PATIENCE} s; the same command goes on "
-            "from the newest checkpoint once the dispatcher and the workers run and find the "
-            "images (their logs say what they miss)",
+            f"config.data.service={address}: no batch for {PATIENCE} s; check that dispatcher and "
+            "workers run and find the images (see their logs), then run the same command again to "
+            "resume from the newest checkpoint",
         )
         if seconds == WARNING:
             _logger.warning(
-                "no batch from config.data.service=%s for %d s: do its workers run, and find the "
-                "images under the same paths?",
+                "no batch from config.data.service=%s for %d s: check that its workers run and "
+                "find the images under the same paths",
                 *(address, seconds),
             )
 
@@ -105,7 +105,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(address)
     require(
         match and 0 < int(match["port"]) < 2**16,
-        f"config.data.service={address!r} is no address: it is grpc://HOST:PORT, as "
+        f"config.data.service={address!r} is not an address: give grpc://HOST:PORT, as "
         "launch/data_service.py prints it",
     )
     assert match
@@ -113,18 +113,18 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _registered(address: str, graph: Any, where: tuple[str, int]) -> Any:
-    """Tells the dispatcher what to compute; returns its name for that.
+    """Sends the dispatcher the graph; returns the id that it gives it.
 
     Raises:
-      UserError: nothing answers there, or no dispatcher does.
+      UserError: nothing answers there, or something that is not a dispatcher.
     """
-    wrong = f"config.data.service={address}"
+    key = f"config.data.service={address}"
     try:
         socket.create_connection(where, timeout=ANSWER).close()
     except OSError as error:
         raise UserError(
-            f"{wrong}: nothing answers there ({error}); start `launch/data_service.py dispatcher` "
-            "on that machine, or leave it out"
+            f"{key}: nothing answers there ({error}); start `launch/data_service.py dispatcher` on "
+            "that machine, or leave the key out"
         ) from error
     tf = import_tensorflow()
     answers: queue.Queue[Any] = queue.Queue()
@@ -136,7 +136,7 @@ def _registered(address: str, graph: Any, where: tuple[str, int]) -> Any:
         except tf.errors.OpError as error:
             answers.put(error)
 
-    # TensorFlow tries again for an hour, and cannot be interrupted.
+    # In a thread, because TensorFlow retries for an hour and cannot be interrupted.
     threading.Thread(target=register, name="register", daemon=True).start()
     try:
         answer = answers.get(timeout=ANSWER)
@@ -145,8 +145,8 @@ def _registered(address: str, graph: Any, where: tuple[str, int]) -> Any:
     if isinstance(answer, Exception):
         reason = str(answer).splitlines()[0]
         raise UserError(
-            f"{wrong}: what answers there is no tf.data dispatcher of this version of TensorFlow "
-            f"({reason})"
+            f"{key}: the server there is not a tf.data dispatcher of this version of TensorFlow "
+            f"({reason}); start `launch/data_service.py dispatcher` there"
         ) from answer
     return answer
 
@@ -155,7 +155,7 @@ def dataset(image_set: ImageSet, stream: Stream, views: Sequence[View]) -> Any:
     """The whole input as one graph: a tf.data.Dataset of batches, in order if one process runs it.
 
     Raises:
-      UserError: the images are not in files that TensorFlow alone can read.
+      UserError: the images are not in files that a TensorFlow graph can read.
     """
     tf = import_tensorflow()
     files = _files(image_set)
@@ -168,7 +168,7 @@ def dataset(image_set: ImageSet, stream: Stream, views: Sequence[View]) -> Any:
         zeros = tf.zeros_like(blocks)
         counters = tf.stack([blocks, zeros + epoch, zeros, zeros], axis=-1)
         words = tf.reshape(_philox(stream.seed, "permutation", counters), [-1])[:num_examples]
-        # int64 that are ordered as the words are.
+        # int64 values in the same order as the uint64 words.
         signed = tf.bitcast(tf.bitwise.bitwise_xor(words, np.uint64(2**63)), tf.int64)
         return tf.argsort(signed, stable=True)
 
@@ -176,11 +176,11 @@ def dataset(image_set: ImageSet, stream: Stream, views: Sequence[View]) -> Any:
 
     @plain  # type: ignore[untyped-decorator]
     def examples(held: Any, step: Any) -> tuple[Any, Any]:
-        """Ids and epochs of a step; the orders of its even and its odd epoch are kept."""
+        """Ids and epochs of a step. `held` keeps the orders of an even and of an odd epoch."""
         positions = step * stream.batch_size + rows
         epochs, indices = positions // num_examples, positions % num_examples
         first = epochs[0]
-        # A batch has no more images than the set: it spans two epochs at most.
+        # A batch has at most as many images as the set, so it spans at most two epochs.
         wanted = (first + first % 2, first + (first + 1) % 2)
         held = tuple(
             tf.cond(have[0] == want, lambda have=have: have, lambda want=want: (want, order(want)))
@@ -215,37 +215,38 @@ def _files(image_set: ImageSet) -> Files:
     records = image_set.images
     require(
         isinstance(records, Records),
-        f"config.data.service: {image_set.name} is in memory, where no other machine reads it, and "
-        "needs no service: leave it out",
+        f"config.data.service: {image_set.name} is in memory, where no other machine reads it: "
+        "leave the key out",
     )
     assert isinstance(records, Records)
     if records.files is None:
         raise UserError(
-            f"config.data.service: {image_set.name} is not in files that TensorFlow reads in any "
-            "order; prepare it as tfrecord (tfds build --file_format=tfrecord)"
+            f"config.data.service: {image_set.name} is not in files that TensorFlow can read in "
+            "random order; prepare it as tfrecord (tfds build --file_format=tfrecord)"
         )
     files = records.files
-    others = [path for path in files.paths if path.lower().endswith(_NEED_PILLOW)]
+    unsupported = [path for path in files.paths if path.lower().endswith(_NEED_PILLOW)]
     require(
-        files.offset_of is not None or not others,
-        f"config.data.service reads JPEG and PNG alone; {len(others)} of {image_set.name} are "
-        f"others, the first {others[0] if others else ''}: convert them, or leave it out",
+        files.offset_of is not None or not unsupported,
+        f"config.data.service reads JPEG and PNG files only, and {image_set.name} has "
+        f"{len(unsupported)} other files, such as {unsupported[0] if unsupported else ''}: convert "
+        "them, or leave the key out",
     )
     return files
 
 
 def _reader(files: Files, labels: np.ndarray | None) -> Any:
-    """From the number of an image to its bytes and its label, in a graph."""
+    """The function, for a graph, from the id of an image to its bytes and its label."""
     tf = import_tensorflow()
     paths = tf.constant(files.paths)
     path_of = tf.constant(files.path_of, tf.int32)
     offset_of = None if files.offset_of is None else tf.constant(files.offset_of, tf.int64)
-    known = None if labels is None else tf.constant(labels, tf.int32)
-    label_in_record = known is None and bool(files.label)
+    label_of = None if labels is None else tf.constant(labels, tf.int32)
+    label_in_record = label_of is None and bool(files.label)
 
     def read(i: Any) -> tuple[Any, Any]:
         path = paths[path_of[i]]
-        label = tf.constant(-1, tf.int32) if known is None else known[i]
+        label = tf.constant(-1, tf.int32) if label_of is None else label_of[i]
         if offset_of is None:
             return tf.io.read_file(path), label
         record = tf.data.experimental.from_variant(
@@ -260,10 +261,10 @@ def _reader(files: Files, labels: np.ndarray | None) -> Any:
         features = {files.image: tf.io.FixedLenFeature([], tf.string)}
         if label_in_record:
             features[files.label] = tf.io.FixedLenFeature([], tf.int64)
-        found = tf.io.parse_single_example(record.take(1).get_single_element(), features)
-        return found[files.image], (
-            tf.cast(found[files.label], tf.int32) if label_in_record else label
-        )
+        parsed = tf.io.parse_single_example(record.take(1).get_single_element(), features)
+        if label_in_record:
+            label = tf.cast(parsed[files.label], tf.int32)
+        return parsed[files.image], label
 
     return read
 
@@ -301,7 +302,7 @@ def _sides(data: Any) -> tuple[Any, Any]:
     tf = import_tensorflow()
 
     def of_png() -> Any:
-        # Behind the signature and the head of the first chunk: width, then height.
+        # Width and height follow the signature and the header of the first chunk.
         header = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
         return header[1], header[0]
 
@@ -314,10 +315,10 @@ def _sides(data: Any) -> tuple[Any, Any]:
 
 
 def _numpy_names(tf: Any) -> Any:
-    """What `boxes.box_rule` needs of numpy."""
+    """The functions of numpy that `boxes.box_rule` calls, in TensorFlow."""
     return types.SimpleNamespace(
         moveaxis=lambda values, source, _: tf.unstack(values, axis=source),
-        # Through numpy: of numbers alone TensorFlow makes float32 first.
+        # Through numpy, because tf.cast of Python floats makes them float32 first.
         asarray=lambda values, dtype=tf.float64: tf.cast(
             values if tf.is_tensor(values) else np.asarray(values, np.float64), dtype
         ),
@@ -333,7 +334,7 @@ def _numpy_names(tf: Any) -> Any:
 
 
 def _philox(seed: int, name: str, counters: Any) -> Any:
-    """The next four words behind each counter, int64 `[n, 4]` -> uint64 `[n, 4]`: `keys.philox`."""
+    """The four words of `keys.philox` after each counter, int64 `[n, 4]` -> uint64 `[n, 4]`."""
     tf = import_tensorflow()
 
     shift, both, xor = (
@@ -341,7 +342,7 @@ def _philox(seed: int, name: str, counters: Any) -> Any:
     )
 
     def constant(*values: int) -> Any:
-        # As an array: of a list TensorFlow's graphs would make float64 first.
+        # Through an array, because TensorFlow would convert a list to float64 first.
         return tf.constant(np.array([value % 2**64 for value in values], np.uint64))
 
     mask, half = constant(2**32 - 1), constant(32)
@@ -349,14 +350,14 @@ def _philox(seed: int, name: str, counters: Any) -> Any:
     low_a, high_a = both(multipliers, mask), shift(multipliers, half)
 
     def product(b: Any) -> tuple[Any, Any]:
-        """Upper and lower half of 128 bits."""
+        """Upper and lower 64 bits of the products with the multipliers."""
         low_b, high_b = both(b, mask), shift(b, half)
-        cross, other = low_a * high_b, high_a * low_b
-        middle = shift(low_a * low_b, half) + both(cross, mask) + both(other, mask)
-        upper = high_a * high_b + shift(cross, half) + shift(other, half) + shift(middle, half)
+        cross_a, cross_b = low_a * high_b, high_a * low_b
+        middle = shift(low_a * low_b, half) + both(cross_a, mask) + both(cross_b, mask)
+        upper = high_a * high_b + shift(cross_a, half) + shift(cross_b, half) + shift(middle, half)
         return upper, multipliers * b
 
-    # numpy counts up first, and no counter here is so large that it would be carried over.
+    # numpy increments the counter before it draws. Counters here are small: nothing is carried.
     words = tf.bitcast(counters, tf.uint64) + constant(1, 0, 0, 0)
     even, odd = words[..., ::2], words[..., 1::2]
     key = (seed, zlib.crc32(name.encode()))

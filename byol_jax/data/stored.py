@@ -1,4 +1,4 @@
-"""One stored image: its bytes, its pixels, or the reason why it cannot be read."""
+"""Single stored images: bytes, pixels, or the reason why an image cannot be read."""
 
 import concurrent.futures
 import functools
@@ -22,23 +22,23 @@ from byol_jax.data.images import (
 )
 from byol_jax.errors import UserError, require
 
-# More unreadable images than this share of the set end the run.
+# A larger share of unreadable images ends the run.
 TOLERATED_SHARE = 0.01
-# Headers looked at before a run; a larger set is judged by this many.
+# Most images that are checked before a run; a larger set is judged by a sample.
 _SAMPLE = 2000
 # Threads that read files.
 READERS = 16
-# A complete JPEG or PNG has its end mark, and seldom more, in its last bytes.
+# End marks of a complete JPEG or PNG, which are within this many bytes of its end as a rule.
 _ENDS, _END_BYTES = (b"\xff\xd9", b"IEND"), 64
 
 
 def check_readable(image_set: ImageSet) -> None:
-    """Looks at the files of a set, or at 2,000 of them, before a run builds on them.
+    """Checks the files of a set, or a sample of 2,000, before a run.
 
-    Reads headers, and decodes what ends as if it were cut off.
+    Reads headers, and decodes images that have no end mark.
 
     Raises:
-      UserError: so many are no images that more than 1 % of the set must be.
+      UserError: more than 1 % of the set cannot be read, or, for a sample, significantly more.
     """
     records = image_set.images
     if not isinstance(records, Records):
@@ -67,7 +67,7 @@ def decoded(image_set: ImageSet, exif: bool = False) -> ImageSet:
     """The same set with its images in memory, uint8 `[N, H, W, 3]`, and their labels.
 
     Raises:
-      UserError: an image cannot be read, or they differ in size.
+      UserError: an image cannot be read, or images differ in size.
     """
     records = image_set.images
     if not isinstance(records, Records):
@@ -75,18 +75,18 @@ def decoded(image_set: ImageSet, exif: bool = False) -> ImageSet:
     shape: tuple[int, ...] | None = None
     pixels = np.empty((0, 0, 0, 3), np.uint8)
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(functools.partial(picture, image_set, exif=exif), range(records.size))
-        for i, image in enumerate(found):
+        pictures = pool.map(functools.partial(picture, image_set, exif=exif), range(records.size))
+        for i, image in enumerate(pictures):
             if image is None:
-                raise UserError(f"{records.describe(i)} cannot be read: mend it, or take it away")
+                raise UserError(f"{records.describe(i)} cannot be read: repair or remove it")
             if shape is None:
                 shape = image.shape
                 pixels = np.empty((records.size, *shape), np.uint8)
             require(
                 image.shape == shape,
                 f"{records.describe(i)} has {image.shape[0]} x {image.shape[1]} pixels, "
-                f"{records.describe(0)} {shape[0]} x {shape[1]}: kept in memory, all images of a "
-                "set must have one size",
+                f"{records.describe(0)} {shape[0]} x {shape[1]}: images that are kept in memory "
+                "must have one size; resize them",
             )
             pixels[i] = image
     return image_set._replace(images=pixels, labels=all_labels(image_set))
@@ -96,20 +96,20 @@ def picture(image_set: ImageSet, i: int, exif: bool = False) -> np.ndarray | Non
     """One image as it is stored, uint8 `[H, W, 3]`; None if it cannot be read."""
     if not isinstance(image_set.images, Records):
         return image_set.images[i]
-    found: list[np.ndarray] = []
+    decoded_pixels: list[np.ndarray] = []
     example = read_example(image_set, i, exif)
 
     def decode() -> None:
         image = example.image
         pixels = crops.decode(image.data, [0, 0, image.height, image.width])
-        found.append(crops.orient(pixels.numpy(), image.orientation))
+        decoded_pixels.append(crops.orient(pixels.numpy(), image.orientation))
 
     error_of(decode)
-    return found[0] if found else None
+    return decoded_pixels[0] if decoded_pixels else None
 
 
 class Example(NamedTuple):
-    """A stored image and its label, or the reason why there is none."""
+    """A stored image and its label, or the reason why it cannot be read."""
 
     image: Prepared
     label: Label
@@ -124,19 +124,19 @@ def read_example(image_set: ImageSet, i: int, exif: bool) -> Example:
         stored = records.read(i)
         return Example(prepare(stored.data, exif), stored.label)
     except (OSError, Unreadable) as error:
-        # No bytes: TensorFlow stumbles over them as it does over a damaged image.
+        # Empty bytes fail in TensorFlow's decoder as a damaged image does.
         reason = str(error) or type(error).__name__
         return Example(Prepared(b"", 1, 1, 1), no_label(image_set), reason)
 
 
 def decoding_errors() -> tuple[type[Exception], ...]:
-    """What TensorFlow's decoders raise."""
+    """Types of errors that TensorFlow's decoders raise."""
     errors = tensorflow.import_tensorflow().errors
     return errors.InvalidArgumentError, errors.DataLossError
 
 
 def error_of(function: Callable[..., Any], *arguments: Any) -> str:
-    """What TensorFlow's decoders say against this call; nothing if it works."""
+    """The message of the decoding error that a call raises; empty if it succeeds."""
     try:
         function(*arguments)
     except decoding_errors() as error:
@@ -146,12 +146,12 @@ def error_of(function: Callable[..., Any], *arguments: Any) -> str:
 
 
 def too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
-    """The error for `bad` unreadable images, reasons by position, among `count` that were read."""
+    """The error for the unreadable images `bad`, reasons by position, of `count` that were read."""
     records = image_set.images
     assert isinstance(records, Records)
     first = "; ".join(f"{records.describe(i)} ({why})" for i, why in list(bad.items())[:3])
     return UserError(
         f"{len(bad)} of {count} images of {image_set.name} cannot be read, more than "
         f"{TOLERATED_SHARE:.0%}: {first}{', ...' if len(bad) > 3 else ''}; "
-        "repair them or take them out"
+        "repair or remove them"
     )

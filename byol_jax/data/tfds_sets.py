@@ -1,7 +1,7 @@
 """Prepared TensorFlow Datasets, read one record at a time and in any order.
 
-Sets in array_record files can do that by themselves. TFRecord files need to know where each
-record starts: an index, made once and kept in the user's cache folder.
+Array_record files support that themselves. TFRecord files need an index of where each record
+starts, which is made once and kept in the user's cache folder.
 """
 
 import concurrent.futures
@@ -24,25 +24,28 @@ from byol_jax.runtime import cache
 
 _logger = logging.getLogger(__name__)
 
-# Sets whose own `test` has no labels: papers report on the public validation set (BYOL App. E.1).
+# Sets whose `test` split has no labels: papers report on the public validation set (BYOL App. E.1).
 _TEST_IS_VALIDATION = ("imagenet2012", "imagenet_resized", "places365_small", "voc/2012")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
-# A TFRecord is its length (8 bytes), a checksum of it (4), the data, a checksum of those (4).
+# Bytes around the data of a TFRecord. The header has the length of the data (8 bytes) and its
+# checksum; the footer has a checksum of the data.
 _HEADER, _LENGTH, _FOOTER = 12, 8, 4
+# Threads that read files, which may be remote.
 _THREADS = 16
 
-# File, offset and length of the data of each record.
+# For each record: index of its file, offset and length of its data in bytes.
 Index = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Several(NamedTuple):
-    """Where the classes of an image are that may have more than one (PASCAL VOC).
+    """Features of a record that hold the classes of an image, if it may have several (PASCAL VOC).
 
     Attributes:
-      shown: the feature with all of them.
-      certain: the one without those of which there are difficult examples only; those are ignored.
-      num_classes: how many there are.
+      shown: name of the feature with all classes of the image.
+      certain: name of the feature without classes of which the image has only difficult examples;
+        these are ignored.
+      num_classes: number of classes of the set.
     """
 
     shown: str
@@ -54,26 +57,26 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     """The TFDS builder of `NAME[/CONFIG][:VERSION]`, prepared on disk.
 
     Args:
-      name: what stands behind `tfds:`.
-      data_dir: where TFDS prepared it; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: name after `tfds:`.
+      data_dir: folder of prepared sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      UserError: unknown name, config or version, or a set that is not prepared.
+      UserError: unknown name, config or version, or the set is not prepared.
     """
     import_tensorflow()
     import tensorflow_datasets as tfds
 
-    require(name, "dataset 'tfds:' names no data set; write tfds:NAME, as in tfds:cifar10")
+    require(name, "dataset 'tfds:' names no data set: give tfds:NAME, as in tfds:cifar10")
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, 3, 0.5)
+        names = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], names, 3, 0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets"
         raise UserError(f"TFDS knows no data set {name!r}; {hint}") from error
     except (AssertionError, ImportError, KeyError, TypeError, ValueError) as error:
-        # What TFDS prints before and after its reason fills pages.
+        # Only the reason: the rest of TFDS's message is pages long.
         reason = str(error).rpartition('": ')[2].partition(" Here are ")[0].partition("\n")[0]
         raise UserError(
             f"tfds:{name} cannot be opened: {reason or type(error).__name__}"
@@ -83,43 +86,46 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     require(
         builder.info.splits,
         f"tfds:{name} is not prepared in {builder.data_dir}; run `tfds build {name}{where}` "
-        f"{'(it says which archives to download first) ' if manual else ''}"
+        f"{'(it names archives to download first) ' if manual else ''}"
         "or give --config.data_dir",
     )
     return builder
 
 
 def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]]:
-    """Readers of the splits of `tfds:NAME`: train, valid and test where the set has them.
+    """Readers of the splits of `tfds:NAME`: train, valid and test if the set has them.
 
-    Where TFDS has `validation` but no `test`, or a `test` without labels, `validation` is the
-    test split, as in the papers. Any other split keeps its own name.
+    If TFDS has `validation` but no `test`, or a `test` without labels, `validation` is the test
+    split, as in the papers. Other splits keep their names.
 
     Args:
       dataset: `tfds:NAME`.
       data_dir: see `open_builder`.
 
     Raises:
-      UserError: see `open_builder`; no `train` split, or no images in its records.
+      UserError: as `open_builder`; or the set has no `train` split, or no images in its records.
     """
     name = dataset.partition(":")[2]
     builder = open_builder(name, data_dir)
-    theirs = list(builder.info.splits)
-    require("train" in theirs, f"{dataset} has no split 'train' but {', '.join(theirs)}")
+    stored = list(builder.info.splits)
+    require(
+        "train" in stored,
+        f"{dataset} has no split 'train', only {', '.join(stored)}: give another data set",
+    )
     image, label = _features(builder, dataset)
 
     def reader(split: str) -> Callable[[], ImageSet]:
         return lambda: _image_set(dataset, builder, split, image, label)
 
-    ours = {}
-    validation = next((split for split in theirs if split in _VALIDATION_NAMES), None)
+    renamed = {}
+    validation = next((split for split in stored if split in _VALIDATION_NAMES), None)
     names = {builder.name, builder.info.full_name.rpartition("/")[0]}
-    if validation and ("test" not in theirs or names & {*_TEST_IS_VALIDATION}):
-        ours["test"] = reader(validation)
+    if validation and ("test" not in stored or names & {*_TEST_IS_VALIDATION}):
+        renamed["test"] = reader(validation)
     elif validation:
-        ours["valid"] = reader(validation)
-    # A `valid` of theirs that has become the test split must not be the validation split as well.
-    return {split: reader(split) for split in theirs if split != "valid"} | ours
+        renamed["valid"] = reader(validation)
+    # A stored `valid` that has become the test split must not be the validation split as well.
+    return {split: reader(split) for split in stored if split != "valid"} | renamed
 
 
 def _features(builder: Any, dataset: str) -> tuple[str, str | Several | None]:
@@ -132,7 +138,9 @@ def _features(builder: Any, dataset: str) -> tuple[str, str | Several | None]:
     labels = [k for k, v in features.items() if isinstance(v, tfds.features.ClassLabel)]
     image = next((k for k in (*keys[:1], "image", *images) if k in images), None)
     if image is None:
-        raise UserError(f"{dataset} has no image but {', '.join(features)}")
+        raise UserError(
+            f"{dataset} has no image, only {', '.join(features)}: give a data set of images"
+        )
     label = next((k for k in (*keys[1:2], "label", *labels[:1]) if k in labels), None)
     several = getattr(dict(features.items()).get("labels"), "feature", None)
     if label is None and isinstance(several, tfds.features.ClassLabel):
@@ -142,7 +150,7 @@ def _features(builder: Any, dataset: str) -> tuple[str, str | Several | None]:
 
 
 def _label(values: Callable[[str], Any], label: str | Several | None) -> Label:
-    """The label of a record, of which `values` gives the integers of a feature."""
+    """The label of a record; `values` returns the integers of a feature by name."""
     if label is None:
         return -1
     if isinstance(label, str):
@@ -159,21 +167,21 @@ def _image_set(
     import tensorflow_datasets as tfds
 
     info = builder.info.splits[split]
-    known = None
+    files = None
     if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
         paths = [str(path) for path in info.filepaths]
         where = _index(paths, info.num_examples, f"{dataset}, {split}")
         fetch, count = _tfrecord_reader(paths, where, image, label), len(where[0])
         paths = [path if _is_remote(path) else os.path.abspath(path) for path in paths]
-        only = label if isinstance(label, str) else ""
-        known = Files(paths, where[0], where[1] - _HEADER, image, only)
+        name = label if isinstance(label, str) else ""
+        files = Files(paths, where[0], where[1] - _HEADER, image, name)
     else:
         try:
             source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             raise UserError(
                 f"{dataset} is prepared as {builder.info.file_format.value}, which cannot be read "
-                "in any order; prepare it as array_record or tfrecord (tfds build --file_format)"
+                "in random order; prepare it as array_record or tfrecord (tfds build --file_format)"
             ) from error
 
         def fetch(i: int) -> Encoded:
@@ -190,7 +198,7 @@ def _image_set(
         try:
             return fetch(i).label
         except OSError:
-            return -1  # What cannot be read is counted, named and refused where it is used.
+            return -1  # unreadable images are counted and reported where pixels are read
 
     if multi_label := isinstance(label, Several):
         num_classes = label.num_classes
@@ -204,11 +212,11 @@ def _image_set(
             return labels
         _logger.info("%s: reading the labels of %d records", f"{dataset}, {split}", count)
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            for i, found in enumerate(pool.map(label_of, range(count))):
-                labels[i] = found  # a whole row of -1 where there is none
+            for i, value in enumerate(pool.map(label_of, range(count))):
+                labels[i] = value  # -1 fills a whole row of a multi-label set
         return labels
 
-    records = Records(count, fetch, lambda i: f"{dataset}, {split}, record {i}", scan_labels, known)
+    records = Records(count, fetch, lambda i: f"{dataset}, {split}, record {i}", scan_labels, files)
     return ImageSet(dataset, records, None, num_classes, multi_label)
 
 
@@ -221,7 +229,7 @@ def _tfrecord_reader(
     file_of, offset_of, length_of = where
 
     def fetch(i: int) -> Encoded:
-        # Opened anew each time: a thousand shards would be more open files than many systems allow.
+        # Opened for each record: many systems allow fewer open files than a set has shards.
         try:
             with _open(files[file_of[i]]) as file:
                 file.seek(int(offset_of[i]))
@@ -240,17 +248,22 @@ def _is_remote(path: str) -> bool:
 
 
 def _open(path: str) -> Any:
-    """A file for reading, on this machine or behind an address such as gs://."""
+    """Opens a file for reading, on this machine or at an address such as gs://."""
     if _is_remote(path):
         return import_tensorflow().io.gfile.GFile(path, "rb")
     return open(path, "rb", buffering=0)
 
 
 def _index(files: list[str], count: int, what: str) -> Index:
-    """Where the records of `files` are, from the cache if the files are still the same.
+    """The index of `files`, from the cache if the files have not changed.
+
+    Args:
+      files: paths or addresses.
+      count: number of records that they should have.
+      what: name of the set and split in messages.
 
     Raises:
-      UserError: the files are not there, or do not hold the `count` records that they should.
+      UserError: a file is missing or cut off, or the number of records is not `count`.
     """
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         signature = list(pool.map(_signature, files))
@@ -260,9 +273,9 @@ def _index(files: list[str], count: int, what: str) -> Index:
         with np.load(cached) as arrays:
             return arrays["shard"], arrays["offset"], arrays["length"]
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
-        pass  # Not there yet, or damaged: made again.
+        pass  # missing or damaged: made below
 
-    _logger.info("%s: looking up where the records of %d file(s) start, once", what, len(files))
+    _logger.info("%s: finding where the records of %d file(s) start, once", what, len(files))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         lengths = list(pool.map(_record_lengths, files))
     file_of = np.repeat(np.arange(len(files)), [len(part) for part in lengths])
@@ -272,7 +285,7 @@ def _index(files: list[str], count: int, what: str) -> Index:
         f"{what}: {len(length_of)} records in {len(files)} file(s), {count} expected; "
         "prepare the data set again",
     )
-    # In each file a record starts where the one before it ends.
+    # In a file each record starts where the previous one ends.
     offset_of = np.concatenate(
         [np.cumsum(part + _HEADER + _FOOTER) - part - _FOOTER for part in lengths]
     )
@@ -298,7 +311,7 @@ def _write_cache(path: pathlib.Path, arrays: dict[str, Any]) -> None:
         np.savez(temporary, **arrays)
         os.replace(temporary, path)
     except OSError as error:
-        _logger.info("the index cannot be kept (%s): the next run makes it again", error)
+        _logger.info("the index cannot be saved (%s): the next run will make it again", error)
 
 
 def _record_lengths(path: str) -> np.ndarray:
@@ -309,19 +322,19 @@ def _record_lengths(path: str) -> np.ndarray:
     """
     cut_off = f"{path} ends within a record; prepare the data set again"
     if _is_remote(path):
-        # A request for each header would take longer than reading everything in one go.
+        # One request per header would take longer than reading the whole file.
         tf = import_tensorflow()
         lengths = tf.data.TFRecordDataset(path, buffer_size=2**24).map(tf.strings.length)
         try:
             return np.fromiter(lengths.as_numpy_iterator(), np.int64)
         except tf.errors.DataLossError as error:
             raise UserError(cut_off) from error
-    size, position, found = os.path.getsize(path), 0, []
+    size, position, sizes = os.path.getsize(path), 0, []
     with _open(path) as file:
         while position < size:
             file.seek(position)
             length = int.from_bytes(file.read(_LENGTH), "little")
             position += _HEADER + length + _FOOTER
             require(position <= size, cut_off)
-            found.append(length)
-    return np.array(found, np.int64)
+            sizes.append(length)
+    return np.array(sizes, np.int64)

@@ -27,6 +27,7 @@ import ml_collections
 
 from byol_jax import weights
 from byol_jax.data import images
+from byol_jax.data.splits import class_balanced_subset
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import checkpoint, follow
 from byol_jax.evals.grid import end_of_grid
@@ -291,7 +292,7 @@ def _fit_set(config: ml_collections.ConfigDict, data: recipes.Data) -> images.Im
             f"{data.dataset} has {whole.num_classes}",
         )
         return other
-    rows = labels.class_balanced_subset(whole, config.fraction, config.subset_seed)
+    rows = class_balanced_subset(whole, config.fraction, config.subset_seed)
     return images.select(whole, rows) if len(rows) < whole.size else whole
 
 

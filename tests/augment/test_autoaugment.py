@@ -63,11 +63,11 @@ def pillow(levels, name, magnitude, sign):
 def test_the_policy_is_the_published_one():
     pairs = [pair.split(",") for pair in PUBLISHED.strip().replace("\n", ";").split(";")]
     assert len(pairs) == len(autoaugment.POLICY) == 25
-    for pair, ours in zip(pairs, autoaugment.POLICY, strict=True):
-        assert len(pair) == len(ours) == 2
-        for text, (name, probability, magnitude) in zip(pair, ours, strict=True):
-            theirs, chance, *level = text.split()
-            assert name.replace("_", "") == theirs.lower()
+    for pair, entry in zip(pairs, autoaugment.POLICY, strict=True):
+        assert len(pair) == len(entry) == 2
+        for text, (name, probability, magnitude) in zip(pair, entry, strict=True):
+            expected, chance, *level = text.split()
+            assert name.replace("_", "") == expected.lower()
             assert (probability, magnitude) == (float(chance), int(*level))
 
 
@@ -77,10 +77,10 @@ def test_each_operation_of_the_policy_is_pillows():
         for sign in (1, -1):
             for shape in ((32, 32), (23, 17), (1, 1)):
                 levels = noise(shape)
-                ours = apply(levels, which, base + sign * swing, float(sign), np.uint8(128))
-                theirs = np.asarray(pillow(levels, name, magnitude, sign), np.int64)
+                actual = apply(levels, which, base + sign * swing, float(sign), np.uint8(128))
+                expected = np.asarray(pillow(levels, name, magnitude, sign), np.int64)
                 # Pillow's cuts of whole numbers are off by one (test_randaugment.py).
-                differ = np.abs(np.asarray(ours, np.int64) - theirs)
+                differ = np.abs(np.asarray(actual, np.int64) - expected)
                 exact = name not in ("autocontrast", *randaugment.ENHANCEMENTS)
                 assert differ.max() <= (0 if exact else 1), (name, magnitude, sign, shape)
 
@@ -143,12 +143,12 @@ def test_pairs_and_probabilities_are_those_of_the_policy(draws):
             for two, other_chance in ((second, q), (0, 1 - q)):
                 expected[one, two] += chance * other_chance / 25
     which = draws[0]
-    found = collections.Counter(map(tuple, which.tolist()))
-    assert found.keys() <= {key for key, chance in expected.items() if chance > 0}
+    drawn = collections.Counter(map(tuple, which.tolist()))
+    assert drawn.keys() <= {key for key, chance in expected.items() if chance > 0}
     for key, chance in expected.items():
         # Five standard deviations.
         error = 5 * np.sqrt(chance * (1 - chance) / len(which)) + 1e-9
-        assert abs(found[key] / len(which) - chance) < error, key
+        assert abs(drawn[key] / len(which) - chance) < error, key
 
 
 def test_signs_are_even_and_swing_enhancements_alone(draws):

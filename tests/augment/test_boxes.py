@@ -66,13 +66,13 @@ def test_boxes_of_many_sizes_equal_a_naive_loop() -> None:
 
 @pytest.mark.parametrize("area_range", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5)])
 def test_bad_area_ranges(area_range) -> None:
-    with pytest.raises(UserError, match=r"area range .*: it needs 0 < low <= high <= 1"):
+    with pytest.raises(UserError, match="area range"):
         random_resized_boxes(np.zeros(4), 8, 8, area_range=area_range)
 
 
 @pytest.mark.parametrize("aspect_range", [(0.0, 1.0), (2.0, 1.0)])
 def test_bad_aspect_ranges(aspect_range) -> None:
-    with pytest.raises(UserError, match=r"aspect range .*: it needs 0 < low <= high"):
+    with pytest.raises(UserError, match="aspect range"):
         random_resized_boxes(np.zeros(4), 8, 8, aspect_range=aspect_range)
 
 

@@ -57,7 +57,7 @@ def test_a_column_has_these_probabilities():
         ["crop", "flip", "color_jitter", "blur", "noise", "cutout"],
     ],
 )
-def test_each_in_turn_with_draws_of_its_own(make_view, image, names):
+def test_each_operation_has_draws_of_its_own(make_view, image, names):
     """An operation draws the same whether others are there or not, and stands in its place."""
     for seed in range(3):
         key = jax.random.key(seed)
@@ -107,10 +107,10 @@ def test_turns_are_uniform(make_view, image):
     small = image[:4, :4]
     rotate = jax.jit(jax.vmap(compose.EXTRAS["rotate"], (None, 0)))
     views = np.asarray(rotate(small, keys))
-    found = [(views == np.rot90(small, k)).all((1, 2, 3)).sum() for k in range(4)]
-    assert sum(found) == count
+    counts = [(views == np.rot90(small, k)).all((1, 2, 3)).sum() for k in range(4)]
+    assert sum(counts) == count
     # 100 +- 8.7 each.
-    assert min(found) > 60
+    assert min(counts) > 60
 
 
 def test_cutout_is_zero_for_the_network_and_anywhere(make_view, image):
@@ -149,7 +149,7 @@ def test_motion_blur_is_as_long_as_the_gaussian(make_view):
         np.testing.assert_allclose(blurred.sum(), 1, atol=1e-5)
 
 
-def test_what_is_left_out_costs_nothing(image):
+def test_extras_without_a_probability_are_not_compiled(image):
     def program(params):
         return str(jax.make_jaxpr(compose.make_view)(image, KEY, params))
 
@@ -176,16 +176,16 @@ def test_from_config():
 def test_a_probability_out_of_range_is_a_mistake(name):
     config = base.get_config()
     config.augment.view2[name] = 1.5
-    with pytest.raises(UserError, match=rf"config.augment.view2.{name}=1.5 is a probability"):
+    with pytest.raises(UserError, match=rf"config.augment.view2.{name}=1.5"):
         check(config)
 
 
 def test_a_run_leaves_out_what_has_no_probability():
     config = base.get_config()
     config.augment.view2.sobel = 0.25
-    ours, theirs = view_parameters(config)
-    assert ours == AugmentParams()
-    assert theirs == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
+    first, second = view_parameters(config)
+    assert first == AugmentParams()
+    assert second == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
 
 
 @pytest.mark.parametrize("size", [1, pytest.param(9, marks=pytest.mark.slow)])

@@ -32,7 +32,7 @@ ENHANCE = {
 jitted = jax.jit(randaugment.apply_operation)
 
 
-def ours(levels, name, magnitude, sign=1, fill=GREY):
+def apply_to(levels, name, magnitude, sign=1, fill=GREY):
     which = randaugment.OPERATIONS.index(name)
     out = jitted(levels, which, float(magnitude), float(sign), np.array(fill, np.uint8))
     assert out.dtype == np.uint8
@@ -92,12 +92,12 @@ def pictures(shape):
         *("shear_x", "shear_y", "translate_x", "translate_y"),
     ],
 )
-def test_pillow_makes_the_same(name, shape):
+def test_operations_equal_those_of_pillow(name, shape):
     for levels in pictures(shape)[:2]:
         for magnitude in MAGNITUDES:
             for sign in (1, -1):
                 np.testing.assert_array_equal(
-                    ours(levels, name, magnitude, sign), pillow(levels, name, magnitude, sign)
+                    apply_to(levels, name, magnitude, sign), pillow(levels, name, magnitude, sign)
                 )
 
 
@@ -107,7 +107,7 @@ def test_enhancements_are_exact_and_pillows_up_to_whole_numbers(name, shape):
     for levels in pictures(shape)[:2]:
         start = np.asarray(ENHANCE[name](Image.fromarray(levels)).degenerate, np.int64)
         for magnitude in MAGNITUDES:
-            out = ours(levels, name, magnitude).astype(np.int64)
+            out = apply_to(levels, name, magnitude).astype(np.int64)
             # The factor is a whole number of hundredths.
             hundredths = 100 * start + (10 + 18 * magnitude) * (levels - start)
             np.testing.assert_array_equal(out, np.clip(hundredths // 100, 0, 255))
@@ -124,7 +124,7 @@ def test_autocontrast_is_exact_and_pillows_up_to_whole_numbers(shape):
         spread = np.where(high > low, high - low, 1)
         expected = np.where(high > low, 255 * (whole - low) // spread, whole)
         for magnitude in (0, 7):
-            out = ours(levels, "autocontrast", magnitude).astype(np.int64)
+            out = apply_to(levels, "autocontrast", magnitude).astype(np.int64)
             np.testing.assert_array_equal(out, expected)
         above = out - pillow(levels, "autocontrast", 0)
         assert np.isin(above, (0, 1)).all()
@@ -137,14 +137,14 @@ def test_rotation_is_pillows_up_to_single_pixels():
     levels = np.stack([columns, rows, np.full_like(rows, 255)], -1).astype(np.uint8)
     for magnitude in MAGNITUDES:
         for sign in (1, -1):
-            out = ours(levels, "rotate", magnitude, sign).astype(np.int64)
-            theirs = pillow(levels, "rotate", magnitude, sign).astype(np.int64)
+            out = apply_to(levels, "rotate", magnitude, sign).astype(np.int64)
+            expected = pillow(levels, "rotate", magnitude, sign).astype(np.int64)
             # Sines in float32 move the fixed-point positions by a few 1/65536 of a pixel: a
             # position on the line between two pixels may fall to the other one.
-            differ = (out != theirs).any(-1)
+            differ = (out != expected).any(-1)
             assert differ.mean() < 1e-4
-            inside = differ & (out[..., 2] == 255) & (theirs[..., 2] == 255)
-            assert (np.abs(out - theirs)[inside] <= 1).all()
+            inside = differ & (out[..., 2] == 255) & (expected[..., 2] == 255)
+            assert (np.abs(out - expected)[inside] <= 1).all()
 
 
 @pytest.mark.parametrize("shape", [(23, 40), (2, 5), (1, 1)])
@@ -152,7 +152,7 @@ def test_rotation_of_small_images_is_pillows(shape):
     for magnitude in MAGNITUDES:
         for sign in (1, -1):
             levels = noise(shape)
-            out = ours(levels, "rotate", magnitude, sign)
+            out = apply_to(levels, "rotate", magnitude, sign)
             np.testing.assert_array_equal(out, pillow(levels, "rotate", magnitude, sign))
 
 
@@ -161,7 +161,7 @@ def test_what_magnitude_9_means_at_224_pixels():
     image = Image.fromarray(levels)
 
     def check(name, expected, sign=1):
-        np.testing.assert_array_equal(ours(levels, name, 9, sign), np.asarray(expected))
+        np.testing.assert_array_equal(apply_to(levels, name, 9, sign), np.asarray(expected))
 
     def affine(*coefficients):
         return image.transform(image.size, Image.Transform.AFFINE, coefficients, fillcolor=GREY)
@@ -179,7 +179,7 @@ def test_what_magnitude_9_means_at_224_pixels():
     check("brightness", np.minimum(levels.astype(int) * 172 // 100, 255))
     for name in ENHANCE:
         # Without a random sign.
-        np.testing.assert_array_equal(ours(levels, name, 9, -1), ours(levels, name, 9))
+        np.testing.assert_array_equal(apply_to(levels, name, 9, -1), apply_to(levels, name, 9))
 
 
 @pytest.mark.parametrize(
@@ -195,25 +195,27 @@ def test_what_magnitude_9_means_at_224_pixels():
 def test_magnitudes_that_change_nothing(name, magnitude):
     for shape in SHAPES:
         for sign in (1, -1):
-            np.testing.assert_array_equal(ours(noise(shape), name, magnitude, sign), noise(shape))
+            np.testing.assert_array_equal(
+                apply_to(noise(shape), name, magnitude, sign), noise(shape)
+            )
 
 
 def test_magnitude_0_of_the_others():
     levels = noise((23, 40))
-    np.testing.assert_array_equal(ours(levels, "posterize", 0), 0 * levels)
-    np.testing.assert_array_equal(ours(levels, "solarize", 0), 255 - levels)
-    np.testing.assert_array_equal(ours(levels, "brightness", 0), levels // 10)
+    np.testing.assert_array_equal(apply_to(levels, "posterize", 0), 0 * levels)
+    np.testing.assert_array_equal(apply_to(levels, "solarize", 0), 255 - levels)
+    np.testing.assert_array_equal(apply_to(levels, "brightness", 0), levels // 10)
 
 
 @pytest.mark.parametrize("name", ["autocontrast", "equalize"])
 def test_one_level_stays(name):
     for level in (0, 77, 255):
         levels = np.full((32, 32, 3), level, np.uint8)
-        np.testing.assert_array_equal(ours(levels, name, 9), levels)
+        np.testing.assert_array_equal(apply_to(levels, name, 9), levels)
         # One channel does not care about the others.
         levels = noise((32, 32))
         levels[..., 1] = level
-        out = ours(levels, name, 9)
+        out = apply_to(levels, name, 9)
         np.testing.assert_array_equal(out, pillow(levels, name, 9))
         np.testing.assert_array_equal(out[..., 1], level)
 
@@ -222,25 +224,25 @@ def test_two_levels_become_black_and_white():
     levels = np.full((32, 32, 3), 90, np.uint8)
     levels[3, 4] = 93
     expected = np.where(levels == 93, 255, 0)
-    np.testing.assert_array_equal(ours(levels, "autocontrast", 9), expected)
-    np.testing.assert_array_equal(ours(levels, "equalize", 9), expected)
+    np.testing.assert_array_equal(apply_to(levels, "autocontrast", 9), expected)
+    np.testing.assert_array_equal(apply_to(levels, "equalize", 9), expected)
 
 
 def test_equalize_by_hand():
     # 255 pixels below the highest level: a step is one pixel, and half a step none.
     counts = [100, 55, 100, 769]
     channel = np.repeat([10, 20, 30, 40], counts).astype(np.uint8)
-    out = ours(np.stack([channel.reshape(32, 32)] * 3, -1), "equalize", 9)
+    out = apply_to(np.stack([channel.reshape(32, 32)] * 3, -1), "equalize", 9)
     np.testing.assert_array_equal(out[..., 2].ravel(), np.repeat([0, 100, 155, 255], counts))
     # With 254 a step is no pixel, and nothing is done.
     channel[0] = 40
     levels = np.stack([channel.reshape(32, 32)] * 3, -1)
-    np.testing.assert_array_equal(ours(levels, "equalize", 9), levels)
+    np.testing.assert_array_equal(apply_to(levels, "equalize", 9), levels)
 
 
 def test_outside_is_the_fill():
     levels = noise((23, 40))
-    out = ours(levels, "translate_x", 10, 1, (7, 8, 9))
+    out = apply_to(levels, "translate_x", 10, 1, (7, 8, 9))
     # 40 * 100 / 224 = 17.9 pixels to the left.
     np.testing.assert_array_equal(out[:, 22:], np.broadcast_to([7, 8, 9], (23, 18, 3)))
     np.testing.assert_array_equal(out[:, :22], levels[:, 18:])
@@ -260,11 +262,11 @@ def test_a_layer_reads_the_image_a_bounded_number_of_times():
     which = jnp.zeros(2, jnp.int32)
     mapped = jax.vmap(randaugment.apply_operation, (0, 0, None, None, None))
     jaxpr = jax.make_jaxpr(mapped)(batch, which, 9.0, 1.0, jnp.uint8(128))
-    found = list(equations(jaxpr.jaxpr))
-    large = [e for e in found if e.outvars[0].aval.size >= batch.size]
+    traced = list(equations(jaxpr.jaxpr))
+    large = [e for e in traced if e.outvars[0].aval.size >= batch.size]
     count = collections.Counter(e.primitive.name for e in large)
     assert count["gather"] == 2
-    names = collections.Counter(e.primitive.name for e in found)
+    names = collections.Counter(e.primitive.name for e in traced)
     assert names["scatter-add"] == 1
     assert names["cond"] == names["sort"] == names["while"] == 0
 
@@ -307,7 +309,7 @@ def test_an_image_is_its_layers_in_turn(augment, number, magnitude):
         for layer in range(number):
             which, sign = randaugment.draw_operation(key, layer)
             name = randaugment.OPERATIONS[int(which)]
-            expected = ours(expected, name, magnitude, int(sign))
+            expected = apply_to(expected, name, magnitude, int(sign))
         out = augment(levels / np.float32(255), key, magnitude, number)
         assert out.dtype == jnp.float32
         np.testing.assert_allclose(out, expected / 255, atol=1e-7)
@@ -333,6 +335,6 @@ def test_magnitude_and_fill_are_traced(augment):
     assert augment.compiled() == compiled
 
 
-def test_fewer_than_no_layers_is_a_mistake():
+def test_a_negative_number_of_layers_is_refused():
     with pytest.raises(UserError, match="num_layers=-1"):
         randaugment.randaugment(jnp.zeros((4, 4, 3)), KEY, 9.0, -1)

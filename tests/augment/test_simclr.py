@@ -62,10 +62,10 @@ def test_crop_is_that_of_the_input_pipeline(crop):
     levels = np.random.default_rng(2).integers(0, 256, (32, 32, 3), np.uint8)
     for uniforms in np.random.default_rng(3).random((4, 4)).astype(np.float32):
         box = boxes.random_resized_boxes(uniforms, 32, 32)
-        theirs = crops.place(levels, crops.box_placement(box, 32), 32, dtype=np.float32)
-        ours = crop(levels / np.float32(255), uniforms)
+        expected = crops.place(levels, crops.box_placement(box, 32), 32, dtype=np.float32)
+        actual = crop(levels / np.float32(255), uniforms)
         # Its weights come from a table of 1024.
-        np.testing.assert_allclose(ours, np.clip(theirs, 0, 255) / 255, atol=4e-3)
+        np.testing.assert_allclose(actual, np.clip(expected, 0, 255) / 255, atol=4e-3)
 
 
 def test_ranges_of_the_crop_are_traced(crop):
@@ -83,9 +83,9 @@ def test_ranges_of_the_crop_are_traced(crop):
 
 def test_boxes_on_the_device_follow_the_rule_of_the_host():
     uniforms = np.random.default_rng(4).random((3000, 4)).astype(np.float32)
-    ours = jax.jit(lambda u: boxes.box_rule(jnp, u, 48, 40))(uniforms)
-    assert ours.dtype == jnp.int32
-    differ = (np.asarray(ours) != boxes.random_resized_boxes(uniforms, 48, 40)).any(-1)
+    actual = jax.jit(lambda u: boxes.box_rule(jnp, u, 48, 40))(uniforms)
+    assert actual.dtype == jnp.int32
+    differ = (np.asarray(actual) != boxes.random_resized_boxes(uniforms, 48, 40)).any(-1)
     # A side on the line between two whole numbers may be rounded to the other one.
     assert differ.mean() < 1e-3
     # The largest uniform reaches the last position, and not the one behind it.
@@ -111,7 +111,7 @@ def test_quarters(size):
 
 
 def test_quarters_need_a_square():
-    with pytest.raises(UserError, match="4x5 is turned by quarters: it must be square"):
+    with pytest.raises(UserError, match="4x5"):
         simclr.rotate_quarters(jnp.zeros((4, 5, 3)), jnp.int32(1))
 
 
@@ -215,8 +215,8 @@ def test_cutout_by_hand(shape, uniforms, share, rows, columns):
     image, fill = picture(shape), np.array([0.2, 0.4, 0.6], np.float32)
     expected = image.copy()
     expected[rows[0] : rows[1], columns[0] : columns[1]] = fill
-    ours = jax.jit(simclr.cutout)(image, np.array(uniforms, np.float32), fill, share)
-    np.testing.assert_array_equal(ours, expected)
+    actual = jax.jit(simclr.cutout)(image, np.array(uniforms, np.float32), fill, share)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_cutout_covers_half_the_side_by_default():

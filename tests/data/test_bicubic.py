@@ -20,7 +20,7 @@ def resized(image: np.ndarray, *shape: int, dtype=np.float32, **settings) -> np.
     return out
 
 
-def theirs(image: np.ndarray, *shape: int) -> np.ndarray:
+def tensorflow_resize(image: np.ndarray, *shape: int) -> np.ndarray:
     """What the authors' `tf.image.resize(..., "bicubic")` computes."""
     tf = tensorflow.import_tensorflow()
     return tf.image.resize(image, shape, "bicubic").numpy()
@@ -33,9 +33,9 @@ def theirs(image: np.ndarray, *shape: int) -> np.ndarray:
         *(((97, 130), (224, 224)), ((375, 500), (224, 224)), ((224, 224), (224, 224))),
     ],
 )
-def test_it_is_tensorflow_s(shape, to):
+def test_resize_equals_tensorflow(shape, to):
     image = pixels(*shape)
-    expected = theirs(image, *to)
+    expected = tensorflow_resize(image, *to)
     np.testing.assert_allclose(resized(image, *to), expected, rtol=0, atol=ROUNDING)
     levels = resized(image, *to, dtype=np.uint8)
     assert np.abs(levels - np.clip(expected, 0, 255)).max() <= 0.5 + ROUNDING
@@ -81,7 +81,7 @@ def test_one_type_of_argument_is_compiled_for_each_result():
     assert len(bicubic._resize.signatures) == 2
 
 
-def test_where_nothing_can_be_kept_on_disk(monkeypatch):
+def test_without_a_writable_cache(monkeypatch):
     """numba refuses to decorate when it finds no folder for its cache."""
     compile_ = numba.njit
 

@@ -44,8 +44,8 @@ def in_memory(count: int, height: int = 2, first: int = 0) -> images.ImageSet:
     return images.ImageSet("array", pixels.astype(np.uint8), labels, 100)
 
 
-def stored(count: int, first: int = 0, known: bool = True) -> images.ImageSet:
-    """Records with labels first, first + 1, ... which only they know unless `known`."""
+def stored(count: int, first: int = 0, with_labels: bool = True) -> images.ImageSet:
+    """Records with labels first, first + 1, ... which only they know unless `with_labels`."""
     labels = np.arange(first, first + count, dtype=np.int32)
     records = images.Records(
         count,
@@ -53,20 +53,20 @@ def stored(count: int, first: int = 0, known: bool = True) -> images.ImageSet:
         lambda i: f"name {labels[i]}",
         lambda: labels,
     )
-    return images.ImageSet("records", records, labels if known else None, 100)
+    return images.ImageSet("records", records, labels if with_labels else None, 100)
 
 
 def labels_of_records(image_set: images.ImageSet) -> list[int]:
     """The labels of all records, which must agree with whatever else says them."""
     records = image_set.images
-    found = [records.read(i).label for i in range(records.size)]
+    numbers = [records.read(i).label for i in range(records.size)]
     assert [records.read(i).data.decode() for i in range(records.size)] == [
-        f"bytes {label}" for label in found
+        f"bytes {label}" for label in numbers
     ]
-    assert [records.describe(i) for i in range(records.size)] == [f"name {i}" for i in found]
-    assert images.all_labels(image_set).tolist() == records.scan_labels().tolist() == found
-    assert image_set.size == len(found)
-    return found
+    assert [records.describe(i) for i in range(records.size)] == [f"name {i}" for i in numbers]
+    assert images.all_labels(image_set).tolist() == records.scan_labels().tolist() == numbers
+    assert image_set.size == len(numbers)
+    return numbers
 
 
 def test_select_from_memory() -> None:
@@ -76,10 +76,10 @@ def test_select_from_memory() -> None:
     assert (chosen.name, chosen.num_classes, chosen.size) == ("array", 100, 3)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_select_from_records(known: bool) -> None:
-    chosen = images.select(stored(6, known=known), np.array([4, 1, 1]))
-    assert (chosen.labels is not None) == known
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_select_from_records(with_labels: bool) -> None:
+    chosen = images.select(stored(6, with_labels=with_labels), np.array([4, 1, 1]))
+    assert (chosen.labels is not None) == with_labels
     assert labels_of_records(chosen) == [4, 1, 1]
     assert labels_of_records(images.select(chosen, np.array([2, 0]))) == [1, 4]
     assert (chosen.name, chosen.num_classes) == ("records", 100)
@@ -96,29 +96,33 @@ def test_concatenate_one() -> None:
     assert images.concatenate([only]) is only
 
 
-@pytest.mark.parametrize("known", [[True, True, True], [True, False, True], [False] * 3])
-def test_concatenate_records(known: list[bool]) -> None:
+@pytest.mark.parametrize("with_labels", [[True, True, True], [True, False, True], [False] * 3])
+def test_concatenate_records(with_labels: list[bool]) -> None:
     """An empty part in the middle takes no position."""
-    parts = [stored(2, 0, known[0]), stored(0, 0, known[1]), stored(3, 5, known[2])]
+    parts = [
+        stored(2, 0, with_labels[0]),
+        stored(0, 0, with_labels[1]),
+        stored(3, 5, with_labels[2]),
+    ]
     whole = images.concatenate(parts)
-    assert (whole.labels is not None) == all(known)
+    assert (whole.labels is not None) == all(with_labels)
     assert labels_of_records(whole) == [0, 1, 5, 6, 7]
     assert labels_of_records(images.select(whole, np.array([4, 2, 0]))) == [7, 5, 0]
 
 
-def several(count: int, known: bool = True) -> images.ImageSet:
+def several(count: int, with_labels: bool = True) -> images.ImageSet:
     """Records of three classes each, of which number i shows class i % 3, and i % 2 of the last."""
     labels = np.eye(3, dtype=np.int32)[np.arange(count) % 3]
     labels[:, 2] -= np.arange(count, dtype=np.int32) % 2
     records = images.Records(
         count, lambda i: images.Encoded(b"%d" % i, labels[i]), str, lambda: labels
     )
-    return images.ImageSet("several", records, labels if known else None, 3, multi_label=True)
+    return images.ImageSet("several", records, labels if with_labels else None, 3, multi_label=True)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_several_classes_are_chosen_and_joined(known: bool) -> None:
-    whole = images.concatenate([several(4, known), several(2, known)])
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_several_classes_are_chosen_and_joined(with_labels: bool) -> None:
+    whole = images.concatenate([several(4, with_labels), several(2, with_labels)])
     expected = [[1, 0, 0], [0, 1, -1], [0, 0, 1], [1, 0, -1], [1, 0, 0], [0, 1, -1]]
     assert images.all_labels(whole).tolist() == expected
     chosen = images.select(whole, np.array([5, 0, 3]))
@@ -131,14 +135,14 @@ def test_several_classes_are_chosen_and_joined(known: bool) -> None:
     assert chosen.multi_label and chosen.num_classes == 3
 
 
-def test_what_an_unknown_label_is() -> None:
+def test_unknown_labels() -> None:
     assert images.no_label(stored(1)) == -1
     unknown = images.no_label(several(1))
     assert unknown.tolist() == [-1, -1, -1] and unknown.dtype == np.int32
 
 
 def test_without_labels() -> None:
-    for image_set in (in_memory(3), stored(3), stored(3, known=False), several(3)):
+    for image_set in (in_memory(3), stored(3), stored(3, with_labels=False), several(3)):
         bare = images.unlabelled(image_set)
         assert (bare.name, bare.size) == (image_set.name, 3)
         assert (bare.num_classes, bare.multi_label) == (0, False)
@@ -193,15 +197,13 @@ def test_a_cache_larger_than_the_memory_is_refused(monkeypatch, caplog) -> None:
     monkeypatch.setattr(images, "_memory", lambda: 2**30)
     with pytest.raises(UserError) as error:
         images.cached(image_set)
-    assert str(error.value) == (
-        "config.data.cache=True would keep about 1.0 GiB of counted in memory, and this machine "
-        "has 1.0 GiB; leave it False, or copy the set to a local disk"
-    )
+    message = str(error.value)
+    assert all(part in message for part in ("config.data.cache", "counted", "1.0 GiB"))
     monkeypatch.setattr(images, "_memory", lambda: 2**30 + 1)
     monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
     caplog.set_level(logging.INFO, "byol_jax")
     images.cached(image_set)
-    assert "counted will take about 1.0 GiB of the 1.0 GiB of memory" in caplog.text
+    assert "1.0 GiB" in caplog.text and "config.data.cache" in caplog.text
 
 
 def test_the_memory_of_this_machine() -> None:
@@ -211,10 +213,7 @@ def test_the_memory_of_this_machine() -> None:
 def test_concatenate_sizes_that_differ() -> None:
     with pytest.raises(UserError) as error:
         images.concatenate([in_memory(2), in_memory(2, height=5)])
-    assert str(error.value) == (
-        "the splits of array hold images of (2, 3) and (5, 3) pixels: they can only be joined "
-        "when all have one size"
-    )
+    assert all(part in str(error.value) for part in ("array", "(2, 3)", "(5, 3)"))
 
 
 PALETTE = Image.fromarray(RGB).quantize(8)
@@ -235,7 +234,7 @@ AS_THEY_ARE = {
 
 @pytest.mark.parametrize("case", AS_THEY_ARE)
 @pytest.mark.parametrize("exif", [False, True])
-def test_what_tensorflow_decodes_stays_as_it_is(case: str, exif: bool) -> None:
+def test_formats_that_tensorflow_decodes_stay_unchanged(case: str, exif: bool) -> None:
     data, file_format = AS_THEY_ARE[case]
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == file_format
@@ -272,9 +271,9 @@ def test_what_tensorflow_decodes_stays_as_it_is(case: str, exif: bool) -> None:
 )
 def test_other_formats_become_png(data: bytes, pixels: np.ndarray) -> None:
     prepared = images.prepare(data)
-    ours = opened(prepared.data, "PNG")
-    assert ours.dtype == np.uint8
-    assert np.array_equal(ours, pixels)
+    actual = opened(prepared.data, "PNG")
+    assert actual.dtype == np.uint8
+    assert np.array_equal(actual, pixels)
     assert prepared[1:] == (6, 9, 1)
 
 
@@ -321,11 +320,11 @@ def reason(data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         (b"", "no bytes"),
-        (b"<html>not found</html>", "no image, or of an unknown format"),
-        (saved(RGB, "JPEG")[:20], "no image, or of an unknown format"),
+        (b"<html>not found</html>", "unknown format"),
+        (saved(RGB, "JPEG")[:20], "unknown format"),
         (saved(RGB, "PNG")[:20], ""),
         (saved(RGB, "GIF")[:10], ""),
         (saved(RGB, "WEBP", lossless=True)[:40], ""),
@@ -335,11 +334,11 @@ def reason(data: bytes) -> str:
     ],
     ids=["empty", "text", "jpeg", "png", "gif", "webp", "end of bmp", "end of gif"],
 )
-def test_unreadable(data: bytes, said: str) -> None:
-    assert said in reason(data)
+def test_unreadable(data: bytes, expected: str) -> None:
+    assert expected in reason(data)
 
 
-def test_more_pixels_than_anyone_means() -> None:
+def test_too_many_pixels_are_unreadable() -> None:
     """200 million in a file of 24 KB; the header alone decides."""
     header = struct.pack(">IIBBBBB", 20_000, 10_000, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes(10_000 * (1 + 20_000 // 8)))

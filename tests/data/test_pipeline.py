@@ -30,9 +30,9 @@ def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def assert_same(ours: list[dict[str, np.ndarray]], theirs: list[dict[str, np.ndarray]]) -> None:
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
+def assert_same(actual: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray]]) -> None:
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
         assert a.keys() == b.keys() == {"view1", "view2", "labels", "ids", "epochs"}
         for key in a:
             assert np.array_equal(a[key], b[key]), key
@@ -86,10 +86,12 @@ def test_views_are_the_crops_of_their_boxes(whole) -> None:
         for view in (1, 2):
             views = batch[f"view{view}"]
             assert views.shape == (8, 6, 6, 3) and views.dtype == np.uint8
-            for ours, i, epoch in zip(views, batch["ids"], batch["epochs"], strict=True):
+            for actual, i, epoch in zip(views, batch["ids"], batch["epochs"], strict=True):
                 uniforms = keys.example_uniforms(1, "crop", i, epoch, view, 4)
                 box = random_resized_boxes(uniforms, 9, 11)
-                assert np.array_equal(ours, crops.place(IMAGES[i], crops.box_placement(box, 6), 6))
+                assert np.array_equal(
+                    actual, crops.place(IMAGES[i], crops.box_placement(box, 6), 6)
+                )
 
 
 def test_arrays_are_cropped_without_tensorflow(monkeypatch) -> None:
@@ -113,12 +115,12 @@ def test_ranges_reach_the_crops() -> None:
 def test_one_crop_for_both_views(whole) -> None:
     """SimCLR Figure 5: the box of the first view; the first view, and runs without it, stay."""
     shared = (View(6), View(6, box_of=1))
-    ours = batches(shared)
-    for batch, theirs in zip(ours, whole, strict=True):
+    actual = batches(shared)
+    for batch, expected in zip(actual, whole, strict=True):
         assert np.array_equal(batch["view2"], batch["view1"])
-        assert_same([batch | {"view2": theirs["view2"]}], [theirs])
+        assert_same([batch | {"view2": expected["view2"]}], [expected])
     ids, epochs = (whole[3][name].astype(np.int64) for name in ("ids", "epochs"))
-    assert_same([pipeline.example_views(SET, ids, epochs, 1, shared)], [ours[3]])
+    assert_same([pipeline.example_views(SET, ids, epochs, 1, shared)], [actual[3]])
     given = Request(ids, epochs), np.full(8, 9), np.full(8, 11), 1
     placements = pipeline.random_placements(*given, VIEWS)
     assert np.array_equal(pipeline.random_placements(*given, shared), placements[:, [0, 0]])
@@ -130,7 +132,7 @@ def test_same_batches_with_any_number_of_threads(whole, threads: int) -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 20])
-def test_same_batches_however_far_ahead(whole, prefetch: int) -> None:
+def test_same_batches_with_any_prefetch(whole, prefetch: int) -> None:
     assert_same(batches(reading=Reading(prefetch=prefetch)), whole)
 
 
@@ -139,7 +141,7 @@ def test_same_batches_when_resumed(whole, start: int) -> None:
     assert_same(batches(start=start), whole[start:])
 
 
-def test_nothing_left_to_do() -> None:
+def test_an_empty_stream() -> None:
     assert batches(start=7) == []
 
 
@@ -168,18 +170,18 @@ def test_same_micro_batches_with_any_number_of_processes(whole, process_count: i
 
 
 def test_another_batch_size_shows_the_same_views(whole) -> None:
-    ours, theirs = joined(batches(batch_size=14, stop=4)), joined(whole)
-    assert_same([ours], [theirs])
+    actual, expected = joined(batches(batch_size=14, stop=4)), joined(whole)
+    assert_same([actual], [expected])
 
 
 def test_another_seed_shows_other_views(whole) -> None:
-    ours, theirs = joined(batches(seed=2)), joined(whole)
-    assert ours["ids"].tolist() != theirs["ids"].tolist()
-    assert not np.array_equal(ours["view1"], theirs["view1"])
-    assert not np.array_equal(theirs["view1"], theirs["view2"])
+    actual, expected = joined(batches(seed=2)), joined(whole)
+    assert actual["ids"].tolist() != expected["ids"].tolist()
+    assert not np.array_equal(actual["view1"], expected["view1"])
+    assert not np.array_equal(expected["view1"], expected["view2"])
 
 
-def test_an_abandoned_iterator_lets_go(whole) -> None:
+def test_an_abandoned_iterator_can_be_started_again(whole) -> None:
     for _ in range(3):
         started = pipeline.train_batches(SET, STREAM._replace(stop=None), VIEWS)
         assert_same([next(started)], whole[:1])

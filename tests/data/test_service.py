@@ -54,11 +54,11 @@ def tfds_set(tmp_path_factory) -> images.ImageSet:
     return joined
 
 
-def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, values in theirs.items():
-        assert ours[name].dtype == values.dtype
-        np.testing.assert_array_equal(ours[name], values, err_msg=name)
+def assert_equal(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        assert actual[name].dtype == values.dtype
+        np.testing.assert_array_equal(actual[name], values, err_msg=name)
 
 
 def from_service(image_set: images.ImageSet, address: str) -> background.Batches:
@@ -72,8 +72,8 @@ def test_words_are_those_of_numpy(seed):
     counters = np.array([[0, 5, 6, 7], [0, 2**40, 0, 2], [3, 0, 1, 0]])
     expected = [keys.philox(seed, "crop", counter).random_raw(4) for counter in counters]
     for philox in (service._philox, tf.function(service._philox, autograph=False)):
-        ours = philox(seed, "crop", tf.constant(counters, tf.int64)).numpy()
-        np.testing.assert_array_equal(ours, expected)
+        actual = philox(seed, "crop", tf.constant(counters, tf.int64)).numpy()
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_the_graph_is_the_pipeline(request, name, views, changes):
     stream = stream._replace(stop=stream.start + 8)
     expected = pipeline.train_batches(image_set, stream, views)
     epochs = []
-    for theirs, ours in zip(expected, graph.as_numpy_iterator(), strict=False):
-        assert_equal(ours, theirs)
-        epochs.extend(ours["epochs"])
+    for batch, actual in zip(expected, graph.as_numpy_iterator(), strict=False):
+        assert_equal(actual, batch)
+        epochs.extend(actual["epochs"])
     assert len({*epochs}) > 2
 
 
@@ -106,9 +106,11 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path):
     image_set = sources.load(name, "train+valid")
     (number,) = (i for i in range(6) if image_set.images.describe(i) == str(bad))
     graph = service.dataset(image_set, Stream(1, 6, 3), (View(8),))
-    found = [batch["ids"] for batch, _ in zip(graph.as_numpy_iterator(), range(5), strict=False)]
+    delivered = [
+        batch["ids"] for batch, _ in zip(graph.as_numpy_iterator(), range(5), strict=False)
+    ]
     ids, _ = examples(1, 6, 0, 18)
-    assert np.concatenate(found).tolist() == [i for i in ids if i != number][:15]
+    assert np.concatenate(delivered).tolist() == [i for i in ids if i != number][:15]
 
 
 def test_boxes_are_those_of_numpy():
@@ -155,18 +157,18 @@ def test_a_dispatcher_and_two_workers(folder, folder_set, tmp_path):
     with servers(2) as address:
         stream, views = Stream(7, folder_set.size, 16, start=3, stop=23), (View(9), View(9))
         reading = Reading(service=address)
-        ours = list(pipeline.train_batches(folder_set, stream, views, reading))
-        assert len(ours) == 20
+        actual = list(pipeline.train_batches(folder_set, stream, views, reading))
+        assert len(actual) == 20
         # Workers are ahead of what is fetched by a few batches for each of their threads.
-        theirs = {
+        by_ids = {
             tuple(batch["ids"]): (step, batch)
             for step, batch in enumerate(
                 pipeline.train_batches(folder_set, stream._replace(stop=200), views), start=3
             )
         }
         steps = []
-        for batch in ours:
-            step, expected = theirs[tuple(batch["ids"])]
+        for batch in actual:
+            step, expected = by_ids[tuple(batch["ids"])]
             steps.append(step)
             assert_equal(batch, expected)
         assert len({*steps}) == 20
@@ -190,27 +192,27 @@ def test_without_workers_the_run_ends(folder_set, monkeypatch, caplog):
     servers = tensorflow.import_tensorflow().data.experimental.service
     dispatcher = servers.DispatchServer()
     batches = from_service(folder_set, dispatcher.target)
-    with pytest.raises(UserError, match="no batch for 2 s; the same command goes on from the"):
+    with pytest.raises(UserError, match=r"config\.data\.service=.* 2 s"):
         next(batches)
-    assert "do its workers run" in caplog.text
+    assert "config.data.service=" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["localhost", "http://localhost:1", "localhost:99999"])
-def test_what_is_no_address(folder_set, address):
-    with pytest.raises(UserError, match="is no address: it is grpc://HOST:PORT"):
+def test_a_malformed_address_is_refused(folder_set, address):
+    with pytest.raises(UserError, match=r"config\.data\.service=.*grpc://HOST:PORT"):
         from_service(folder_set, address)
 
 
 def test_an_address_that_does_not_answer(folder, tmp_path):
     config = tiny_runs.tiny_config(folder, data__service="grpc://localhost:1")
-    message = r"nothing answers there .*start `launch/data_service\.py dispatcher`"
+    message = r"config\.data\.service=.*launch/data_service\.py dispatcher"
     with pytest.raises(UserError, match=message) as raised:
         train.pretrain(config, tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_what_answers_is_no_dispatcher(folder_set, monkeypatch):
+def test_a_server_that_is_no_dispatcher_is_refused(folder_set, monkeypatch):
     monkeypatch.setattr(service, "ANSWER", 2)
     with socket.create_server(("localhost", 0)) as server:
 
@@ -222,7 +224,7 @@ def test_what_answers_is_no_dispatcher(folder_set, monkeypatch):
                 pass  # the test is over
 
         threading.Thread(target=hang_up, daemon=True).start()
-        with pytest.raises(UserError, match="what answers there is no tf"):
+        with pytest.raises(UserError, match=r"config\.data\.service="):
             from_service(folder_set, f"localhost:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
 
@@ -236,15 +238,15 @@ def picture(form: str) -> bytes:
 def test_images_that_no_worker_could_read(tmp_path):
     given = Stream(0, 1, 1), (View(8),)
     arrays = tiny_runs.labelled_set([3])
-    with pytest.raises(UserError, match="set is in memory, where no other machine reads it"):
+    with pytest.raises(UserError, match=r"config\.data\.service: set "):
         service.dataset(arrays, *given)
     data = picture("png")
     records = images.Records(1, lambda i: images.Encoded(data, 0), str, lambda: arrays.labels)
-    with pytest.raises(UserError, match="prepare it as tfrecord"):
+    with pytest.raises(UserError, match=r"config\.data\.service.* tfrecord"):
         service.dataset(arrays._replace(images=records), *given)
     for name in ("a.png", "b.GIF", "c.webp"):
         (tmp_path / name).write_bytes(picture(pathlib.Path(name).suffix[1:].lower()))
-    with pytest.raises(UserError, match=r"JPEG and PNG alone; 2 of folder:.* others, .*b\.GIF"):
+    with pytest.raises(UserError, match=r"config\.data\.service.* JPEG and PNG .*2 .*b\.GIF"):
         service.dataset(sources.load(f"folder:{tmp_path}", "train+valid+test"), *given)
 
 
@@ -254,11 +256,11 @@ def test_images_that_no_worker_could_read(tmp_path):
         ("", "usage: "),
         ("server", "usage: "),
         ("dispatcher 1 2", "usage: "),
-        ("dispatcher http", "'http' is no port"),
-        ("dispatcher 70000", "'70000' is no port"),
+        ("dispatcher http", "'http'"),
+        ("dispatcher 70000", "'70000'"),
         ("worker", "usage: "),
-        ("worker localhost", "is not HOST:PORT"),
-        ("worker localhost:1", "no dispatcher answers at localhost:1"),
+        ("worker localhost", "HOST:PORT"),
+        ("worker localhost:1", "localhost:1"),
     ],
 )
 def test_mistakes_in_starting_servers(words, message):
@@ -269,5 +271,5 @@ def test_mistakes_in_starting_servers(words, message):
 def test_a_port_in_use_is_not_shared():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} cannot be used .*; give another one"):
+        with pytest.raises(UserError, match=f"port {port}"):
             data_service.start(["dispatcher", str(port)])

@@ -1,6 +1,5 @@
 """Sources by name, the splits cut out of them, and what a user's mistakes are answered with."""
 
-import collections
 import itertools
 import pathlib
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 import sklearn.datasets
 
 import tiny_runs
-from byol_jax.data import images, sources, table10
+from byol_jax.data import images, sources, splits, table10
 from byol_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -36,9 +35,9 @@ def numbered(count: int) -> np.ndarray:
 def numbers(dataset: str, split: str) -> list[int]:
     """The numbers of the images of a split, checked against their labels."""
     part = sources.load(dataset, split)
-    found = part.images[:, 0, 0, 0].tolist()
-    assert part.size == len(found) == len(part.labels)
-    return found
+    values = part.images[:, 0, 0, 0].tolist()
+    assert part.size == len(values) == len(part.labels)
+    return values
 
 
 def joined(parts: Iterable[list]) -> list:
@@ -95,24 +94,8 @@ def test_unions_of_digits_keep_the_order_of_the_source() -> None:
     parts = {split: [place[row] for row in rows(sources.load("digits", split))] for split in SPLITS}
     assert joined(parts.values()) == list(range(1797))
     for union in ("train+valid", "valid+train", "test+train", "valid+test", "train+train"):
-        ours = [place[row] for row in rows(sources.load("digits", union))]
-        assert ours == joined(parts[split] for split in {*union.split("+")}), union
-
-
-def test_class_balanced_cut() -> None:
-    labels = np.array([0] * 10 + [1] * 5 + [7] * 2 + [-1] * 4)
-    cut = sources.class_balanced_cut(labels, 0.4, seed=3)
-    assert np.all(np.diff(cut) > 0)
-    assert collections.Counter(labels[cut].tolist()) == {0: 4, 1: 2, 7: 1, -1: 2}
-    assert not np.array_equal(cut, sources.class_balanced_cut(labels, 0.4, seed=4))
-    assert sources.class_balanced_cut(np.zeros(0, int), 0.4, seed=3).size == 0
-
-
-def test_the_cut_never_changes() -> None:
-    """Published numbers stand on it; worked out with a Philox in plain Python integers."""
-    labels = np.arange(40) % 4
-    cut = sources.class_balanced_cut(labels, sources.CUT_FRACTION, sources.CUT_SEED)
-    assert cut.tolist() == [7, 12, 13, 14, 18, 23, 28, 33]
+        listed = [place[row] for row in rows(sources.load("digits", union))]
+        assert listed == joined(parts[split] for split in {*union.split("+")}), union
 
 
 def test_npz_with_both_splits(tmp_path) -> None:
@@ -146,10 +129,10 @@ def test_npz_without_test_images_is_cut_twice(tmp_path) -> None:
         assert np.array_equal(part.images[:, 0, 0, 0] // 20, part.labels)
     chosen = {split: numbers(dataset, split) for split in SPLITS}
     assert joined(chosen.values()) == list(range(30))
-    cut = sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED)
+    cut = splits.class_balanced_cut(labels, 0.2, splits.CUT_SEED)
     assert chosen["test"] == cut.tolist()
     rest = np.setdiff1d(np.arange(30), cut)
-    again = sources.class_balanced_cut(labels[rest], 0.2, sources.CUT_SEED)
+    again = splits.class_balanced_cut(labels[rest], 0.2, splits.CUT_SEED)
     assert chosen["valid"] == rest[again].tolist()
     assert numbers(dataset, "valid+train") == rest.tolist()
 
@@ -160,7 +143,7 @@ def test_a_split_of_the_source_does_not_change_the_cut_of_another(tmp_path) -> N
     dataset = saved(
         tmp_path, train_images=numbered(20), train_labels=labels, test_images=numbered(3)
     )
-    cut = sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED).tolist()
+    cut = splits.class_balanced_cut(labels, 0.2, splits.CUT_SEED).tolist()
     assert numbers(dataset, "valid") == cut and len(cut) == 4
     assert numbers(dataset, "train") == [i for i in range(20) if i not in cut]
     assert numbers(dataset, "test+valid") == [*cut, 0, 1, 2]
@@ -272,7 +255,7 @@ def test_the_validation_split_of_a_benchmark(monkeypatch, dataset, benchmark) ->
     table(monkeypatch, "pets", table10.Rule("per_class", 3))
     fake_source(monkeypatch, dataset, 20, "test")
     valid = described("valid", dataset, benchmark)
-    expected = table10.validation_rows(np.arange(20) % 2, table10.by_name("pets"))
+    expected = splits.validation_rows(np.arange(20) % 2, table10.by_name("pets"))
     assert valid == [f"train {i}" for i in expected] and len(valid) == 6
     train = described("train", dataset, benchmark)
     assert joined([train, valid]) == sorted(f"train {i}" for i in range(20))
@@ -309,7 +292,7 @@ def test_the_labels_of_the_test_split_decide_where_the_rule_says_so(monkeypatch)
     valid = sources.load("npz:x", "valid", benchmark="birdsnap")
     assert np.bincount(valid.labels).tolist() == [2, 3]
     monkeypatch.setattr(sources, "_readers", lambda *_: {"train": readers["train"]})
-    with pytest.raises(UserError, match="as many of each class as its test images: give these"):
+    with pytest.raises(UserError, match=r"benchmark birdsnap .* test split"):
         sources.load("npz:x", "valid", benchmark="birdsnap")
 
 
@@ -319,13 +302,13 @@ def test_a_benchmark_without_a_validation_split(monkeypatch) -> None:
     asked = fake_source(monkeypatch, name, 8, "test")
     assert described("train", name) == described("train+valid", name)
     assert len(described("train", name)) == 8 and asked == []
-    assert message_of(name, "valid") == f"{name} has no valid images; at least one is needed"
+    assert f"{name} has no valid images" in message_of(name, "valid")
 
 
 def test_a_validation_split_that_the_creators_give(monkeypatch) -> None:
     table(monkeypatch, "aircraft", table10.Rule("given"))
     fake_source(monkeypatch, "folder:x", 8, "test")
-    with pytest.raises(UserError, match="give them as folder:DIR with valid/"):
+    with pytest.raises(UserError, match=r"benchmark aircraft .*valid/"):
         sources.load("folder:x", "valid", benchmark="aircraft")
 
 
@@ -335,11 +318,8 @@ def test_a_benchmark_of_other_classes(tmp_path) -> None:
     for split in ("train", "test", "train+valid"):
         with pytest.raises(UserError) as error:
             sources.load(dataset, split, benchmark="pets")
-        assert str(error.value) == (
-            f"{dataset} has 2 classes and benchmark pets 37 (BYOL Table 10): name the benchmark "
-            "that the images are of, or none"
-        )
-    with pytest.raises(UserError, match="unknown benchmark 'pet'; did you mean 'pets'"):
+        assert all(part in str(error.value) for part in (dataset, "2 classes", "pets", "37"))
+    with pytest.raises(UserError, match=r"'pet'.*'pets'"):
         sources.load(dataset, "train", benchmark="pet")
 
 
@@ -353,10 +333,10 @@ def test_a_multi_label_set_is_cut_uniformly_and_not_read(monkeypatch) -> None:
     ids = [[part.images.read(i).label for i in range(part.size)] for part in parts]
     assert [len(part) for part in ids] == [32, 8, 10] and joined(ids) == list(range(50))
     assert all(part.multi_label for part in parts)
-    cut = sources.class_balanced_cut(np.full(50, -1), sources.CUT_FRACTION, sources.CUT_SEED)
+    cut = splits.class_balanced_cut(np.full(50, -1), splits.CUT_FRACTION, splits.CUT_SEED)
     assert ids[2] == cut.tolist()
     labels = np.ones((50, 3), int)
-    assert np.array_equal(sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED), cut)
+    assert np.array_equal(splits.class_balanced_cut(labels, 0.2, splits.CUT_SEED), cut)
 
 
 def test_table_10_beside_what_is_prepared(monkeypatch) -> None:
@@ -378,7 +358,7 @@ def test_table_10_beside_what_is_prepared(monkeypatch) -> None:
     lines = [" ".join(line.split()) for line in sources.table_10("/data")]
     assert "in hand 2 20 14 6 20" in lines and "in hand 2 20 20 20 20" in lines
     assert "tfds:food101 is not prepared" in lines
-    assert sum(line.startswith("Not in TFDS. As folder:DIR") for line in lines) == 2
+    assert sum(line.startswith("Not in TFDS") for line in lines) == 2
     assert len(asked) == 13 and {data_dir for _, data_dir in asked} == {"/data"}
 
 
@@ -395,19 +375,19 @@ def test_no_label_is_read_where_nothing_is_cut(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("dataset", "parts"),
     [
-        ("digit", ["unknown dataset 'digit'", "'digits'?", f"known are {KINDS}"]),
-        ("digits:", ["unknown dataset 'digits:'", "'digits'?"]),
-        ("nzp:file", ["unknown dataset", "'npz:'?"]),
-        ("npz", ["unknown dataset 'npz'", "'npz:'?"]),
-        ("TFDS:cifar10", ["unknown dataset", "'tfds:'?"]),
-        ("files:x", ["unknown dataset", f"known are {KINDS}"]),
-        ("quux", [f"unknown dataset 'quux'; known are {KINDS}"]),
-        ("images.npz", ["did you mean 'npz:images.npz'?"]),
-        ("/", ["unknown dataset '/'; did you mean 'folder:/'?"]),
-        ("folder:", ["names no folder", "folder:DIR"]),
-        ("folder:/nowhere/x", ["no folder /nowhere/x", "folder:DIR"]),
-        ("npz:", ["names no file", "npz:FILE"]),
-        ("npz:/nowhere/x.npz", ["no file /nowhere/x.npz", "train_images"]),
+        ("digit", ["'digit'", "'digits'?", KINDS]),
+        ("digits:", ["'digits:'", "'digits'?"]),
+        ("nzp:file", ["'nzp:file'", "'npz:'?"]),
+        ("npz", ["'npz'", "'npz:'?"]),
+        ("TFDS:cifar10", ["'TFDS:cifar10'", "'tfds:'?"]),
+        ("files:x", ["'files:x'", KINDS]),
+        ("quux", ["'quux'", KINDS]),
+        ("images.npz", ["'npz:images.npz'?"]),
+        ("/", ["'/'", "'folder:/'?"]),
+        ("folder:", ["folder:DIR"]),
+        ("folder:/nowhere/x", ["/nowhere/x", "folder:DIR"]),
+        ("npz:", ["npz:FILE"]),
+        ("npz:/nowhere/x.npz", ["/nowhere/x.npz", "train_images"]),
     ],
 )
 def test_unknown_datasets(dataset: str, parts: list[str]) -> None:
@@ -419,32 +399,30 @@ def test_unknown_datasets(dataset: str, parts: list[str]) -> None:
     ("split", "named"), [("val", "val"), ("train+vaild+x", "vaild"), ("train+", ""), ("", "")]
 )
 def test_unknown_split(split: str, named: str) -> None:
-    assert message_of("digits", split) == (
-        f"digits has no split '{named}'; its splits are train, valid, test, and any of them "
-        "joined, as in train+valid"
-    )
+    message = message_of("digits", split)
+    assert f"'{named}'" in message and "train, valid, test" in message
 
 
 def test_a_source_may_have_more_splits(monkeypatch) -> None:
     fake_source(monkeypatch, "tfds:set", 4, "test", "extra")
-    assert "its splits are train, valid, test, extra, and" in message_of("fake", "other")
+    assert "train, valid, test, extra" in message_of("fake", "other")
 
 
 @pytest.mark.parametrize("dataset", ["digits", "npz:x.npz", "folder:x"])
 def test_data_dir_is_for_tfds(dataset: str) -> None:
     message = message_of(dataset, data_dir="/data")
-    assert message == f"data_dir=/data is for tfds:NAME only, not for dataset {dataset!r}"
+    assert all(part in message for part in ("data_dir=/data", "tfds:NAME", repr(dataset)))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 and then nothing"])
 def test_not_an_npz(tmp_path, content: bytes) -> None:
     (tmp_path / "set.npz").write_bytes(content)
-    assert "not a readable npz" in message_of(f"npz:{tmp_path / 'set.npz'}")
+    assert "numpy.savez" in message_of(f"npz:{tmp_path / 'set.npz'}")
 
 
 def test_a_single_array_is_not_an_npz(tmp_path) -> None:
     np.save(tmp_path / "set.npy", IMAGES)
-    assert "not a readable npz" in message_of(f"npz:{tmp_path / 'set.npy'}")
+    assert "numpy.savez" in message_of(f"npz:{tmp_path / 'set.npy'}")
 
 
 def test_a_damaged_npz(tmp_path) -> None:
@@ -452,7 +430,7 @@ def test_a_damaged_npz(tmp_path) -> None:
     content = bytearray((tmp_path / "set.npz").read_bytes())
     content[len(content) // 3] ^= 255
     (tmp_path / "set.npz").write_bytes(content)
-    assert "not a readable npz" in message_of(dataset)
+    assert "numpy.savez" in message_of(dataset)
 
 
 def test_an_npz_packed_in_an_unknown_way(tmp_path) -> None:
@@ -461,43 +439,43 @@ def test_an_npz_packed_in_an_unknown_way(tmp_path) -> None:
     content = bytearray((tmp_path / "set.npz").read_bytes())
     content[content.index(b"PK\x01\x02") + 10] = 255
     (tmp_path / "set.npz").write_bytes(content)
-    assert "not a readable npz" in message_of(dataset)
+    assert "numpy.savez" in message_of(dataset)
 
 
 def test_pickled_objects_are_refused(tmp_path) -> None:
     dataset = saved(tmp_path, train_images=np.array([{}, {}], object))
-    assert "not a readable npz" in message_of(dataset)
+    assert "numpy.savez" in message_of(dataset)
 
 
 @pytest.mark.parametrize(
     ("arrays", "split", "parts"),
     [
-        ({"x": IMAGES, "y": LABELS}, "train", ["no array 'train_images' but x, y", "needed"]),
-        ({}, "train", ["no array 'train_images' but none at all"]),
+        ({"x": IMAGES, "y": LABELS}, "train", ["'train_images'", "x, y"]),
+        ({}, "train", ["'train_images'"]),
         ({"train_images": IMAGES / 255}, "train", ["float64", "uint8", "multiply", "255"]),
-        ({"train_images": IMAGES.astype(int)}, "train", ["int64", "uint8 in 0..255 is needed"]),
-        ({"train_images": IMAGES[..., 0]}, "train", ["[6, 4, 5]", "[N, H, W, 3]", "three times"]),
+        ({"train_images": IMAGES.astype(int)}, "train", ["int64", "uint8"]),
+        ({"train_images": IMAGES[..., 0]}, "train", ["[6, 4, 5]", "[N, H, W, 3]"]),
         ({"train_images": IMAGES[..., :1]}, "train", ["[6, 4, 5, 1]", "[N, H, W, 3]"]),
-        ({"train_images": np.moveaxis(IMAGES, 3, 1)}, "train", ["[6, 3, 4, 5]", "channels last"]),
+        ({"train_images": np.moveaxis(IMAGES, 3, 1)}, "train", ["[6, 3, 4, 5]", "[N, H, W, 3]"]),
         (
             {"train_images": IMAGES, "train_labels": LABELS[:5]},
             "train",
-            ["train_labels", "[5]", "each of the 6 images"],
+            ["train_labels", "[5]", "[6]"],
         ),
         (
             {"train_images": IMAGES, "train_labels": np.eye(3)[LABELS].astype(int)},
             "train",
-            ["[6, 3]", "is needed: [6]"],
+            ["[6, 3]", "[6]"],
         ),
         (
             {"train_images": IMAGES, "train_labels": LABELS.astype(float)},
             "train",
-            ["train_labels", "float64", "integers are needed"],
+            ["train_labels", "float64", "integer"],
         ),
         (
             {"train_images": IMAGES, "train_labels": LABELS + 2**31},
             "train",
-            [f"goes up to {2**31 + 2}"],
+            ["train_labels", f"{2**31 + 2}"],
         ),
         # A mistake in one split is found when the other is read.
         (
@@ -508,7 +486,7 @@ def test_pickled_objects_are_refused(tmp_path) -> None:
         (
             {"train_images": IMAGES, "test_labels": LABELS},
             "train",
-            ["'test_labels' without 'test_images'"],
+            ["'test_labels'", "'test_images'"],
         ),
         ({"train_images": IMAGES[:0]}, "train", ["no train images"]),
         ({"train_images": IMAGES[:0]}, "train+valid", ["no train+valid images"]),
@@ -518,7 +496,7 @@ def test_pickled_objects_are_refused(tmp_path) -> None:
         (
             {"train_images": IMAGES, "test_images": IMAGES[:, :, :4]},
             "train+valid+test",
-            ["(4, 4) and (4, 5) pixels", "one size"],
+            ["(4, 4)", "(4, 5)"],
         ),
     ],
 )

@@ -61,10 +61,10 @@ def test_a_jax_function_inside_tensorflow() -> None:
     called = tf.nest.map_structure(np.asarray, function(images, ids, tf.constant(strength)))
     dataset = tf.data.Dataset.from_tensors((images, ids, strength)).repeat(2)
     mapped = dataset.map(function, num_parallel_calls=2)
-    for ours in (called, *mapped.as_numpy_iterator()):
-        assert ours["sum"].dtype == np.float32 and ours["sum"].shape == (3, 4, 4, 3)
-        assert np.array_equal(ours["words"], expected["words"])
+    for actual in (called, *mapped.as_numpy_iterator()):
+        assert actual["sum"].dtype == np.float32 and actual["sum"].shape == (3, 4, 4, 3)
+        assert np.array_equal(actual["words"], expected["words"])
         # One rounding: XLA may or may not fuse the product into the sum.
-        np.testing.assert_allclose(ours["sum"], expected["sum"], rtol=0, atol=2**-23)
+        np.testing.assert_allclose(actual["sum"], expected["sum"], rtol=0, atol=2**-23)
     words = np.asarray(expected["words"])
     assert 0.3 < words.mean() < 0.7 and np.any(words[0] != words[1])

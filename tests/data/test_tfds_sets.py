@@ -16,7 +16,7 @@ from PIL import Image
 
 import tiny_runs
 from byol_jax import train
-from byol_jax.data import images, pipeline, sources, tfds_sets
+from byol_jax.data import images, pipeline, sources, splits, tfds_sets
 from byol_jax.data.views import Stream, View
 from byol_jax.errors import UserError
 
@@ -31,7 +31,7 @@ SETS = {
     "tiny_test_only": {"test": 2},
     "tiny_unprepared": {"train": 2},
     "tiny_several": {"train": 7, "test": 4},
-    "tiny_several_sure": {"train": 7},
+    "tiny_several_sure": {"train": 7, "test": 1},
 }
 FIRST = "tiny_pictures"
 SEVERAL = ("tiny_several", "tiny_several_sure")
@@ -160,7 +160,7 @@ def files_of(root: pathlib.Path, split: str, file_format: str = "tfrecord") -> l
     return sorted((root / file_format / FIRST / "1.0.0").glob(f"*-{split}.*"))
 
 
-def theirs(root: pathlib.Path, split: str) -> list[images.Encoded]:
+def tfds_records(root: pathlib.Path, split: str) -> list[images.Encoded]:
     """What TFDS's own pipeline reads, which knows TFRecords alone."""
     import tensorflow_datasets as tfds
 
@@ -171,28 +171,40 @@ def theirs(root: pathlib.Path, split: str) -> list[images.Encoded]:
     return [images.Encoded(x["image"], int(x["label"])) for x in dataset.as_numpy_iterator()]
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+def move(files: list[pathlib.Path], monkeypatch, folder: str) -> list[str]:
+    """Copies the files of a split behind an address, in TensorFlow's memory, for TFDS to name."""
+    tf = tfds_sets.import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    remote = [f"ram://{folder}/{path.name}" for path in files]
+    for path, address in zip(files, remote, strict=True):
+        tf.io.gfile.copy(str(path), address)
+    monkeypatch.setattr(tfds.core.SplitInfo, "filepaths", property(lambda _: remote))
+    return remote
+
+
+@pytest.mark.parametrize("place", [*FORMATS, "remote"])
 @pytest.mark.parametrize(("split", "name"), [("train+valid", "train"), ("test", "validation")])
-def test_records_and_their_order_are_those_of_tfds(prepared, file_format, split, name) -> None:
-    assert len(files_of(prepared, name, file_format)) == 3
+def test_records_are_those_of_tfds_in_any_order(
+    prepared, tmp_path, monkeypatch, place, split, name
+) -> None:
+    """Three files; four classes are declared and three are used."""
+    expected = tfds_records(prepared, name)
+    file_format = "tfrecord" if place == "remote" else place
+    files = files_of(prepared, name, file_format)
+    assert len(files) == 3
+    if place == "remote":
+        move(files, monkeypatch, tmp_path.name)
     image_set = load(prepared, split, file_format=file_format)
-    expected = theirs(prepared, name)
     assert stored(image_set) == expected
     assert len({example.data for example in expected}) == SETS[FIRST][name] == image_set.size
-    assert images.all_labels(image_set).tolist() == [example.label for example in expected]
-    assert images.all_labels(image_set).dtype == np.int32
-    # Four classes are declared, three are used.
+    labels = images.all_labels(image_set)
+    assert labels.tolist() == [example.label for example in expected] and labels.dtype == np.int32
     assert (image_set.name, image_set.num_classes) == (f"tfds:{FIRST}", 4)
     assert image_set.images.describe(3) == f"tfds:{FIRST}, {name}, record 3"
-
-
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_records_are_read_in_any_order(prepared, file_format) -> None:
-    image_set = load(prepared, "train+valid", file_format=file_format)
-    order = np.random.default_rng(0).permutation(np.repeat(np.arange(13), 4)).tolist()
-    in_order = stored(image_set)
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(image_set.size), 4)).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(image_set.images.read, order)) == [in_order[i] for i in order]
+        assert list(pool.map(image_set.images.read, order)) == [expected[i] for i in order]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -200,7 +212,7 @@ def test_a_validation_split_is_cut_where_there_is_none(prepared, file_format) ->
     """Of 13 with classes 0, 1, 2 in turn, 5, 4 and 4: round(0.2 n) = 1 of each."""
     everything = load(prepared, "train+valid", file_format=file_format)
     labels = images.all_labels(everything)
-    cut = sources.class_balanced_cut(labels, 0.2, sources.CUT_SEED)
+    cut = splits.class_balanced_cut(labels, 0.2, splits.CUT_SEED)
     valid = load(prepared, "valid", file_format=file_format)
     train = load(prepared, "train", file_format=file_format)
     assert sorted(images.all_labels(valid).tolist()) == [0, 1, 2]
@@ -211,39 +223,41 @@ def test_a_validation_split_is_cut_where_there_is_none(prepared, file_format) ->
 
 
 def words(root: pathlib.Path, name: str, split: str) -> str:
-    """The split of TFDS that the images of ours come from."""
+    """The splits of TFDS that the images of a split of ours come from."""
     image_set = load(root, split, name)
-    described = {image_set.images.describe(i).split(", ")[1] for i in range(image_set.size)}
+    names = [image_set.images.describe(i) for i in range(image_set.size)]
+    described = {described.split(", ")[1] for described in names}
+    assert len({*names}) == image_set.size
     return " ".join(sorted(described))
 
 
-def test_validation_is_test_where_there_is_no_test(prepared) -> None:
-    assert words(prepared, FIRST, "test") == "validation"
-    assert words(prepared, FIRST, "validation") == "validation"
-    assert words(prepared, FIRST, "train+valid") == "train"
-
-
-def test_validation_is_valid_where_there_is_a_test(prepared) -> None:
-    name = "tiny_tested"
-    ours = ("train", "valid", "test", "validation", "extra")
-    assert [words(prepared, name, split) for split in ours] == [
-        *("train", "validation", "test", "validation", "extra")
-    ]
-    assert words(prepared, name, "extra+valid+train") == "extra train validation"
-    assert load(prepared, "extra+valid", name).size == 2 + 3
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Validation is the test split where there is none.
+        (FIRST, {"test": "validation", "validation": "validation", "train+valid": "train"}),
+        (
+            "tiny_tested",
+            {
+                **{name: name for name in ("train", "test", "validation", "extra")},
+                **{"valid": "validation", "extra+valid+train": "extra train validation"},
+            },
+        ),
+        # One split is not both: `train+valid` would hold the test images.
+        (
+            "tiny_valid",
+            {"test": "valid", "train+valid": "train", "train+valid+test": "train valid"},
+        ),
+    ],
+)
+def test_splits_of_tfds_by_name(prepared, name, expected) -> None:
+    assert {split: words(prepared, name, split) for split in expected} == expected
 
 
 def test_validation_is_test_where_the_test_has_no_labels(prepared, monkeypatch) -> None:
     monkeypatch.setattr(tfds_sets, "_TEST_IS_VALIDATION", ("tiny_tested",))
     assert words(prepared, "tiny_tested", "test") == "validation"
     assert words(prepared, "tiny_tested", "valid") == "train"
-
-
-def test_one_split_is_not_both_valid_and_test(prepared) -> None:
-    """A set that calls it `valid` itself: else `train+valid` would hold the test images."""
-    assert words(prepared, "tiny_valid", "test") == "valid"
-    assert words(prepared, "tiny_valid", "train+valid") == "train"
-    assert load(prepared, "train+valid+test", "tiny_valid").size == 5 + 3
 
 
 def test_the_sets_whose_test_has_no_labels() -> None:
@@ -266,27 +280,27 @@ def number(example: images.Encoded) -> int:
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_several_classes_an_image(prepared, file_format) -> None:
+@pytest.mark.parametrize(
+    ("name", "rows"), [(SEVERAL[0], np.array(ROWS)), (SEVERAL[1], np.abs(ROWS))]
+)
+def test_several_classes_per_image(prepared, file_format, name, rows) -> None:
     """TFDS writes in an order of its own, so that images are told apart by their colour."""
-    image_set = load(prepared, "train+valid", "tiny_several", file_format)
+    image_set = load(prepared, "train+valid", name, file_format)
     assert image_set.multi_label and image_set.num_classes == 5
     examples = stored(image_set)
     order = [number(example) for example in examples]
     assert sorted(order) == list(range(7))
-    expected = np.array(ROWS)[order]
-    for found in (np.stack([e.label for e in examples]), images.all_labels(image_set)):
-        assert found.dtype == np.int32 and np.array_equal(found, expected)
+    expected = rows[order]
+    for labels in (np.stack([e.label for e in examples]), images.all_labels(image_set)):
+        assert labels.dtype == np.int32 and np.array_equal(labels, expected)
     chosen = images.select(image_set, np.array([4, 1]))
     assert np.array_equal(images.all_labels(chosen), expected[[4, 1]])
     assert np.array_equal(chosen.images.read(0).label, expected[4])
-
-
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_several_classes_none_of_them_difficult(prepared, file_format) -> None:
-    image_set = load(prepared, "train+valid", "tiny_several_sure", file_format)
-    order = [number(example) for example in stored(image_set)]
-    assert image_set.multi_label
-    assert np.array_equal(images.all_labels(image_set), np.abs(ROWS)[order])
+    batches = list(pipeline.evaluation_batches(image_set, image_size=4, mode="full", batch_size=3))
+    assert [batch["labels"].shape for batch in batches] == [(3, 5), (3, 5), (1, 5)]
+    assert np.array_equal(np.concatenate([batch["labels"] for batch in batches]), expected)
+    (batch,) = pipeline.train_batches(image_set, Stream(0, 7, 7, stop=1), (View(4),))
+    assert np.array_equal(batch["labels"], expected[batch["ids"]])
 
 
 def test_several_classes_are_not_cut_by_class(prepared, caplog) -> None:
@@ -298,30 +312,6 @@ def test_several_classes_are_not_cut_by_class(prepared, caplog) -> None:
     assert images.all_labels(whole).shape == (11, 5) and whole.multi_label
 
 
-def test_several_classes_of_a_damaged_record(copied) -> None:
-    image_set = load(copied, "train+valid", "tiny_several")
-    expected = images.all_labels(image_set).copy()
-    (file,) = (copied / "tfrecord" / "tiny_several" / "1.0.0").glob("*-train.*")
-    _, offset, length = tfds_sets._index([str(file)], 7, "set")
-    content = bytearray(file.read_bytes())
-    content[offset[2] : offset[2] + length[2]] = b"\xff" * length[2]
-    file.write_bytes(content)
-    expected[2] = -1
-    damaged = load(copied, "train+valid", "tiny_several")
-    assert np.array_equal(images.all_labels(damaged), expected)
-
-
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_batches_of_several_classes_an_image(prepared, file_format) -> None:
-    image_set = load(prepared, "train+valid", "tiny_several", file_format)
-    expected = images.all_labels(image_set)
-    batches = list(pipeline.evaluation_batches(image_set, image_size=4, mode="full", batch_size=3))
-    assert [batch["labels"].shape for batch in batches] == [(3, 5), (3, 5), (1, 5)]
-    assert np.array_equal(np.concatenate([batch["labels"] for batch in batches]), expected)
-    (batch,) = pipeline.train_batches(image_set, Stream(0, 7, 7, stop=1), (View(4),))
-    assert np.array_equal(batch["labels"], expected[batch["ids"]])
-
-
 def test_pretraining_leaves_several_classes_out(prepared) -> None:
     """The online probe knows one class an image; the images are the same."""
     config = tiny_runs.tiny_config(
@@ -330,8 +320,8 @@ def test_pretraining_leaves_several_classes_out(prepared) -> None:
     image_set = train.load_images(config)
     assert (image_set.multi_label, image_set.num_classes) == (False, 0)
     assert images.all_labels(image_set).tolist() == [-1] * 7
-    theirs = stored(load(prepared, "train+valid", "tiny_several"))
-    assert stored(image_set) == [images.Encoded(example.data, -1) for example in theirs]
+    tfds_records = stored(load(prepared, "train+valid", "tiny_several"))
+    assert stored(image_set) == [images.Encoded(example.data, -1) for example in tfds_records]
     (batch,) = pipeline.train_batches(image_set, Stream(0, 7, 7, stop=1), (View(4),))
     assert batch["labels"].tolist() == [-1] * 7
 
@@ -383,8 +373,8 @@ def test_pascal_voc(tmp_path, monkeypatch, year: str) -> None:
         lambda self, urls: dict.fromkeys(urls, str(tmp_path / "archives")),
     )
     # In a module of its own, so that TFDS does not look for the checksums of the real archives.
-    ours = {"__module__": "tiny_sets"}
-    voc = type("Voc", (tfds.builder_cls("voc"),), ours, skip_registration=True)
+    attributes = {"__module__": "tiny_sets"}
+    voc = type("Voc", (tfds.builder_cls("voc"),), attributes, skip_registration=True)
     voc(config=year, data_dir=str(tmp_path / "sets")).download_and_prepare()
 
     def rows(split: str) -> list[dict[int, int]]:
@@ -393,8 +383,8 @@ def test_pascal_voc(tmp_path, monkeypatch, year: str) -> None:
         assert image_set.multi_label and image_set.num_classes == 20
         labels = images.all_labels(image_set)
         assert labels.shape == (image_set.size, 20)
-        found = [{int(k): int(row[k]) for k in np.flatnonzero(row)} for row in labels]
-        return sorted(found, key=str)
+        shown = [{int(k): int(row[k]) for k in np.flatnonzero(row)} for row in labels]
+        return sorted(shown, key=str)
 
     train = [{0: 1, 19: 1}, {11: 1, 14: -1}]
     if year == "2007":
@@ -413,31 +403,29 @@ def test_labels_are_read_once(copied, caplog) -> None:
     for path in files_of(copied, "train"):
         path.unlink()
     assert images.all_labels(image_set) is first
-    said = [r.getMessage() for r in caplog.records if "reading the labels" in r.getMessage()]
-    assert said == [f"tfds:{FIRST}, train: reading the labels of 13 records"]
+    lines = [r.getMessage() for r in caplog.records if "labels of 13" in r.getMessage()]
+    assert len(lines) == 1 and f"tfds:{FIRST}, train" in lines[0]
 
 
 def indices(cache: pathlib.Path) -> list[pathlib.Path]:
     return sorted(cache.glob("*")) if cache.is_dir() else []
 
 
-def refuse(monkeypatch) -> None:
-    """From now on no header of a record can be read."""
-
-    def lengths(path: str) -> np.ndarray:
-        raise AssertionError(f"looked into {path}")
-
-    monkeypatch.setattr(tfds_sets, "_record_lengths", lengths)
+def made(caplog) -> bool:
+    """Whether an index was made since the log was last cleared."""
+    was_made = any("record" in r.getMessage() and "start" in r.getMessage() for r in caplog.records)
+    caplog.clear()
+    return was_made
 
 
-def test_the_index_is_made_once(prepared, cache, monkeypatch, caplog) -> None:
+def test_the_index_is_made_once(prepared, cache, caplog) -> None:
     first = stored(load(prepared, "train+valid"))
-    assert "looking up where the records of 3 file(s) start, once" in caplog.text
+    assert made(caplog)
     assert [path.suffix for path in indices(cache)] == [".npz"]
-    refuse(monkeypatch)
     assert stored(load(prepared, "train+valid")) == first
-    with pytest.raises(AssertionError, match="looked into"):
-        load(prepared, "test")
+    assert not made(caplog)
+    load(prepared, "test")
+    assert made(caplog)
 
 
 def test_the_index_is_made_in_the_home_folder_by_default(prepared, tmp_path, monkeypatch) -> None:
@@ -447,39 +435,12 @@ def test_the_index_is_made_in_the_home_folder_by_default(prepared, tmp_path, mon
     assert len(indices(tmp_path / "home" / ".cache" / "byol_jax" / "tfrecords")) == 1
 
 
-def test_the_index_is_where_the_records_are(prepared) -> None:
-    """Against a plain walk through each file, all bytes of it."""
-    files = [str(path) for path in files_of(prepared, "train")]
-    shard, offset, length = tfds_sets._index(files, 13, "set")
-    expected = []
-    for number, file in enumerate(files):
-        data, position = pathlib.Path(file).read_bytes(), 0
-        while position < len(data):
-            size = int.from_bytes(data[position : position + 8], "little")
-            expected.append((number, position + 12, size))
-            position += 12 + size + 4
-        assert position == len(data)
-    assert list(zip(shard.tolist(), offset.tolist(), length.tolist(), strict=True)) == expected
-
-
 def test_the_index_is_made_again_when_a_file_changes(copied, cache) -> None:
     first = stored(load(copied, "train+valid"))
     changed = files_of(copied, "train")[1]
     os.utime(changed, ns=(1, 1))
     assert stored(load(copied, "train+valid")) == first
     assert len(indices(cache)) == 2
-    # The same length and another second record: only the time of the change tells.
-    others = files_of(copied, "train")[2].read_bytes()
-    changed.write_bytes(others)
-    (info,) = (copied / "tfrecord" / FIRST / "1.0.0").glob("dataset_info.json")
-    content = json.loads(info.read_text())
-    lengths = content["splits"][0]["shardLengths"]
-    total = 13 - int(lengths[1]) + int(lengths[2])
-    lengths[1] = lengths[2]
-    info.write_text(json.dumps(content))
-    again = stored(load(copied, "train+valid"))
-    assert len(again) == total
-    assert again[int(lengths[0]) : -int(lengths[2])] == again[-int(lengths[2]) :]
 
 
 def half(content: bytes) -> bytes:
@@ -505,49 +466,73 @@ def unknown_packing(content: bytes) -> bytes:
 )
 # numpy leaves an archive open whose directory it cannot read.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_index_is_made_again(prepared, cache, monkeypatch, damage) -> None:
+def test_a_damaged_index_is_made_again(prepared, cache, caplog, damage) -> None:
     first = stored(load(prepared, "train+valid"))
     (path,) = indices(cache)
     good = path.read_bytes()
     path.write_bytes(damage(good))
     assert path.read_bytes() != good
+    caplog.clear()
     assert stored(load(prepared, "train+valid")) == first
-    assert indices(cache) == [path]
-    refuse(monkeypatch)
+    assert made(caplog) and indices(cache) == [path]
     assert stored(load(prepared, "train+valid")) == first
+    assert not made(caplog)
 
 
-def test_a_cache_that_cannot_be_written_is_only_said(prepared, tmp_path, caplog) -> None:
+def test_a_cache_that_cannot_be_written_is_only_logged(prepared, tmp_path, caplog) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert load(prepared, "train+valid").size == 13
-    (said,) = (r for r in caplog.records if "cannot be kept" in r.getMessage())
-    assert said.levelname == "INFO"
+    assert made(caplog)
+    assert load(prepared, "train+valid").size == 13
+    assert made(caplog)
 
 
-def test_a_file_that_ends_within_a_record(copied) -> None:
-    path = files_of(copied, "train")[1]
-    content = path.read_bytes()
-    for end in (len(content) - 1, len(content) // 2, 5):
-        path.write_bytes(content[:end])
-        message = message_of(f"tfds:{FIRST}", copied / "tfrecord")
-        assert message == f"{path} ends within a record; prepare the data set again"
+@pytest.fixture(params=["here", "remote"])
+def shards(request, copied, monkeypatch) -> list[str]:
+    """The three files of the training split, for a test to damage."""
+    files = files_of(copied, "train")
+    if request.param == "remote":
+        return move(files, monkeypatch, copied.parent.name)
+    return [str(path) for path in files]
 
 
-def test_a_file_that_is_missing(copied) -> None:
-    path = files_of(copied, "train")[1]
-    path.unlink()
+def rewrite(path: str, change) -> None:
+    """Replaces the bytes of a file, on this machine or remote; removes it for None."""
+    gfile = tfds_sets.import_tensorflow().io.gfile
+    with gfile.GFile(path, "rb") as file:
+        content = change(file.read())
+    gfile.remove(path)
+    if content is not None:
+        with gfile.GFile(path, "wb") as file:
+            file.write(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda content: content[:-1], half, lambda content: content[:5], lambda content: None],
+    ids=["last byte", "half", "five bytes", "missing"],
+)
+def test_files_that_are_cut_off_or_missing(copied, shards, change) -> None:
+    rewrite(shards[1], change)
     message = message_of(f"tfds:{FIRST}", copied / "tfrecord")
-    assert message == f"{path} cannot be read (NotFoundError); prepare the data set again"
+    # A remote file that ends within a header reads as one without records.
+    assert shards[1] in message or "8 records" in message
+
+
+def test_a_file_that_goes_missing_later(copied, shards) -> None:
+    image_set = load(copied, "train+valid")
+    rewrite(shards[0], lambda content: None)
+    with pytest.raises(OSError, match=r"record|\.tfrecord"):
+        image_set.images.read(0)
+    assert image_set.images.read(12)
 
 
 def test_a_wrong_number_of_records(copied, cache) -> None:
     files = files_of(copied, "train")
     files[0].write_bytes(b"")
-    message = message_of(f"tfds:{FIRST}", copied / "tfrecord")
     left = 13 - len(theirs_of(files[0].name, copied))
-    assert message == (
-        f"tfds:{FIRST}, train: {left} records in 3 file(s), 13 expected; prepare the data set again"
-    )
+    message = message_of(f"tfds:{FIRST}", copied / "tfrecord")
+    assert all(part in message for part in (f"tfds:{FIRST}", f"{left} records", "13"))
     assert indices(cache) == []
 
 
@@ -558,39 +543,54 @@ def theirs_of(name: str, root: pathlib.Path) -> list:
     return [None] * int(train["shardLengths"][int(name.split("-")[-3])])
 
 
-def test_a_damaged_record(copied) -> None:
-    """One record of 0xff is no record; the others and their labels are as before."""
+def records_of(content: bytes) -> list[slice]:
+    """Where the data of each record are, from a plain walk through a file."""
+    places, position = [], 0
+    while position < len(content):
+        size = int.from_bytes(content[position : position + 8], "little")
+        places.append(slice(position + 12, position + 12 + size))
+        position += 12 + size + 4
+    assert position == len(content)
+    return places
+
+
+def damage_record(path: str, number: int, change) -> None:
+    def changed(content: bytes) -> bytes:
+        place = records_of(content)[number]
+        return content[: place.start] + change(content[place]) + content[place.stop :]
+
+    rewrite(path, changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda record: b"\xff" * len(record), lambda record: record.replace(b"image", b"imago")],
+    ids=["no record", "no image"],
+)
+def test_a_damaged_record(copied, shards, change) -> None:
+    """The last record of the second file; the others and their labels are as before."""
     whole = load(copied, "train+valid")
     good, labels = stored(whole), images.all_labels(whole).tolist()
-    files = files_of(copied, "train")
-    shard, offset, length = tfds_sets._index([str(file) for file in files], 13, "set")
-    for i in (6, 12):
-        content = bytearray(files[shard[i]].read_bytes())
-        content[offset[i] : offset[i] + length[i]] = b"\xff" * length[i]
-        files[shard[i]].write_bytes(content)
-        labels[i] = -1
+    bad = sum(len(theirs_of(pathlib.Path(path).name, copied)) for path in shards[:2]) - 1
+    damage_record(shards[1], -1, change)
     damaged = load(copied, "train+valid")
     for i in range(13):
-        if i in (6, 12):
-            with pytest.raises(OSError, match="damaged record"):
+        if i == bad:
+            with pytest.raises(OSError, match="record"):
                 damaged.images.read(i)
         else:
             assert damaged.images.read(i) == good[i]
+    labels[bad] = -1
     assert images.all_labels(damaged).tolist() == labels
 
 
-def test_a_record_without_an_image(copied) -> None:
-    """An empty one parses; renamed fields do too."""
-    load(copied, "train+valid")
-    files = files_of(copied, "train")
-    shard, offset, length = tfds_sets._index([str(file) for file in files], 13, "set")
-    content = files[shard[4]].read_bytes()
-    record = content[offset[4] : offset[4] + length[4]]
-    assert record.count(b"image") == 1
-    renamed = content.replace(record, record.replace(b"image", b"imago"))
-    files[shard[4]].write_bytes(renamed)
-    with pytest.raises(OSError, match="damaged record"):
-        load(copied, "train+valid").images.read(4)
+def test_several_classes_of_a_damaged_record(copied) -> None:
+    expected = images.all_labels(load(copied, "train+valid", "tiny_several")).copy()
+    (file,) = (copied / "tfrecord" / "tiny_several" / "1.0.0").glob("*-train.*")
+    damage_record(str(file), 2, lambda record: b"\xff" * len(record))
+    expected[2] = -1
+    damaged = load(copied, "train+valid", "tiny_several")
+    assert np.array_equal(images.all_labels(damaged), expected)
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "the file"])
@@ -620,44 +620,6 @@ def test_damaged_array_records(copied, prepared, damage) -> None:
     assert images.all_labels(image_set).tolist() == expected
 
 
-@pytest.fixture
-def remote(prepared, tmp_path) -> list[str]:
-    """The files of a split behind an address, in TensorFlow's memory."""
-    tf = tfds_sets.import_tensorflow()
-    # Another folder for each test: what is copied again is appended to what is there.
-    folder, paths = f"ram://{tmp_path.name}", []
-    for path in files_of(prepared, "train"):
-        paths.append(f"{folder}/{path.name}")
-        tf.io.gfile.copy(str(path), paths[-1])
-    return paths
-
-
-def test_remote_files_are_indexed_and_read_alike(prepared, remote) -> None:
-    files = [str(path) for path in files_of(prepared, "train")]
-    here, there = (tfds_sets._index(paths, 13, "set") for paths in (files, remote))
-    for ours, expected in zip(there, here, strict=True):
-        assert np.array_equal(ours, expected)
-    fetch = tfds_sets._tfrecord_reader(remote, there, "image", "label")
-    assert [fetch(i) for i in range(13)] == theirs(prepared, "train")
-
-
-def test_remote_files_that_are_damaged_or_missing(remote) -> None:
-    tf = tfds_sets.import_tensorflow()
-    where = tfds_sets._index(remote, 13, "set")
-    with tf.io.gfile.GFile(remote[1], "rb") as file:
-        content = file.read()
-    with tf.io.gfile.GFile(remote[1], "wb") as file:
-        file.write(content[:-9])
-    with pytest.raises(UserError) as error:
-        tfds_sets._index(remote, 13, "set")
-    assert str(error.value) == f"{remote[1]} ends within a record; prepare the data set again"
-    tf.io.gfile.remove(remote[1])
-    with pytest.raises(UserError, match=r"cannot be read \(NotFoundError\)"):
-        tfds_sets._index(remote, 13, "set")
-    with pytest.raises(OSError, match="NotFoundError"):
-        tfds_sets._tfrecord_reader(remote, where, "image", "label")(int(np.argmax(where[0] == 1)))
-
-
 def test_tfds_can_pretend(prepared) -> None:
     """`mock_data` knows splits and features from the prepared set and makes up the records."""
     import tensorflow_datasets as tfds
@@ -674,16 +636,16 @@ def test_tfds_can_pretend(prepared) -> None:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("cifar11", ["knows no data set 'cifar11'; did you mean", "cifar10"]),
-        ("tiny_picture/x:1.0.0", ["'tiny_picture/x:1.0.0'", f"did you mean {FIRST}"]),
-        ("qqqqxx", ["knows no data set 'qqqqxx'; see tensorflow.org/datasets"]),
-        (f"{FIRST}/other", [f"tfds:{FIRST}/other cannot be opened: ", "other not found"]),
-        (f"{FIRST}:9.9.9", ["cannot be opened: ", "version 9.9.9", "1.0.0"]),
-        (f"{FIRST}/x=3", ["cannot be opened: ", "unexpected keyword argument 'x'"]),
-        ("bad name!", ["tfds:bad name! cannot be opened: Parsing builder name", "failed"]),
-        ("", ["names no data set; write tfds:NAME"]),
-        ("tiny_words", ["tfds:tiny_words has no image but words, label"]),
-        ("tiny_test_only", ["tfds:tiny_test_only has no split 'train' but test"]),
+        ("cifar11", ["'cifar11'", "cifar10"]),
+        ("tiny_picture/x:1.0.0", ["'tiny_picture/x:1.0.0'", FIRST]),
+        ("qqqqxx", ["'qqqqxx'", "tensorflow.org/datasets"]),
+        (f"{FIRST}/other", [f"tfds:{FIRST}/other", "other not found"]),
+        (f"{FIRST}:9.9.9", ["version 9.9.9", "1.0.0"]),
+        (f"{FIRST}/x=3", [f"tfds:{FIRST}/x=3", "unexpected keyword argument 'x'"]),
+        ("bad name!", ["tfds:bad name!", "Parsing builder name"]),
+        ("", ["tfds:NAME"]),
+        ("tiny_words", ["tfds:tiny_words", "words, label"]),
+        ("tiny_test_only", ["tfds:tiny_test_only", "'train'", "test"]),
     ],
 )
 def test_refused_names(prepared, name: str, parts: list[str]) -> None:
@@ -700,18 +662,17 @@ def test_not_prepared(tmp_path) -> None:
     builders()
     dataset = "tfds:tiny_unprepared"
     folder = tmp_path / "tiny_unprepared" / "1.0.0"
-    assert message_of(dataset, tmp_path) == (
-        f"{dataset} is not prepared in {folder}; run `tfds build tiny_unprepared "
-        f"--data_dir={tmp_path}` or give --config.data_dir"
-    )
-    assert "run `tfds build tiny_unprepared` or give" in message_of(dataset, None)
+    message = message_of(dataset, tmp_path)
+    command = f"`tfds build tiny_unprepared --data_dir={tmp_path}`"
+    assert all(part in message for part in (dataset, str(folder), command, "--config.data_dir"))
+    assert "`tfds build tiny_unprepared`" in message_of(dataset, None)
     assert not folder.exists()
 
 
 def test_unknown_split(prepared) -> None:
-    assert message_of(f"tfds:{FIRST}", prepared / "tfrecord", "val") == (
-        f"tfds:{FIRST} has no split 'val'; its splits are train, valid, test, validation, and any "
-        "of them joined, as in train+valid"
+    message = message_of(f"tfds:{FIRST}", prepared / "tfrecord", "val")
+    assert all(
+        part in message for part in (f"tfds:{FIRST}", "'val'", "train, valid, test, validation")
     )
 
 
@@ -721,7 +682,7 @@ def test_a_format_that_cannot_be_read_in_any_order(copied) -> None:
     assert content["fileFormat"] == "tfrecord"
     info.write_text(json.dumps(content | {"fileFormat": "riegeli"}))
     message = message_of(f"tfds:{FIRST}", copied / "tfrecord")
-    assert message.startswith(f"tfds:{FIRST} is prepared as riegeli, which cannot be read in any")
+    assert all(part in message for part in (f"tfds:{FIRST}", "riegeli", "--file_format"))
 
 
 def test_where_tfds_looks(prepared, tmp_path, monkeypatch) -> None:
@@ -738,6 +699,6 @@ def test_where_tfds_looks(prepared, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(tfds, "builder", builder)
     for data_dir in ("gs://bucket/sets", "/a/b", None):
-        with pytest.raises(UserError, match="tfds:x:1 cannot be opened: enough"):
+        with pytest.raises(UserError, match=r"tfds:x:1 .*enough"):
             tfds_sets.open_builder("x:1", data_dir)
     assert seen == [("x:1", "gs://bucket/sets"), ("x:1", "/a/b"), ("x:1", None)]

@@ -117,7 +117,7 @@ def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(UserError, match="no encoder") as e:
         checkpoint.load_weights(make_config(tmp_path))
     assert "\n" not in str(e.value)
-    with pytest.raises(UserError, match="config.checkpoint"):
+    with pytest.raises(UserError, match=r"config\.checkpoint"):
         checkpoint.load_weights(make_config(""))
 
 

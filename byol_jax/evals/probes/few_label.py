@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from byol_jax import keys
+from byol_jax.data.splits import shuffled_classes
 from byol_jax.errors import require
 from byol_jax.evals.probes import logistic
 from byol_jax.results import scores
@@ -38,11 +39,8 @@ def label_splits(labels: np.ndarray, splits: int, seed: int) -> list[list[np.nda
     Returns:
         For each split, for each class in increasing order, its rows.
     """
-    by_class = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rows = rows[keys.permutation(len(rows), "few_label/split", seed, int(label))]
-        by_class.append(np.array_split(rows, splits))
+    classes = shuffled_classes(labels, "few_label/split", seed)
+    by_class = [np.array_split(rows, splits) for rows in classes]
     return [[parts[split] for parts in by_class] for split in range(splits)]
 
 

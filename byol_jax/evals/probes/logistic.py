@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import keys
+from byol_jax.data.splits import shuffled_classes
 from byol_jax.errors import require
 from byol_jax.evals.grid import end_of_grid
 from byol_jax.evals.probes import lbfgs
@@ -275,9 +275,7 @@ def validation_cut(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.n
     """
     require(0 < fraction < 1, f"validation fraction {fraction}: it must lie between 0 and 1")
     kept, held_out = [], []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rows = rows[keys.permutation(len(rows), "validation", seed, int(label))]
+    for rows in shuffled_classes(labels, "validation", seed):
         size = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
         held_out.append(rows[:size])
         kept.append(rows[size:])
