@@ -72,3 +72,27 @@ def check_keys(
             value is None or rule.allows(value),
             f"{prefix}.{key}={value!r} must be {rule.words}{nearest(value, rule.names)}",
         )
+
+
+# Keys of `config.objective` that moved into one section per objective, and the objectives that
+# have them.
+_MOVED = {
+    "normalization": ("byol",),
+    "temperature": ("info_nce", "nt_xent", "nt_logistic"),
+    "beta": ("info_nce",),
+    "margin": ("margin_triplet",),
+    "l2": ("info_nce", "nt_xent", "nt_logistic", "margin_triplet"),
+    "semi_hard": ("nt_logistic", "margin_triplet"),
+}
+
+
+def moved(key: str) -> str | None:
+    """Where a key of earlier versions is now, in words; None if it did not move.
+
+    Args:
+      key: dotted, without `config.`.
+    """
+    section, _, name = key.rpartition(".")
+    if section != "objective" or name not in _MOVED:
+        return None
+    return " or ".join(f"config.objective.{method}.{name}" for method in _MOVED[name])

@@ -11,7 +11,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from byol_jax import jobs
+from byol_jax import checks, jobs
 from byol_jax.errors import GUARD, USER_ERROR, GuardError, Stopped, UserError, require
 from byol_jax.runtime import cache, metrics, processes
 
@@ -69,14 +69,23 @@ def parse(argv: Sequence[str]) -> list[str]:
       UserError: with one line, and the nearest name for one that does not exist.
     """
     path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+    for argument in argv:
+        key = argument.partition("=")[0].removeprefix("--config.")
+        here = checks.moved(key) if argument.startswith("--config.") else None
+        require(not here, f"--config.{key} has moved: it is now {here}")
     file = pathlib.Path(path.partition(":")[0])
     require(not path or file.is_file(), f"--config={path}: there is no file {file}")
-    # Pages import `experiments.base`, wherever the command is run.
-    sys.path.append(str(file.absolute().parent.parent))
+    # Pages import `experiments.base`, wherever they are and the command is run; and a user's page
+    # may name an objective that stands beside it, or in it.
+    folder, checkout = file.absolute().parent, pathlib.Path(__file__).resolve().parents[1]
+    sys.path += [str(folder.parent), str(folder), str(checkout)]
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_explain(error)) from error
+    except Exception as error:  # whatever a user's page raises
+        reason = " ".join(str(error).split())
+        raise UserError(f"--config={path} failed with {type(error).__name__}: {reason}") from error
 
 
 def _flatten(name: str, value: object) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from byol_jax.checks import (
     above,
     at_least,
     check_keys,
+    moved,
     nearest,
     one_of,
     within,
@@ -121,6 +122,9 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
     Raises:
       UserError: names the key, its value and what would be right.
     """
+    for key in config.objective:
+        here = moved(f"objective.{key}")
+        require(not here, f"config.objective.{key} has moved: it is now {here}")
     check_keys(config, _RULES)
     columns = [name for name in ("view1", "view2", "small") if name in config.augment]
     for column in columns:
