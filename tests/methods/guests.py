@@ -12,6 +12,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from byol_jax.method import Entry
 from byol_jax.objectives.base import Loss, Objective, Rows
 from byol_jax.optim.groups import Group, Groups, everywhere
 from byol_jax.program import Method, Passes
@@ -243,3 +244,37 @@ def swav_method(large: int, small: int, objective: Callable[..., Objective] = sw
         passes=Passes(online=(views[:large], views[large:]), target=(), head="all"),
         groups=larc,
     )
+
+
+def _three_views(axis: str | None = None) -> Objective:
+    """Every view predicts the targets of the two large ones, the small one too."""
+    del axis
+
+    def init(key: jax.Array, outputs: Any, num_examples: int) -> tuple[Any, Any]:
+        del key
+        assert sorted(outputs) == [1, 2, 3]
+        return {}, {"seen": jnp.zeros(num_examples, jnp.int32)}
+
+    def loss(
+        params: Any, online: Any, target: Any, batch: Any, state: Any, key: Any, step: Any
+    ) -> Loss:
+        del params, state, key, step
+        assert sorted(online) == [1, 2, 3] and sorted(target) == [1, 2]
+        terms = [
+            jnp.sum((unit(q["prediction"]) - unit(z["projection"])) ** 2, axis=1)
+            for v, q in online.items()
+            for u, z in target.items()
+            if u != v
+        ]
+        ids = spmd.all_gather(batch["ids"], spmd.AXIS)
+        return Loss(sum(terms), {}, {}, {"seen": Rows(ids, jnp.ones_like(ids))})
+
+    return Objective(init, loss)
+
+
+# Both large views in one pass, the small one by itself.
+THREE_VIEWS = Entry(
+    _three_views,
+    passes=lambda count: Passes(online=((1, 2), (3,)), target=((1,), (2,))),
+    has_negatives=False,
+)
