@@ -47,7 +47,7 @@ def _forward(network: hk.TransformedWithState, outputs: tuple[str, ...]) -> Any:
     """One function for all passes of a network, so that it is compiled once."""
 
     def forward(batch: jax.Array, params: Tree, state: Tree) -> dict[str, jax.Array]:
-        views = byol.normalize(byol.to_float(batch))
+        views = byol.evaluation_views(batch)
         named, _ = network.apply(params, state, None, views, False)
         return {name: named[name] for name in outputs}
 
@@ -82,7 +82,7 @@ def calibrate(
 def _averages(
     network: hk.TransformedWithState, params: hk.Params, state: hk.State, batch: jax.Array
 ) -> hk.State:
-    views = byol.normalize(byol.to_float(batch))
+    views = byol.evaluation_views(batch)
     return network.apply(params, state, None, views, True)[1]
 
 

@@ -88,17 +88,13 @@ def evaluate(
         "learning_rate": recipe.learning_rates[best],
         **choice,
     }
+    scored = follow.Scored(data.dataset, config.score_split, len(test.labels))
     return [
         follow.record(
             trained,
             config.network,
-            protocol=protocol_of(config),
-            metric=metric,
-            value=value,
-            dataset=data.dataset,
-            split=config.score_split,
-            n_examples=len(test.labels),
-            settings=settings,
+            follow.Score(protocol_of(config), metric, value, settings),
+            scored,
         )
         for metric, value in predictions.score(test, 0, data.metric).items()
     ]

@@ -62,8 +62,8 @@ def validate(record: Record) -> None:
     """Checks the words and numbers of a record.
 
     Raises:
-        ValueError: a word is empty, the network is not one of `NETWORKS`, the value is not finite,
-            or there are no examples.
+      ValueError: a word is empty, the network is not one of `NETWORKS`, the value is not finite,
+        or there are no examples.
     """
     for field in ("metric", "unit", "protocol", "network", "dataset", "split"):
         word = getattr(record, field)
@@ -90,7 +90,7 @@ def read_results(path: str | os.PathLike[str]) -> list[Record]:
     """Reads the records of a file that `write_results` wrote.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+      UserError: there is no such file, or it holds something else.
     """
     path = Path(path)
     require(path.is_file(), f"{path}: no such file, an evaluation job writes it")
@@ -113,8 +113,8 @@ def write_results(path: str | os.PathLike[str], records: Sequence[Record]) -> No
     """Adds records to a JSON file, all or nothing; what the file held stays, save same identities.
 
     Raises:
-        UserError: the file holds something else than records; it is left as it is.
-        ValueError: a record is not valid, or two of `records` have one identity.
+      UserError: the file holds something else than records; it is left as it is.
+      ValueError: a record is not valid, or two of `records` have one identity.
     """
     path = Path(path)
     for record in records:

@@ -1,12 +1,7 @@
-"""The measures of BYOL Table 10, in percent, and the test of SimCLR App. B.8.1."""
+"""The measures of BYOL Table 10, in percent."""
 
 import chex
 import numpy as np
-
-from byol_jax import keys
-
-# Numbers made at a time by the permutation test: 32 MiB.
-_BLOCK = 2**22
 
 
 def top_k(ranked: np.ndarray, labels: np.ndarray) -> float:
@@ -89,53 +84,3 @@ def map_11(scores: np.ndarray, relevant: np.ndarray) -> float:
     if not occur.size:
         raise ValueError("mean average precision needs a relevant example: there is none")
     return float(np.mean([average_precision_11(scores[:, k], relevant[:, k]) for k in occur]))
-
-
-def permutation_test(
-    right_a: np.ndarray,
-    right_b: np.ndarray,
-    *,
-    samples: int = 100_000,
-    seed: int = 0,
-    classes: np.ndarray | None = None,
-) -> float:
-    """p value of "both models are equally accurate" (SimCLR App. B.8.1), two-sided.
-
-    The predictions of the two are exchanged at random, for each example by itself; p is the share
-    of `samples` whose difference in accuracy is at least as large as the observed one. Without
-    `classes` this is the exact McNemar test but for the sampling, whose standard error is
-    sqrt(p (1 - p) / samples). The test says nothing about training again, nor about average
-    precision (ibid.).
-
-    Args:
-      right_a, right_b: bool `[M]`, whether each model is right about the same examples.
-      samples: how many are drawn.
-      seed: of the draws.
-      classes: int `[M]`, the labels, if the accuracy is `mean_per_class`; None for `top1`.
-
-    Returns:
-      In 0 .. 1.
-    """
-    chex.assert_rank([right_a, right_b], 1)
-    chex.assert_equal_shape([right_a, right_b])
-    # To exchange what is equal changes nothing.
-    discordant = np.flatnonzero(right_a != right_b)
-    if not discordant.size:
-        return 1.0
-    weights = np.ones(len(right_a))
-    if classes is not None:
-        _, rows, counts = np.unique(classes, return_inverse=True, return_counts=True)
-        weights = 1 / counts[rows]  # in the mean over classes, but for their number
-    gains = np.where(right_a, weights, -weights)[discordant]
-    # Sums of the same numbers in another order differ in their last digits.
-    observed = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()
-    generator = keys.philox(seed, "permutation_test")
-    words, block = -(-len(gains) // 64), max(1, _BLOCK // len(gains))
-    extreme = 0
-    for start in range(0, samples, block):
-        count = min(block, samples - start)
-        bits = generator.random_raw(count * words).astype("<u8").view(np.uint8)
-        exchanged = np.unpackbits(bits.reshape(count, -1), axis=1, count=len(gains))
-        differences = gains.sum() - 2 * (exchanged @ gains)
-        extreme += int(np.count_nonzero(np.abs(differences) >= observed))
-    return extreme / samples

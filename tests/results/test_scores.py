@@ -1,10 +1,9 @@
-"""Scores worked out by hand, against scikit-learn and naive loops; the test of significance."""
+"""Scores worked out by hand, against scikit-learn and naive loops."""
 
 import itertools
 
 import numpy as np
 import pytest
-import scipy.stats
 import sklearn.metrics
 
 from byol_jax.results import scores
@@ -139,77 +138,3 @@ def test_map_is_the_mean_over_classes_that_occur() -> None:
     assert scores.map_11(values, relevant) == pytest.approx(expected, rel=1e-12)
     single = scores.map_11(values[:, :1], relevant[:, :1])
     assert single == pytest.approx(naive_11(values[:, 0], relevant[:, 0]), rel=1e-12)
-
-
-def pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of two models is right, in mixed order."""
-    order = np.random.default_rng(0).permutation(both + only_a + only_b + neither)
-    right_a = np.repeat([True, True, False, False], [both, only_a, only_b, neither])
-    right_b = np.repeat([True, False, True, False], [both, only_a, only_b, neither])
-    return right_a[order], right_b[order]
-
-
-@pytest.mark.parametrize(
-    ("only_a", "only_b"), [(3, 1), (9, 2), (1, 0), (5, 5), (64, 40), (70, 58), (520, 480), (12, 0)]
-)
-def test_permutation_test_is_mcnemars(only_a: int, only_b: int) -> None:
-    """The exact McNemar test asks the binomial distribution of the discordant pairs."""
-    exact = scipy.stats.binomtest(only_a, only_a + only_b).pvalue
-    right_a, right_b = pairs(50, only_a, only_b, 20)
-    found = scores.permutation_test(right_a, right_b)
-    assert abs(found - exact) <= 4 * np.sqrt(exact * (1 - exact) / 100_000)
-    assert found > 0 or exact < 1e-3
-    # The same whichever comes first, but for the draws.
-    swapped = scores.permutation_test(right_b, right_a, seed=1)
-    assert abs(swapped - exact) <= 4 * np.sqrt(exact * (1 - exact) / 100_000)
-
-
-def exact_per_class(right_a: np.ndarray, right_b: np.ndarray, classes: np.ndarray) -> float:
-    """All exchanges of a few examples, each with the mean over classes worked out anew."""
-
-    def difference(a: np.ndarray, b: np.ndarray) -> float:
-        each = [a[classes == k].mean() - b[classes == k].mean() for k in np.unique(classes)]
-        return float(np.mean(each))
-
-    observed, extreme, total = abs(difference(right_a, right_b)), 0, 0
-    for choice in itertools.product([False, True], repeat=len(right_a)):
-        exchange = np.array(choice)
-        a, b = np.where(exchange, right_b, right_a), np.where(exchange, right_a, right_b)
-        extreme, total = extreme + (abs(difference(a, b)) >= observed - 1e-12), total + 1
-    return extreme / total
-
-
-def test_permutation_test_of_the_mean_over_classes() -> None:
-    """Class 0 has 7 examples and class 4 has 3: to be right about these counts for more."""
-    classes = np.array([0, 0, 4, 0, 0, 4, 0, 0, 4, 0])
-    right_a = np.array([1, 0, 1, 0, 1, 1, 0, 1, 1, 0], bool)
-    right_b = np.array([0, 1, 0, 1, 1, 0, 0, 1, 0, 1], bool)
-    exact = exact_per_class(right_a, right_b, classes)
-    error = 4 * np.sqrt(exact * (1 - exact) / 100_000)
-    found = scores.permutation_test(right_a, right_b, classes=classes)
-    assert abs(found - exact) <= error
-    # Top-1 is far from that: 4 and 3 discordant pairs, p = 1.
-    assert abs(scores.permutation_test(right_a, right_b) - exact) > 10 * error
-
-
-def test_one_class_is_top1() -> None:
-    right_a, right_b = pairs(5, 9, 3, 2)
-    same = scores.permutation_test(right_a, right_b, classes=np.zeros(19, int))
-    assert same == scores.permutation_test(right_a, right_b)
-
-
-def test_models_that_agree_everywhere() -> None:
-    right = np.array([True, False, True])
-    assert scores.permutation_test(right, right) == 1.0
-
-
-def test_samples_and_seeds(monkeypatch) -> None:
-    """Drawn in blocks of any size, the last one smaller; fixed by the seed."""
-    right_a, right_b = pairs(10, 40, 25, 10)
-    whole = scores.permutation_test(right_a, right_b, samples=1001, seed=3)
-    assert (whole * 1001) % 1 == pytest.approx(0, abs=1e-9)
-    assert whole != scores.permutation_test(right_a, right_b, samples=1001, seed=4)
-    monkeypatch.setattr(scores, "_BLOCK", 65 * 100)
-    assert scores.permutation_test(right_a, right_b, samples=1001, seed=3) == whole
-    monkeypatch.setattr(scores, "_BLOCK", 1)
-    assert scores.permutation_test(right_a, right_b, samples=1001, seed=3) == whole

@@ -331,6 +331,6 @@ def predict(
     Returns:
       `[B, R, K]`. tclip does not change their order.
     """
-    views = byol.normalize(byol.to_float(images))
+    views = byol.evaluation_views(images)
     outputs, _ = network.apply(*encoder, None, views, False)
     return jnp.swapaxes(apply_heads(heads, outputs["embedding"]), 0, 1)

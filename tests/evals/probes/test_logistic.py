@@ -351,7 +351,9 @@ def test_select_l2_against_a_plain_loop():
 def test_linear_top1_refits_on_the_whole_training_set():
     train, train_labels = make_set(75, 3, seed=4, noise=2.0)
     test, test_labels = make_set(200, 3, seed=5, noise=2.0)
-    accuracy, choice = logistic.linear_top1(train, train_labels, test, test_labels, l2_grid=[2.0])
+    accuracy, choice = logistic.linear_top1(
+        (train, train_labels), (test, test_labels), l2_grid=[2.0]
+    )
     assert (choice.l2, choice.l2_at_end_of_grid) == (2.0, None)
     mean, std = train.mean(axis=0), train.std(axis=0)
     model = logistic.fit((train - mean) / std, train_labels, 2.0)
@@ -366,13 +368,15 @@ def test_the_test_set_has_no_say():
     train, train_labels = train[rows], train_labels[rows]
     test, test_labels = make_set(60, 3, seed=7)
     grid = [1.0, 1e8]
-    accuracy, choice = logistic.linear_top1(train, train_labels, test, test_labels, l2_grid=grid)
+    accuracy, choice = logistic.linear_top1(
+        (train, train_labels), (test, test_labels), l2_grid=grid
+    )
     assert choice.l2 == 1.0 and accuracy > 50
     # On a test set of nothing but class 1, l2=1e8 would be the better choice: it never says
     # anything else.
     ones = np.ones_like(test_labels)
-    assert logistic.linear_top1(train, train_labels, test, ones, l2_grid=[1e8]).top1 == 100
-    adverse, choice = logistic.linear_top1(train, train_labels, test, ones, l2_grid=grid)
+    assert logistic.linear_top1((train, train_labels), (test, ones), l2_grid=[1e8]).top1 == 100
+    adverse, choice = logistic.linear_top1((train, train_labels), (test, ones), l2_grid=grid)
     assert choice.l2 == 1.0 and adverse < 100
 
 
@@ -388,8 +392,8 @@ def test_missing_labels_are_refused():
         lambda: logistic.fit(features, holed, 1.0),
         lambda: logistic.fit_draws(features, holed, np.arange(30)[None], 1.0),
         lambda: logistic.select_l2(features, holed),
-        lambda: logistic.linear_top1(features, holed, features, labels),
-        lambda: logistic.linear_top1(features, labels, features, holed),
+        lambda: logistic.linear_top1((features, holed), (features, labels)),
+        lambda: logistic.linear_top1((features, labels), (features, holed)),
     ):
         with pytest.raises(ValueError, match="1 of 30 examples"):
             call()
