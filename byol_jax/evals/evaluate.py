@@ -164,7 +164,7 @@ def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) 
 
     Args:
       trained: the networks.
-      data: what to evaluate on.
+      data: splits to fit and to score.
       settings: the section `evaluation` of a config.
     """
     multi_label = data.fit.multi_label

@@ -5,10 +5,10 @@ import numpy as np
 
 
 def top_k(ranked: np.ndarray, labels: np.ndarray) -> float:
-    """Share of examples whose class is among the k best, in percent (BYOL App. D.1, E.1).
+    """Share of examples whose class is among the k best ones, in percent (BYOL App. D.1, E.1).
 
     Args:
-      ranked: int `[M, k]`, classes, the best first; all k are looked at.
+      ranked: classes int `[M, k]`, the best one first.
       labels: int `[M]`.
     """
     chex.assert_rank([ranked, labels], [2, 1])
@@ -26,7 +26,7 @@ def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
 def mean_per_class(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Mean over classes of their top-1 accuracies in percent (BYOL App. E.1).
 
-    Classes that `labels` does not have are left out, whether they are predicted or not.
+    Classes without a label are left out, whether they are predicted or not.
 
     Args:
       predictions, labels: int `[M]`.
@@ -41,12 +41,12 @@ def average_precision_11(scores: np.ndarray, relevant: np.ndarray) -> float:
     """11-point interpolated average precision in percent (PASCAL VOC 2007; BYOL Table 10).
 
     The mean over recalls r = 0, 0.1, ..., 1 of the best precision at a recall of r or more
-    (Everingham et al., 2010, section 4.2). Examples of equal score are found together, so that
+    (Everingham et al., 2010, section 4.2). Examples of equal score are retrieved together, so
     their order does not matter.
 
     Args:
-      scores: float `[M]`, the surest first when sorted downwards.
-      relevant: int `[M]`: 1 the class is there, 0 it is not, -1 the example is ignored.
+      scores: float `[M]`; the larger, the surer.
+      relevant: int `[M]`: 1 if the class is present, 0 if not, -1 if the example is ignored.
 
     Raises:
       ValueError: no example is relevant, or a score is not a number.
@@ -61,9 +61,9 @@ def average_precision_11(scores: np.ndarray, relevant: np.ndarray) -> float:
     order = np.argsort(-scores[counted], kind="stable")
     ranked, hits = scores[counted][order], np.cumsum(relevant[counted][order])
     last_of_equals = np.append(ranked[1:] != ranked[:-1], True)
-    found, hits = 1 + np.flatnonzero(last_of_equals), hits[last_of_equals]
-    precision = hits / found
-    # In whole numbers: 0.1 * 3 is more than 0.3.
+    retrieved, hits = 1 + np.flatnonzero(last_of_equals), hits[last_of_equals]
+    precision = hits / retrieved
+    # Recalls are compared as whole numbers, since 0.1 * 3 > 0.3 in floating point.
     points = [precision[10 * hits >= tenths * hits[-1]].max() for tenths in range(11)]
     return 100.0 * float(np.mean(points))
 

@@ -17,8 +17,8 @@ def test_small_crops_are_features_as_they_are() -> None:
 def test_large_crops_are_averaged_over_squares() -> None:
     """70 pixels: 23 x 23 squares of 3 pixels; row and column 69 are left out."""
     crops = tiny_runs.images(2, 70)
-    ours = evaluate.pixel_features(crops)
-    assert ours.shape == (2, 23 * 23 * 3) and ours.dtype == np.float32
+    pixels = evaluate.pixel_features(crops)
+    assert pixels.shape == (2, 23 * 23 * 3) and pixels.dtype == np.float32
     expected = [
         [
             [crops[n, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3].mean((0, 1)) / 255 for j in range(23)]
@@ -26,7 +26,7 @@ def test_large_crops_are_averaged_over_squares() -> None:
         ]
         for n in range(2)
     ]
-    np.testing.assert_allclose(ours, np.reshape(expected, (2, -1)), atol=1e-6)
+    np.testing.assert_allclose(pixels, np.reshape(expected, (2, -1)), atol=1e-6)
 
 
 def test_what_is_scored_is_not_fitted(tmp_path) -> None:

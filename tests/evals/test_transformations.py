@@ -46,9 +46,9 @@ draw_labels = jax.jit(transformed.draw_labels, static_argnums=0)
 
 def draw(task, ids, epochs=3, seed=5, shares=None):
     ids = np.asarray(ids, np.int32)
-    found = draw_labels(task, ids, np.full_like(ids, epochs), seed, shares or SHARES[task])
-    assert found.dtype == jnp.int32
-    return np.asarray(found)
+    labels = draw_labels(task, ids, np.full_like(ids, epochs), seed, shares or SHARES[task])
+    assert labels.dtype == jnp.int32
+    return np.asarray(labels)
 
 
 @pytest.mark.parametrize("task", SHARES)
@@ -113,8 +113,8 @@ def test_the_operation_is_applied_exactly_if_the_label_says_so(make_view, image,
     operation = transformed.TASKS[task].operation
     for params in (NOTHING, NOTHING._replace(**{operation: 0.5})):
         for label, view in enumerate(expected):
-            ours = make_view(task, image, key, jnp.int32(label), params)
-            np.testing.assert_allclose(ours, view, atol=1e-6)
+            result = make_view(task, image, key, jnp.int32(label), params)
+            np.testing.assert_allclose(result, view, atol=1e-6)
     assert np.abs(np.asarray(expected[1]) - image).max() > 0.1
 
 
@@ -133,8 +133,8 @@ def test_all_else_is_drawn_as_t_draws_it(make_view, image, task):
             label, probability = int(jax.random.randint(turns, (), 0, 4)), 1.0
         classes.add(label)
         expected = whole(image, key, RICH._replace(**{operation: probability}))
-        ours = make_view(task, image, key, jnp.int32(label), RICH)
-        np.testing.assert_allclose(ours, expected, atol=1e-5)
+        result = make_view(task, image, key, jnp.int32(label), RICH)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
     assert len(classes) == transformed.TASKS[task].classes
 
 
@@ -167,7 +167,7 @@ def test_each_image_is_drawn_once_per_epoch_by_crop_and_t(dataset, trained):
             frozen, source, drawing, epochs, ("embedding", "projection"), 256
         )
 
-    found = extract(range(1, 3))
+    extracted = extract(range(1, 3))
     ids, epochs = pipeline.stream(5, 11, 11, 33)
     assert sorted(ids[:11]) == sorted(ids[11:]) == list(range(11))
     crops = pipeline.example_views(
@@ -177,7 +177,7 @@ def test_each_image_is_drawn_once_per_epoch_by_crop_and_t(dataset, trained):
         int(float(jax.random.uniform(key_of(5, "transformation/noise", i, e, 1))) >= 0.3)
         for i, e in zip(ids.tolist(), epochs.tolist(), strict=True)
     ]
-    assert found.labels.tolist() == labels
+    assert extracted.labels.tolist() == labels
     make_view = jax.jit(compose.make_view)
     views = np.stack(
         [
@@ -192,14 +192,14 @@ def test_each_image_is_drawn_once_per_epoch_by_crop_and_t(dataset, trained):
     expected, _ = jax.jit(frozen.network.apply, static_argnums=4)(
         trained.online_params, trained.online_state, None, byol.normalize(views), False
     )
-    assert found.values.keys() == {"embedding", "projection"}
-    for name, values in found.values.items():
+    assert extracted.values.keys() == {"embedding", "projection"}
+    for name, values in extracted.values.items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-4)
 
     again = extract(range(2, 3))
-    np.testing.assert_array_equal(again.labels, found.labels[11:])
+    np.testing.assert_array_equal(again.labels, extracted.labels[11:])
     np.testing.assert_allclose(
-        again.values["embedding"], found.values["embedding"][11:], rtol=1e-4, atol=1e-5
+        again.values["embedding"], extracted.values["embedding"][11:], rtol=1e-4, atol=1e-5
     )
 
 

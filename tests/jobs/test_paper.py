@@ -74,9 +74,17 @@ def test_paper_ours_and_difference(tmp_path, checkpoint, capsys, run) -> None:
     run(config, tmp_path / "table", jobs)
     transfer, finetune = jobs.configs
     assert (transfer.job, finetune.job) == ("transfer", "finetune")
-    for ours in jobs.configs:
-        assert (ours.dataset, ours.benchmark, ours.eval_batch_size) == ("digits", "cifar10", 32)
-        assert (ours.checkpoint, ours.network, ours.data_dir) == (checkpoint, "online", None)
+    for job_config in jobs.configs:
+        assert (job_config.dataset, job_config.benchmark, job_config.eval_batch_size) == (
+            "digits",
+            "cifar10",
+            32,
+        )
+        assert (job_config.checkpoint, job_config.network, job_config.data_dir) == (
+            checkpoint,
+            "online",
+            None,
+        )
     assert (transfer.l2_grid, finetune.num_steps, finetune.batch_size) == ((0.1, 1), 7, 16)
 
     printed = capsys.readouterr().out.splitlines()
@@ -195,9 +203,13 @@ def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, cap
 def test_a_network_from_scratch_needs_no_checkpoint(tmp_path, run) -> None:
     jobs = Jobs()
     run(config_of("table=3,row=Random init,cells=CIFAR10"), tmp_path, jobs)
-    (ours,) = jobs.configs
-    assert (ours.checkpoint, ours.network, ours.image_size) == (None, "random", 224)
-    assert (ours.encoder.depth, ours.encoder.width) == ("50", 1.0)
+    (job_config,) = jobs.configs
+    assert (job_config.checkpoint, job_config.network, job_config.image_size) == (
+        None,
+        "random",
+        224,
+    )
+    assert (job_config.encoder.depth, job_config.encoder.width) == ("50", 1.0)
     with pytest.raises(UserError, match=r"BYOL ResNet-50.*config\.checkpoint"):
         run(config_of("table=3,row=BYOL,cells=CIFAR10"), tmp_path, jobs)
 

@@ -22,8 +22,8 @@ def test_top_k_is_that_of_scikit_learn() -> None:
     logits, labels = rng.normal(size=(200, 7)), np.arange(200) % 7
     ranked = np.argsort(-logits, axis=1)
     for k in (1, 3, 5):
-        theirs = sklearn.metrics.top_k_accuracy_score(labels, logits, k=k)
-        assert scores.top_k(ranked[:, :k], labels) == pytest.approx(100 * theirs, rel=1e-12)
+        reference = sklearn.metrics.top_k_accuracy_score(labels, logits, k=k)
+        assert scores.top_k(ranked[:, :k], labels) == pytest.approx(100 * reference, rel=1e-12)
 
 
 def test_top1_by_hand() -> None:
@@ -51,10 +51,10 @@ def test_mean_per_class_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     labels = rng.choice(9, 300, p=np.arange(1, 10) / 45)
     predictions = np.where(rng.random(300) < 0.6, labels, rng.integers(0, 9, 300))
-    theirs = sklearn.metrics.balanced_accuracy_score(labels, predictions)
-    ours = scores.mean_per_class(predictions, labels)
-    assert ours == pytest.approx(100 * theirs, rel=1e-12)
-    assert abs(ours - scores.top1(predictions, labels)) > 0.1
+    reference = sklearn.metrics.balanced_accuracy_score(labels, predictions)
+    result = scores.mean_per_class(predictions, labels)
+    assert result == pytest.approx(100 * reference, rel=1e-12)
+    assert abs(result - scores.top1(predictions, labels)) > 0.1
 
 
 def naive_11(values: np.ndarray, relevant: np.ndarray) -> float:
@@ -84,8 +84,8 @@ def test_average_precision_at_a_recall_that_is_a_tenth() -> None:
     """Of 10 relevant ones the third is the last before 90 others: 4 points of 1, 7 of 10/100."""
     relevant = np.array([1] * 3 + [0] * 90 + [1] * 7)
     expected = 100 * (4 + 7 * 10 / 100) / 11
-    found = scores.average_precision_11(-np.arange(100.0), relevant)
-    assert found == pytest.approx(expected, rel=1e-14)
+    result = scores.average_precision_11(-np.arange(100.0), relevant)
+    assert result == pytest.approx(expected, rel=1e-14)
 
 
 def test_average_precision_ignores_what_is_ignored() -> None:
@@ -98,10 +98,10 @@ def test_average_precision_ignores_what_is_ignored() -> None:
 
 
 def test_average_precision_does_not_depend_on_the_order_of_equals() -> None:
-    """All equal: precision is the share of relevant ones, whatever comes first."""
+    """All scores equal: precision is the share of relevant examples in any order."""
     for relevant in itertools.permutations([1, 0, 0, 1, 0]):
-        found = scores.average_precision_11(np.zeros(5), np.array(relevant))
-        assert found == pytest.approx(40.0, rel=1e-15)
+        result = scores.average_precision_11(np.zeros(5), np.array(relevant))
+        assert result == pytest.approx(40.0, rel=1e-15)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -200,7 +200,7 @@ class _Problems(NamedTuple):
 
     Attributes:
       loss: one of `LOSSES`; part of the program.
-      examples: what the problems are fitted to.
+      examples: examples that the problems are fitted to.
       penalty: `[P, d, 1]`, 0 for the bias.
     """
 
@@ -284,7 +284,7 @@ def solve(
     progress: from then on its step is 0, and the others go on.
 
     Args:
-      examples: what the problems are fitted to.
+      examples: examples that the problems are fitted to.
       penalty: `[P]`, l2 / N.
       start: weights over bias, `[P, d, K]`.
       active: `[P]`, False for problems that only pad the group.

@@ -25,7 +25,7 @@ class Task(NamedTuple):
     """A row of Table 3.
 
     Attributes:
-      title: what is predicted.
+      title: the classes in words.
       operation: the probability in `compose.AugmentParams` that the label replaces.
       classes: number of classes.
     """

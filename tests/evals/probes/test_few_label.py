@@ -58,14 +58,14 @@ def test_every_network_sees_the_same_draws(monkeypatch):
 
     def spy(features, labels, rows, l2):
         np.testing.assert_array_equal(labels, LABELS)
-        np.testing.assert_array_equal(features, logistic.standardize(known)[0])
+        np.testing.assert_array_equal(features, logistic.standardize(values)[0])
         by_network.append(rows)
         return [logistic.Model(np.array([0]), np.zeros((8, 1)), np.zeros(1))] * len(rows)
 
     monkeypatch.setattr(few_label.logistic, "fit_draws", spy)
     for seed in (1, 2):
-        known = make_features(seed)
-        few_label.few_label_top1((known, LABELS), (known, LABELS), draws=3)
+        values = make_features(seed)
+        few_label.few_label_top1((values, LABELS), (values, LABELS), draws=3)
     np.testing.assert_array_equal(by_network[0], by_network[1])
     expected = few_label.draw_rows(LABELS, draws=3)
     np.testing.assert_array_equal(by_network[0].reshape(3, 3, 6), expected)
