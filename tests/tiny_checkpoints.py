@@ -1,4 +1,4 @@
-"""A checkpoint of a tiny network that nobody trained, and images that are easy to tell apart."""
+"""A checkpoint of a tiny untrained network, and images of classes that are easy to tell apart."""
 
 import pathlib
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def trained(dataset: str, **changes: Any) -> weights.Trained:
 def write(
     workdir: pathlib.Path, tree: Any, record: dict[str, Any], steps: Sequence[int] = (STEP,)
 ) -> pathlib.Path:
-    """Any tree as the checkpoints of a workdir."""
+    """Writes any tree as the checkpoints of a workdir."""
     manager = checkpoints.saver(workdir / "checkpoints", None)
     for step in steps:
         checkpoints.save(manager, step, tree, record)

@@ -151,6 +151,11 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
+def evaluation_views(crops: jax.Array) -> jax.Array:
+    """Evaluation crops uint8 `[B, H, W, 3]` as the network's input, normalised float32."""
+    return normalize(to_float(crops))
+
+
 def random_flip(image: jax.Array, key: jax.Array, probability: Scalar = 0.5) -> jax.Array:
     """Mirrors left and right with the given probability; `[H, W, 3]`."""
     is_flipped = jax.random.uniform(keys.named(key, "flip")) < probability

@@ -13,7 +13,8 @@ from byol_jax.evals.splits import Batches
 from byol_jax.networks import siamese
 from byol_jax.networks.siamese import init_network
 
-# What a checkpoint gives: `random` is its network as it was drawn, with calibrated BatchNorm.
+# Networks of a checkpoint; `random` is its online network at initialisation, with calibrated
+# BatchNorm averages.
 NETWORKS = ("random", "target", "online")
 
 
@@ -59,10 +60,10 @@ def network_of(
 
     Args:
       trained: the checkpoint.
-      name: `online`, `target`, or `random`: as the run's own seed draws the online network,
-        its BatchNorm averages from `features.calibrate`.
+      name: `online`, `target`, or `random`, which the training's own seed draws and
+        `features.calibrate` gives its BatchNorm averages.
       image_size: side of the crops in pixels.
-      shuffled: `Split.shuffled` of the images that are fitted; read for `random` alone.
+      shuffled: `Split.shuffled` of the fitted images; read for `random` alone.
 
     Raises:
       UserError: there is no such network.
@@ -73,7 +74,7 @@ def network_of(
     if name == "target":
         require(
             trained.target_params,
-            "network=target: this checkpoint has no network of that name; its only one is online",
+            "network=target: this checkpoint has no target network, give network=online",
         )
         return trained.target_params, trained.target_state
     network = siamese_of(trained)

@@ -1,8 +1,8 @@
-"""What frozen features are worth: kNN, linear, and few-label regression.
+"""Accuracies of frozen features: kNN, linear, and few-label regression.
 
-No image is augmented and no parameter moves. The rows are the online and target
-network, the same network untrained, and the raw pixels, because an accuracy says
-little without them (docs/protocols.md).
+No image is augmented and no parameter moves. The rows are the online and the target network, the
+same network untrained, and the raw pixels, since an accuracy says little without them
+(docs/protocols.md).
 """
 
 import functools
@@ -16,27 +16,42 @@ import ml_collections
 import numpy as np
 
 from byol_jax import weights
+from byol_jax.checks import at_least, check_keys, one_of
+from byol_jax.data import crops
 from byol_jax.errors import UserError
 from byol_jax.evals import checkpoint, features, follow
 from byol_jax.evals.probes import few_label, knn, logistic
-from byol_jax.evals.splits import Split, check_disjoint, load_split
+from byol_jax.evals.splits import Split, check_splits, load_split
 from byol_jax.objectives import collapse
 from byol_jax.results import scores
 from byol_jax.results.records import NETWORKS, Record
 
 _logger = logging.getLogger(__name__)
 
-# Raw pixels are those of pictures of at most this side: larger ones are averaged over squares.
+# Largest side of the pictures whose pixels are features; larger ones are averaged over squares.
 _PIXEL_SIDE = 32
-# Regressions are fitted to up to this many numbers, images x features. Close to it a network
-# takes minutes on many cores, but on two of them more than half an hour.
+# Largest number of images x features that a regression is fitted to. Close to it a network takes
+# minutes on many cores, but more than half an hour on two.
 _REGRESSION_NUMBERS = 2**28
-# A run on more images than this does not evaluate itself: its devices would wait for an hour.
+# Most images on which a run evaluates itself; with more its devices would wait for an hour.
 LARGEST = 200_000
+RULES = {
+    "image_size": at_least(1),
+    "eval_crop": one_of(crops.EVALUATION_MODES),
+    "evaluation.batch_size": at_least(1),
+}
 
 
 class Data(NamedTuple):
-    """What is fitted and what is scored."""
+    """The splits of a data set that are fitted and scored.
+
+    Attributes:
+      name: the data set, as in `config.dataset`.
+      image_size: side of the crops in pixels.
+      num_classes: classes of the data set; 0 without labels.
+      fit: split that classifiers and neighbours come from.
+      score: split whose accuracy is reported.
+    """
 
     name: str
     image_size: int
@@ -61,7 +76,7 @@ def load(
     Raises:
       UserError: if they cannot be read, or share images.
     """
-    check_disjoint({"evaluation.fit_split": fit_split, "evaluation.score_split": score_split})
+    check_splits({"fit_split": fit_split, "score_split": score_split}, "config.evaluation")
     split = functools.partial(
         load_split,
         dataset,
@@ -78,8 +93,8 @@ def load(
 def pixel_features(crops: np.ndarray) -> np.ndarray:
     """Raw pixels as features: uint8 `[b, S, S, 3]` -> float32 in [0, 1], `[b, D]`.
 
-    A crop of more than 32 pixels is averaged over squares of ceil(S / 32), an incomplete last row
-    and column of squares left out: nobody fits a classifier to 150,000 numbers.
+    A crop of more than 32 pixels is averaged over squares of ceil(S / 32) pixels, without an
+    incomplete last row and column of squares: a classifier of 150,000 numbers would take too long.
     """
     square = -(-crops.shape[1] // _PIXEL_SIDE)
     side = crops.shape[1] // square
@@ -110,124 +125,109 @@ def knn_top1(
     return scores.top1(predictions, score.labels)
 
 
-class _Score(NamedTuple):
-    protocol: str
-    metric: str
-    value: float
-    unit: str
-    settings: dict[str, Any]
-
-
 def _scores(
     fit: features.Features, score: features.Features, num_classes: int, settings: Mapping[str, Any]
-) -> Iterator[_Score]:
+) -> Iterator[follow.Score]:
     """Every protocol on one network's labelled features."""
     value = knn_top1(fit, score, num_classes, settings)
     knn_settings = {"k": settings["knn_k"], "temperature": settings["knn_temperature"]}
-    yield _Score(
-        "knn", "top1", value, "percent", knn_settings | {"weights": "exp(cosine / temperature)"}
+    yield follow.Score(
+        "knn", "top1", value, knn_settings | {"weights": "exp(cosine / temperature)"}
     )
 
     if fit.values.size > _REGRESSION_NUMBERS:
         _logger.info("no regression on %d x %d features: too many", *fit.values.shape)
         return
+    train, test = (fit.values, fit.labels), (score.values, score.labels)
     common_settings = logistic.SETTINGS | logistic.STANDARDIZED
-    value, choice = logistic.linear_top1(fit.values, fit.labels, score.values, score.labels)
+    value, choice = logistic.linear_top1(train, test)
     linear_settings = {"l2": choice.l2, "l2_at_end_of_grid": choice.l2_at_end_of_grid}
-    yield _Score("linear", "top1", value, "percent", common_settings | linear_settings)
+    yield follow.Score("linear", "top1", value, common_settings | linear_settings)
 
     per_class = settings["labels_per_class"]
-    few = few_label.few_label_top1(
-        fit.values,
-        fit.labels,
-        score.values,
-        score.labels,
-        labels_per_class=per_class,
-        draws=settings["draws"],
-    )
+    few = few_label.few_label_top1(train, test, labels_per_class=per_class, draws=settings["draws"])
     few_settings = {
         "standard_error": few.standard_error,
         "split_means": [float(mean) for mean in few.split_means],
         "draws": int(few.top1.size),
         "l2": 1.0,
     }
-    yield _Score(
-        f"linear/{per_class}-per-class",
-        "top1",
-        few.mean,
-        "percent",
-        common_settings | few_settings,
-    )
+    protocol = f"linear/{per_class}-per-class"
+    yield follow.Score(protocol, "top1", few.mean, common_settings | few_settings)
 
 
 def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) -> list[Record]:
     """All rows and protocols.
 
-    A protocol that the labels cannot carry, such as too few of a class, is left out
-    and said so.
+    A protocol that the labels do not allow, for instance because a class has too few, is left out
+    and named in the log.
 
     Args:
-      trained: the networks, and the config that rebuilds them.
-      data: what to evaluate on.
-      settings: the `evaluation` section of a config.
+      trained: the networks.
+      data: splits to fit and to score.
+      settings: the section `evaluation` of a config.
     """
-    batch_size = settings["batch_size"]
-    network = checkpoint.siamese_of(trained)
-    records: list[Record] = []
-
-    def add(name: str, score: _Score, count: int) -> None:
-        records.append(
-            follow.record(
-                trained,
-                name,
-                dataset=data.name,
-                split=data.score.name,
-                n_examples=count,
-                **score._asdict(),
-            )
-        )
-
-    several = data.fit.multi_label
-    if several:
+    multi_label = data.fit.multi_label
+    if multi_label:
         _logger.info(
-            "%s has several classes an image: kNN and regressions, for one class, are left out; "
-            "experiments/transfer.py is for such sets",
+            "%s has several classes per image: kNN and regressions, which are for one class, are "
+            "left out; experiments/transfer.py is for such sets",
             data.name,
         )
-    for name in NETWORKS:
-        if several and name == "pixels":
-            continue
-        if name == "target" and not trained.target_params:
-            continue  # its target was the online network
-        if name == "pixels":
-            _logger.info("evaluating %s", name)
-            fit, score = _pixels(data.fit), _pixels(data.score)
-        else:
-            _logger.info("evaluating %s", name)
-            params, state = checkpoint.network_of(trained, name, data.image_size, data.fit.shuffled)
-            embed = functools.partial(
-                features.embeddings, network, params, state, batch_size=batch_size
-            )
-            fit, score = embed(split=data.fit), embed(split=data.score, projection=True)
+    left_out = {"pixels"} if multi_label else set()
+    if not trained.target_params:
+        left_out.add("target")  # the online network was its own target
+
+    def record(name: str, score: follow.Score, count: int) -> Record:
+        return follow.record(trained, name, score, follow.Scored(data.name, data.score.name, count))
+
+    records: list[Record] = []
+    for name in (name for name in NETWORKS if name not in left_out):
+        _logger.info("evaluating %s", name)
+        fit, score = _features(trained, name, data, settings["batch_size"])
+        if score.projection is not None:
             std = float(collapse.projection_std(jnp.asarray(score.projection)))
-            add(
-                name,
-                _Score("projection", "std_sqrt_dim", std, "1", {"normalized": "l2"}),
-                len(score.labels),
-            )
-        if several:
-            continue
-        fit, score = fit.labelled(), score.labelled()
-        if not (fit.labels.size and score.labels.size):
-            _logger.info("no labels in both splits of %s: no accuracies", data.name)
-            continue
-        try:
-            for result in _scores(fit, score, data.num_classes, settings):
-                named = result.settings | {"fit_split": data.fit.name}
-                add(name, result._replace(settings=named), len(score.labels))
-        except UserError as error:
-            _logger.info("left out: %s", error)
+            spread = follow.Score("projection", "std_sqrt_dim", std, {"normalized": "l2"}, unit="1")
+            records.append(record(name, spread, len(score.labels)))
+        if not multi_label:
+            fit, score = fit.labelled(), score.labelled()
+            accuracies = _accuracies(fit, score, data, settings)
+            records += [record(name, accuracy, len(score.labels)) for accuracy in accuracies]
     return records
+
+
+def _features(
+    trained: weights.Trained, name: str, data: Data, batch_size: int
+) -> tuple[features.Features, features.Features]:
+    """Features of both splits; with projections of the scored one unless they are pixels."""
+    if name == "pixels":
+        return _pixels(data.fit), _pixels(data.score)
+    params, state = checkpoint.network_of(trained, name, data.image_size, data.fit.shuffled)
+    embed = functools.partial(
+        features.embeddings,
+        checkpoint.siamese_of(trained),
+        params,
+        state,
+        batch_size=batch_size,
+    )
+    return embed(split=data.fit), embed(split=data.score, projection=True)
+
+
+def _accuracies(
+    fit: features.Features, score: features.Features, data: Data, settings: Mapping[str, Any]
+) -> list[follow.Score]:
+    """The protocols that these labels allow."""
+    if not (fit.labels.size and score.labels.size):
+        _logger.info("no labels in both splits of %s: no accuracies", data.name)
+        return []
+    results = []
+    try:
+        for result in _scores(fit, score, data.num_classes, settings):
+            named = result.settings | {"fit_split": data.fit.name}
+            results.append(result._replace(settings=named))
+    except UserError as error:
+        _logger.info("left out: %s", error)
+    return results
 
 
 def monitor(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) -> dict[str, float]:
@@ -246,33 +246,28 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """The job `evaluate`: reads `config.checkpoint`, writes json, prints the table.
 
     With `config.follow` it does so for each checkpoint of a run as it comes. The network, the
-    crops, and the data set unless the config names another are those of the checkpoint's own
-    config.
+    crops, and the data set unless the config names another are those of the checkpoint's training.
+
+    Raises:
+      UserError: for a config that does not fit, before anything is computed.
     """
+    check_keys(config, RULES)
     evaluation = config.evaluation.to_dict()
+    data_of = functools.cache(load)  # once for all checkpoints of a run
 
-    @functools.cache  # once, however many checkpoints of a run are followed
-    def data(dataset: str, **crops: Any) -> Data:
-        return load(
-            dataset,
-            fit_split=evaluation["fit_split"],
-            score_split=evaluation["score_split"],
-            batch_size=evaluation["batch_size"],
-            **crops,
-        )
-
-    def one(trained: weights.Trained) -> list[Record]:
+    def evaluate_one(trained: weights.Trained) -> list[Record]:
         dataset, data_dir = checkpoint.dataset_of(config, trained)
-        found = data(
+        data = data_of(
             dataset,
             image_size=config.image_size or trained.image_size,
             eval_crop=config.eval_crop or trained.cropping.eval_crop,
+            fit_split=evaluation["fit_split"],
+            score_split=evaluation["score_split"],
             data_dir=data_dir,
             exif=trained.cropping.exif,
+            batch_size=evaluation["batch_size"],
         )
-        return evaluate(trained, found, evaluation)
+        return evaluate(trained, data, evaluation)
 
-    done = {"protocol": "projection", "network": "online", "split": evaluation["score_split"]}
-    if config.dataset:
-        done["dataset"] = config.dataset
-    follow.for_each_checkpoint(config, one, workdir, **done)
+    done = follow.finished(config, "projection", ["online"], evaluation["score_split"])
+    follow.for_each_checkpoint(config, evaluate_one, workdir, **done)

@@ -1,4 +1,4 @@
-"""Frozen features of a whole set of images: once, in order."""
+"""Frozen features of whole sets of images, in order."""
 
 import contextlib
 import functools
@@ -30,9 +30,9 @@ def extract(
 
     Args:
       network: `siamese(spec)`.
-      params, state: of the online or target network.
+      params, state: weights of the online or the target network.
       batches: uint8 evaluation crops `[b, H, W, 3]`, N images in all.
-      outputs: names among those of `siamese`.
+      outputs: names of outputs of `siamese`.
       batch_size: images per call, over all local devices; no batch is larger.
 
     Returns:
@@ -47,7 +47,7 @@ def _forward(network: hk.TransformedWithState, outputs: tuple[str, ...]) -> Any:
     """One function for all passes of a network, so that it is compiled once."""
 
     def forward(batch: jax.Array, params: Tree, state: Tree) -> dict[str, jax.Array]:
-        views = byol.normalize(byol.to_float(batch))
+        views = byol.evaluation_views(batch)
         named, _ = network.apply(params, state, None, views, False)
         return {name: named[name] for name in outputs}
 
@@ -62,13 +62,13 @@ def calibrate(
 ) -> hk.State:
     """Fills the BatchNorm averages of an untrained network; no parameter moves.
 
-    At initialisation the averages are zero, with which a deep network overflows.
+    At initialisation the averages are zero, and a deep network would overflow with them.
 
     Args:
       network: `siamese(spec)` without a mapped axis.
-      params, state: as initialised.
-      batches: uint8 `[b, H, W, 3]`, of one size but perhaps the last, in random order;
-        the first ones are used.
+      params, state: weights at initialisation.
+      batches: uint8 `[b, H, W, 3]` in random order, of which the first `CALIBRATION_BATCHES` are
+        used; a last batch of another size is not.
     """
     size = None
     for batch in itertools.islice(batches, CALIBRATION_BATCHES):
@@ -82,23 +82,29 @@ def calibrate(
 def _averages(
     network: hk.TransformedWithState, params: hk.Params, state: hk.State, batch: jax.Array
 ) -> hk.State:
-    views = byol.normalize(byol.to_float(batch))
+    views = byol.evaluation_views(batch)
     return network.apply(params, state, None, views, True)[1]
 
 
-# From this many images on, a pass over a split shows its progress.
+# Number of images from which on a pass over a split shows its progress.
 _LONG = 20_000
 
 
 class Features(NamedTuple):
-    """Features `[N, D]` of the images of a split that could be read, and their labels."""
+    """Features of the images of a split that could be read.
+
+    Attributes:
+      values: features `[N, D]`.
+      labels: int `[N]`, or `[N, K]` for several classes per image; -1 = none.
+      projection: projections `[N, d]`, where they were asked for.
+    """
 
     values: np.ndarray
     labels: np.ndarray
     projection: np.ndarray | None = None
 
     def labelled(self) -> "Features":
-        """Those of the images that have a label, without the projection."""
+        """Features of the images that have a label, without the projections."""
         chosen = self.labels.reshape(len(self.labels), -1).max(axis=1, initial=-1) >= 0
         return Features(self.values[chosen], self.labels[chosen])
 
@@ -127,5 +133,5 @@ def embeddings(
                     progress.advance(int(batch["ids"][-1]) + 1, "")
 
     outputs = ("embedding", "projection") if projection else ("embedding",)
-    found = extract(network, params, state, crops(), outputs=outputs, batch_size=batch_size)
-    return Features(found["embedding"], np.concatenate(labels), found.get("projection"))
+    named = extract(network, params, state, crops(), outputs=outputs, batch_size=batch_size)
+    return Features(named["embedding"], np.concatenate(labels), named.get("projection"))

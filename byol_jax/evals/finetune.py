@@ -171,11 +171,11 @@ class _Job(NamedTuple):
 
     Attributes:
       config: config of the job.
-      data: what is trained and scored on.
-      encoder: where each cell starts.
+      data: data set, metric and crops.
+      encoder: weights that each cell starts from.
       spec: the network.
       folder: folder for the cells.
-      identity: what tells this grid from others in the same folder.
+      identity: values that tell this grid from others in the same folder.
     """
 
     config: ml_collections.ConfigDict

@@ -4,7 +4,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -19,32 +19,52 @@ from byol_jax.runtime import checkpoints, metrics, processes
 _logger = logging.getLogger(__name__)
 
 
-def record(
-    trained: weights.Trained,
-    network: str,
-    *,
-    protocol: str,
-    metric: str,
-    value: float,
-    dataset: str,
-    split: str,
-    n_examples: int,
-    settings: dict[str, Any],
-    unit: str = "percent",
-) -> Record:
-    """A record of one of the checkpoint's networks, or of what stands beside them."""
+class Score(NamedTuple):
+    """A number and how it was made.
+
+    Attributes:
+      protocol: as in `linear`, `linear/2-per-class`, `knn`.
+      metric: as in `top1`.
+      value: the number, in `unit`.
+      settings: what the protocol leaves open.
+      unit: `percent` for accuracies.
+    """
+
+    protocol: str
+    metric: str
+    value: float
+    settings: dict[str, Any]
+    unit: str = "percent"
+
+
+class Scored(NamedTuple):
+    """The examples that a score is of.
+
+    Attributes:
+      dataset: the data set, as in `config.dataset`.
+      split: as in `test`.
+      n_examples: number of examples that were scored.
+    """
+
+    dataset: str
+    split: str
+    n_examples: int
+
+
+def record(trained: weights.Trained, network: str, score: Score, scored: Scored) -> Record:
+    """A record of one of the checkpoint's networks, or of a row that stands beside them."""
     return Record(
-        metric=metric,
-        value=value,
-        unit=unit,
-        protocol=protocol,
+        metric=score.metric,
+        value=score.value,
+        unit=score.unit,
+        protocol=score.protocol,
         network=network,
-        dataset=dataset,
-        split=split,
-        n_examples=n_examples,
+        dataset=scored.dataset,
+        split=scored.split,
+        n_examples=scored.n_examples,
         checkpoint_step=trained.step if network in ("online", "target") else None,
         seed=trained.seed,
-        settings=settings,
+        settings=score.settings,
     )
 
 

@@ -1,4 +1,4 @@
-"""Choosing the best of several values of a hyperparameter."""
+"""The choice among several values of a hyperparameter."""
 
 import logging
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ _logger = logging.getLogger(__name__)
 
 
 def end_of_grid(name: str, values: Sequence[float], best: float) -> str | None:
-    """`low` or `high` where the best of several values lies at an end, else None.
+    """`low` or `high` if the best of several values is an end of their range, else None.
 
-    That is also logged as a warning, as a better value may lie outside.
+    An end is logged as a warning, since a better value may lie outside.
 
     Args:
-      name: of the number, as in `learning_rate`.
-      values: those that were tried, in any order.
-      best: one of them.
+      name: name of the hyperparameter, as in `learning_rate`.
+      values: values that were tried, in any order.
+      best: the best one of them.
     """
     low, high = min(values), max(values)
     if low == high or best not in (low, high):

@@ -73,7 +73,7 @@ def evaluate(
     )
     network = training.encoder_of(trained.network)
     state = _train(trained, config, workdir, encoder, train_set, recipe)
-    best, choice = 0, dict[str, Any]()
+    best, choice = 0, {"learning_rate": recipe.learning_rates[0]}
     if valid_split:
         valid = predictions.predict(network, encoder, state.heads, valid_split, data.batch_size)
         best, choice = _choose(config, recipe, data.metric, valid)
@@ -85,20 +85,15 @@ def evaluate(
         "epochs": recipe.total_steps * recipe.batch_size / train_set.size,
         "fit_split": config.fit_split,
         "eval_crop": data.cropping.eval_crop,
-        "learning_rate": recipe.learning_rates[best],
         **choice,
     }
+    scored = follow.Scored(data.dataset, config.score_split, len(test.labels))
     return [
         follow.record(
             trained,
             config.network,
-            protocol=protocol_of(config),
-            metric=metric,
-            value=value,
-            dataset=data.dataset,
-            split=config.score_split,
-            n_examples=len(test.labels),
-            settings=settings,
+            follow.Score(protocol_of(config), metric, value, settings),
+            scored,
         )
         for metric, value in predictions.score(test, 0, data.metric).items()
     ]
@@ -145,5 +140,6 @@ def _choose(
     return best, {
         "valid_split": config.valid_split,
         f"valid_{metric}": by_rate,
+        "learning_rate": rates[best],
         "learning_rate_at_end_of_grid": end_of_grid("learning_rate", rates, rates[best]),
     }

@@ -1,4 +1,4 @@
-"""A split of a data set as the networks see it: evaluation crops, in order."""
+"""Splits of a data set as evaluation crops, in order."""
 
 import functools
 import itertools
@@ -11,26 +11,26 @@ from byol_jax import keys
 from byol_jax.data import images, pipeline, sources
 from byol_jax.errors import require
 
-# BatchNorm averages of a network that was never trained come from this many batches.
+# Number of batches that give an untrained network its BatchNorm averages.
 CALIBRATION_BATCHES = 10
-# Evaluation crops of a split are kept in memory up to this many bytes, else made anew each time.
+# Largest size in bytes of a split's crops that are kept in memory; others are made anew each time.
 _KEPT_BYTES = 2**30
 
-# `images` uint8 `[b, S, S, 3]`, `labels` int32 `[b]` (`[b, K]` of several classes an image), `ids`
-# int32 `[b]`.
+# `images` uint8 `[b, S, S, 3]`, `labels` int32 `[b]` (`[b, K]` for several classes per image),
+# `ids` int32 `[b]`.
 Batches = Iterator[dict[str, np.ndarray]]
 
 
 class Split(NamedTuple):
-    """A split as the networks see it.
+    """A split as evaluation crops.
 
     Attributes:
-      name: of the split, as in `train+valid`.
-      size: images in it, unreadable ones included.
-      num_classes: of the data set; 0 without labels.
+      name: name of the split, as in `train+valid`.
+      size: number of images, unreadable ones included.
+      num_classes: number of classes of the data set; 0 without labels.
       multi_label: whether an image has several classes.
-      batches: one pass over its evaluation crops, in order.
-      shuffled: likewise, over `CALIBRATION_BATCHES` batches of them, in random order.
+      batches: starts a pass over all crops, in order.
+      shuffled: starts a pass over `CALIBRATION_BATCHES` batches in random order.
     """
 
     name: str
@@ -104,13 +104,13 @@ def check_splits(config: Mapping[str, Any], prefix: str = "config") -> None:
 
 
 def check_disjoint(splits: Mapping[str, str]) -> None:
-    """Refuses splits of which two share images.
+    """Refuses splits that share images.
 
     Args:
       splits: splits by the keys that name them, as in `train+valid`.
 
     Raises:
-      UserError: names the first two.
+      UserError: names the first two that do.
     """
     for (key, split), (other_key, other) in itertools.combinations(splits.items(), 2):
         shared = {*split.split("+")} & {*other.split("+")}

@@ -1,7 +1,8 @@
 """Transfer via linear classification (BYOL App. E.2, SimCLR App. B.8.1): Tables 3 and 13.
 
-A logistic regression on frozen features of another data set, the penalty chosen on the validation
-split, fitted again on training and validation images together, scored once on the test split.
+A logistic regression on frozen features of another data set. The penalty is chosen on the
+validation split, the classifier is fitted again to training and validation images together, and
+the test split is scored once.
 """
 
 import functools
@@ -14,11 +15,12 @@ import ml_collections
 import numpy as np
 
 from byol_jax import weights
-from byol_jax.data import table10
+from byol_jax.checks import at_least, check_keys, one_of
+from byol_jax.data import crops, table10
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, features, follow
 from byol_jax.evals.probes import logistic
-from byol_jax.evals.splits import Split, check_disjoint, load_split
+from byol_jax.evals.splits import Split, check_splits, load_split
 from byol_jax.results import scores
 from byol_jax.results.records import Record
 
@@ -31,8 +33,8 @@ class Metric(NamedTuple):
     """A measure of BYOL Table 10.
 
     Attributes:
-      loss: of `lbfgs.LOSSES`, what is fitted for it.
-      score: percent, of a classifier on features `[M, D]` and labels.
+      loss: the loss that is fitted for it, one of `lbfgs.LOSSES`.
+      score: score of a classifier on features `[M, D]` and their labels, in percent.
     """
 
     loss: str
@@ -49,7 +51,12 @@ METRICS: Mapping[str, Metric] = {
 
 
 class Transfer(NamedTuple):
-    """The metric on the test split in percent, and how l2 was chosen, by the same metric."""
+    """The result of the protocol.
+
+    Attributes:
+      value: the metric on the test split in percent.
+      choice: the penalty that was chosen by the same metric.
+    """
 
     value: float
     choice: logistic.Choice
@@ -67,17 +74,17 @@ def transfer(
     """The protocol, on features of labelled images.
 
     Args:
-      train: what the classifiers are fitted to, one for each penalty.
-      valid: what chooses among them; the chosen penalty is fitted to `train` and `valid`.
-      test: what the last classifier is scored on.
+      train: images that a classifier per penalty is fitted to.
+      valid: images that choose among them; the chosen penalty is fitted to `train` and `valid`.
+      test: images that the last classifier is scored on.
       metric: one of `METRICS`; labels are int `[N]`, for `map_11` int `[N, K]` of 1, 0 and -1.
       l2_grid: penalties.
-      standardize: divides features by their deviations, of what is fitted. The paper does not
-        say that it does.
+      standardize: whether features are divided by their standard deviations on the fitted images.
+        The paper mentions no such step.
 
     Raises:
-      UserError: a metric that is unknown or of other labels; a split without labelled images;
-        and as `logistic.fit_path`.
+      UserError: the metric is unknown or for other labels, a split has no labelled images, or as in
+        `logistic.fit_path`.
     """
     require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
     loss, score = METRICS[metric]
@@ -85,7 +92,7 @@ def transfer(
         require(len(part.labels), f"the {name} split has no labelled images: {PROTOCOL} needs them")
         require(
             part.labels.ndim == (2 if loss == "sigmoid" else 1),
-            f"metric={metric} is for {'several classes' if loss == 'sigmoid' else 'one class'} an "
+            f"metric={metric} is for {'several classes' if loss == 'sigmoid' else 'one class'} per "
             f"image, and the {name} split has {'one' if part.labels.ndim == 1 else 'several'}",
         )
 
@@ -106,11 +113,11 @@ def transfer(
 def _settings(
     config: ml_collections.ConfigDict, metric: str, image_size: int, chosen: Transfer
 ) -> dict[str, Any]:
-    """What a record says beside its value."""
+    """The settings of a record."""
     settings = dict(logistic.SETTINGS)
     if METRICS[metric].loss == "sigmoid":
         settings["classifier"] = (
-            "a logistic regression a class, l2 on the weights, none on the bias"
+            "a logistic regression per class, l2 on the weights, none on the bias"
         )
     settings |= logistic.STANDARDIZED if config.standardize else {"standardize": "no"}
     settings |= {
@@ -131,6 +138,13 @@ def _settings(
     return settings
 
 
+RULES = {
+    "image_size": at_least(1),
+    "eval_crop": one_of(crops.EVALUATION_MODES),
+    "eval_batch_size": at_least(1),
+}
+
+
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """The job `transfer`: reads `config.checkpoint`, writes json, prints the table.
 
@@ -138,68 +152,62 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       UserError: for a config that does not fit, before anything is computed.
     """
     require(config.dataset, "config.dataset is needed: the data set to transfer to")
-    splits = {
-        f"config.{name}": config[name] for name in ("fit_split", "valid_split", "score_split")
-    }
-    check_disjoint(splits)
-    networks = config.network.split("+")
-    for name in networks:
-        require(
-            name in checkpoint.NETWORKS,
-            f"config.network={config.network!r} must be one of {', '.join(checkpoint.NETWORKS)}, "
-            "or several as in random+online",
-        )
+    check_keys(config, RULES)
+    check_splits(config)
+    networks = follow.chosen(config, "network", checkpoint.NETWORKS)
     row = table10.find(config.dataset, config.benchmark)
     metric = config.metric or (row.metric if row else "top1")
     require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
-
-    @functools.cache  # once, however many checkpoints of a run are followed
-    def load(split: str, image_size: int, exif: bool) -> Split:
-        return load_split(
-            config.dataset,
-            split,
-            image_size=image_size,
-            eval_crop=config.eval_crop,
-            data_dir=config.data_dir,
-            benchmark=config.benchmark,
-            exif=exif,
-            batch_size=config.eval_batch_size,
-        )
+    load = functools.cache(load_split)  # once for all checkpoints of a run
 
     def evaluate(trained: weights.Trained) -> list[Record]:
         image_size = config.image_size or trained.image_size
-        parts = [load(split, image_size, trained.cropping.exif) for split in splits.values()]
-        network = checkpoint.siamese_of(trained)
-        records = []
-        for name in networks:
-            _logger.info("features of the %s network", name)
-            params, state = checkpoint.network_of(trained, name, image_size, parts[0].shuffled)
-            train, valid, test = (
-                features.embeddings(network, params, state, part, config.eval_batch_size).labelled()
-                for part in parts
+        splits = [
+            load(
+                config.dataset,
+                split,
+                image_size=image_size,
+                eval_crop=config.eval_crop,
+                data_dir=config.data_dir,
+                benchmark=config.benchmark,
+                exif=trained.cropping.exif,
+                batch_size=config.eval_batch_size,
             )
-            _logger.info("%d penalties on %d x %d", len(config.l2_grid), *train.values.shape)
-            chosen = transfer(
-                *(train, valid, test, metric),
-                l2_grid=config.l2_grid,
-                standardize=config.standardize,
-            )
-            records.append(
-                follow.record(
-                    trained,
-                    name,
-                    protocol=PROTOCOL,
-                    metric=metric,
-                    value=chosen.value,
-                    dataset=config.dataset,
-                    split=config.score_split,
-                    n_examples=len(test.labels),
-                    settings=_settings(config, metric, image_size, chosen),
-                )
-            )
-        return records
+            for split in (config.fit_split, config.valid_split, config.score_split)
+        ]
+        return [_evaluate(trained, name, config, metric, splits) for name in networks]
 
     # Records are written together: the last one stands for all.
-    done = {"protocol": PROTOCOL, "dataset": config.dataset, "split": config.score_split}
-    done["network"] = max(networks, key=checkpoint.NETWORKS.index)
+    done = follow.finished(config, PROTOCOL, networks, config.score_split)
     follow.for_each_checkpoint(config, evaluate, workdir, **done)
+
+
+def _evaluate(
+    trained: weights.Trained,
+    name: str,
+    config: ml_collections.ConfigDict,
+    metric: str,
+    splits: Sequence[Split],
+) -> Record:
+    """The protocol on one network of a checkpoint."""
+    _logger.info("features of the %s network", name)
+    image_size = config.image_size or trained.image_size
+    network = checkpoint.siamese_of(trained)
+    params, state = checkpoint.network_of(trained, name, image_size, splits[0].shuffled)
+    train, valid, test = (
+        features.embeddings(network, params, state, split, config.eval_batch_size).labelled()
+        for split in splits
+    )
+    _logger.info("%d penalties on %d x %d", len(config.l2_grid), *train.values.shape)
+    chosen = transfer(
+        *(train, valid, test, metric),
+        l2_grid=config.l2_grid,
+        standardize=config.standardize,
+    )
+    settings = _settings(config, metric, image_size, chosen)
+    return follow.record(
+        trained,
+        name,
+        follow.Score(PROTOCOL, metric, chosen.value, settings),
+        follow.Scored(config.dataset, config.score_split, len(test.labels)),
+    )

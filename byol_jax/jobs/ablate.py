@@ -1,4 +1,4 @@
-"""The job that trains the rows of an ablation table and prints paper and ours side by side."""
+"""The job `ablate`: trains the rows of an ablation table, and prints them beside the paper's."""
 
 import json
 import logging
@@ -9,28 +9,35 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from byol_jax import train
+from byol_jax import train, weights
 from byol_jax.errors import Diverged, UserError, require
 from byol_jax.jobs import overrides
 from byol_jax.method import check
+from byol_jax.results import tables
 from byol_jax.results.records import Record, read_results, write_results
 from byol_jax.runtime import checkpoints, metrics, processes
 
 _logger = logging.getLogger(__name__)
 
-# What a table shows of the online network: heading, protocol, metric.
+# Columns of a table, all of the online network: heading, protocol, metric.
 COLUMNS = (
     ("linear", "linear", "top1"),
     ("few labels", "linear/2-per-class", "top1"),
     ("kNN", "knn", "top1"),
     ("std", "projection", "std_sqrt_dim"),
 )
-# A projection that is one point but for rounding (docs/protocols.md).
+# Below this spread a projection is a single point up to rounding (docs/protocols.md).
 COLLAPSED = 0.05
 
 
 class Run(NamedTuple):
-    """One row with one seed: its place in the table, its resolved config, and where it goes."""
+    """One row with one seed.
+
+    Attributes:
+      row: index of the row in the table.
+      config: resolved config of the pre-training.
+      folder: its workdir.
+    """
 
     row: int
     config: ml_collections.ConfigDict
@@ -41,20 +48,20 @@ def plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Run]:
     """All rows with all seeds, rows outermost.
 
     Raises:
-      UserError: an override that no row has; a folder that holds another run.
+      UserError: a row lacks the key of an override, or a folder holds another run.
     """
     changes = overrides.parse_pairs("override", config.override)
     runs = []
     for place, row in enumerate(config.rows):
         for i in range(config.seeds):
-            ours = ml_collections.ConfigDict(row["config"])
-            said = overrides.apply(ours, changes)
-            unknown = [key for key in changes if not any(s.startswith(f"{key}=") for s in said)]
+            run_config = ml_collections.ConfigDict(row["config"])
+            applied = overrides.apply(run_config, changes)
+            unknown = [key for key in changes if not any(a.startswith(f"{key}=") for a in applied)]
             require(not unknown, f"config.override: a row has no key {', '.join(unknown)}")
-            ours.seed += i
+            run_config.seed += i
             name = f"{config.base}-{row['method']}-row{row['row']}"
-            folder = workdir / f"table{config.table}" / name / f"seed{ours.seed}"
-            runs.append(Run(place, ours, folder))
+            folder = workdir / f"table{config.table}" / name / f"seed{run_config.seed}"
+            runs.append(Run(place, run_config, folder))
     for run in runs:
         path = run.folder / "config.json"
         require(
@@ -70,37 +77,35 @@ def _plain(config: ml_collections.ConfigDict) -> Any:
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """The job `ablate`: trains what is not trained yet, prints the table, writes table.md.
+    """The job `ablate`: trains the missing runs, prints the table, writes json and table.md.
 
     Raises:
-      UserError: before anything is trained; or no row could be trained, with the reasons.
+      UserError: before anything is trained; if no row can be trained, with the reasons.
     """
     runs = plan(config, workdir)
     reasons: dict[int, str] = {}
-    for one in runs:
+    for row_run in runs:
         try:
-            check(one.config)
+            check(row_run.config)
         except UserError as error:
-            reasons[one.row] = str(error)
+            reasons[row_run.row] = str(error)
     why = "; ".join(dict.fromkeys(reasons.values()))
     require(
         len(reasons) < len(config.rows), f"no row of table {config.table} can be trained: {why}"
     )
     is_first = processes.is_first_process()
     if is_first:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            metrics.write_json(workdir / "config.json", config.to_dict())
-    for number, one in enumerate(runs, start=1):
-        if one.row in reasons or _state(one.folder) != "not run":
+        metrics.write_config(workdir, config.to_dict())
+    for number, row_run in enumerate(runs, start=1):
+        if row_run.row in reasons or _state(row_run.folder) != "not run":
             continue
-        _logger.info("run %d of %d: %s", number, len(runs), one.config.recipe)
+        _logger.info("run %d of %d: %s", number, len(runs), row_run.config.recipe)
         try:
-            train.pretrain(one.config, one.folder)
+            train.pretrain(row_run.config, row_run.folder)
         except Diverged as error:
             _logger.warning("%s", error)
             if is_first:
-                (one.folder / "diverged.txt").write_text(f"{error}\n")
+                (row_run.folder / "diverged.txt").write_text(f"{error}\n")
         if is_first:  # brought up to date after each: the next may take days
             _write(config, workdir, runs, reasons)
     if is_first:
@@ -110,12 +115,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def _records(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[Record]:
-    """Those of the online networks, each with the row it is of and the paper's numbers."""
-    found = []
-    for one in runs:
-        if _state(one.folder) != "evaluated":
+    """Records of the online networks, each with its row and the paper's numbers."""
+    records = []
+    for row_run in runs:
+        if _state(row_run.folder) != "evaluated":
             continue
-        row = config.rows[one.row]
+        row = config.rows[row_run.row]
         paper = {
             "paper_table": config.table,
             "paper_row": f"{row['row']} ({row['method']}): {row['name']}",
@@ -123,22 +128,22 @@ def _records(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[Rec
             "base": config.base,
             "override": config.override,
         }
-        found += [
+        records += [
             record._replace(settings=record.settings | paper)
-            for record in read_results(one.folder / "results.json")
+            for record in read_results(row_run.folder / "results.json")
             if record.network == "online"
         ]
-    return found
+    return records
 
 
 def _state(folder: pathlib.Path) -> str:
-    """`evaluated`, `diverged`, `not evaluated` (a run too large for it has ended) or `not run`."""
+    """`evaluated`, `diverged`, `not evaluated` (too large to evaluate itself) or `not run`."""
     for name, state in (("results.json", "evaluated"), ("diverged.txt", "diverged")):
         if (folder / name).exists():
             return state
     directory = folder / "checkpoints"
-    found = checkpoints.steps(directory)
-    if found and found[-1] >= checkpoints.read_record(directory, found[-1])["total_steps"]:
+    steps = checkpoints.steps(directory)
+    if steps and steps[-1] >= weights.read_record(directory, steps[-1])["total_steps"]:
         return "not evaluated"
     return "not run"
 
@@ -153,10 +158,10 @@ def _write(
     names = list(dict.fromkeys(name for row in config.rows for name in row["numbers"]))
     header = ["row", "what", *(f"paper {name}" for name in names)]
     header += [heading for heading, _, _ in COLUMNS]
-    lines = [header, ["---"] * len(header)]
+    rows = [header]
     for place, row in enumerate(config.rows):
-        folders = [one.folder for one in runs if one.row == place]
-        lines.append(
+        folders = [row_run.folder for row_run in runs if row_run.row == place]
+        rows.append(
             [
                 str(row["row"]),
                 row["name"] + (f" ({row['note']})" if row["note"] else ""),
@@ -164,10 +169,7 @@ def _write(
                 *_cells(folders, reasons.get(place)),
             ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines[1] = ["-" * width for width in widths]
-    padded = [map(str.ljust, line, widths) for line in lines]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in padded)
+    table = "\n".join(tables.markdown(rows))
     title = f"# Table {config.table}, rows on the base {config.base}, {config.seeds} seed(s)"
     changes = f"\nOverrides: {config.override}\n" if config.override else ""
     refused = "".join(
@@ -187,18 +189,18 @@ _FOOT = (
 
 
 def _cells(folders: Sequence[pathlib.Path], reason: str | None) -> list[str]:
-    """What the seeds of one row gave."""
+    """The cells of one row, over its seeds."""
     if reason:
         return ["refused", *["-"] * (len(COLUMNS) - 1)]
     states = [_state(folder) for folder in folders]
-    found = [
+    records_of_seeds = [
         read_results(folder / "results.json")
         for folder, state in zip(folders, states, strict=True)
         if state == "evaluated"
     ]
     cells = []
     for heading, protocol, metric in COLUMNS:
-        values = [v for records in found for v in _value(records, protocol, metric)]
+        values = [v for records in records_of_seeds for v in _value(records, protocol, metric)]
         text = _mean(values, 2 if heading == "std" else 1)
         if heading == "std" and values and max(values) < COLLAPSED:
             text += " collapsed"
@@ -210,13 +212,13 @@ def _cells(folders: Sequence[pathlib.Path], reason: str | None) -> list[str]:
 
 
 def _value(records: Sequence[Record], protocol: str, metric: str) -> list[float]:
-    """One run's number, by the papers' SGD where linear evaluation was also run that way."""
-    found = {
+    """One run's number, from the papers' SGD if linear evaluation was run that way too."""
+    by_solver = {
         record.settings.get("solver"): record.value
         for record in records
         if (record.network, record.protocol, record.metric) == ("online", protocol, metric)
     }
-    return [found["sgd"]] if "sgd" in found else list(found.values())[:1]
+    return [by_solver["sgd"]] if "sgd" in by_solver else list(by_solver.values())[:1]
 
 
 def _mean(values: Sequence[float], digits: int) -> str:

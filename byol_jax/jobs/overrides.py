@@ -15,7 +15,7 @@ def parse_pairs(name: str, text: str) -> dict[str, str]:
     """`a=b,c=d` as a dict.
 
     Raises:
-      UserError: a word without an equals sign.
+      UserError: a part without an equals sign, a key or a value.
     """
     pairs = {}
     for word in filter(None, text.split(",")):
@@ -26,7 +26,7 @@ def parse_pairs(name: str, text: str) -> dict[str, str]:
 
 
 def has(config: Mapping[str, Any], key: str) -> bool:
-    """Whether plain values have a dotted key that is no section."""
+    """Whether a config, as plain values, has a dotted key that is not a section."""
     for part in key.split("."):
         if not isinstance(config, Mapping) or part not in config:
             return False
@@ -35,10 +35,10 @@ def has(config: Mapping[str, Any], key: str) -> bool:
 
 
 def typed(key: str, text: str, current: Any) -> Any:
-    """The value of an override, of the type of what it replaces; `1+2` is a tuple.
+    """The value of an override, of the type of the value it replaces; `1+2` is a tuple.
 
     Raises:
-      UserError: it is not of that type.
+      UserError: the text is not of that type.
     """
     try:
         if isinstance(current, bool):
@@ -59,18 +59,18 @@ def _literal(text: str) -> Any:
 
 
 def apply(config: ml_collections.ConfigDict, changes: Mapping[str, str]) -> list[str]:
-    """Sets those of the keys that a config has.
+    """Sets the keys that a config has, and ignores the others.
 
     Returns:
-      What was set, as in `batch_size=16`.
+      The changes that were made, as in `batch_size=16`.
 
     Raises:
-      UserError: a value of another type than the one it replaces.
+      UserError: a value is of another type than the one it replaces.
     """
-    plain, said = config.to_dict(), []
+    plain, applied = config.to_dict(), []
     for name, text in changes.items():
         if has(plain, name):
             current = functools.reduce(operator.getitem, name.split("."), plain)
             config.update_from_flattened_dict({name: typed(name, text, current)})
-            said.append(f"{name}={text}")
-    return said
+            applied.append(f"{name}={text}")
+    return applied

@@ -12,17 +12,25 @@ from byol_jax.errors import UserError, require
 
 _logger = logging.getLogger(__name__)
 
-# In the order of a table: what was there before training first.
+# In the order of a table's rows: untrained features first.
 NETWORKS = ("pixels", "random", "target", "online")
 
 
 class Record(NamedTuple):
     """One number and all that is needed to compare it.
 
-    `metric` as `top1`; `value` in `unit` (accuracies in `percent`); `protocol` as `linear`,
-    `linear/2-per-class`, `knn`; `network` one of `NETWORKS` (`random` is untrained); `n_examples`
-    of `split` were scored; `checkpoint_step` is None where no checkpoint was read; `settings` holds
-    what else the protocol left open, and `standard_error`, in `unit`, where there is one.
+    Attributes:
+      metric: as in `top1`.
+      value: the number, in `unit`.
+      unit: `percent` for accuracies.
+      protocol: as in `linear`, `linear/2-per-class`, `knn`.
+      network: one of `NETWORKS`; `random` is untrained.
+      dataset: the data set, as in `config.dataset`.
+      split: the split that was scored.
+      n_examples: number of examples that were scored.
+      checkpoint_step: finished updates of the network; None if no trained network was read.
+      seed: seed of the training, or of the evaluation if that trains networks itself.
+      settings: what the protocol leaves open; `standard_error`, in `unit`, if there is one.
     """
 
     metric: str
@@ -39,10 +47,10 @@ class Record(NamedTuple):
 
 
 def identity(record: Record) -> tuple[Any, ...]:
-    """What tells two records of a file apart; a newer record replaces the one with the same.
+    """What tells two records of a file apart; a new record replaces an old one with the same.
 
-    The solver belongs to it: linear evaluation by SGD and by L-BFGS are two protocols of one name.
-    So does the row of a paper's table that the number stands for.
+    The solver is part of it, since linear evaluation by SGD and by L-BFGS share the name of their
+    protocol. So is the row of a paper's table that the number is compared with.
     """
     return (
         record.metric,
@@ -62,8 +70,8 @@ def validate(record: Record) -> None:
     """Checks the words and numbers of a record.
 
     Raises:
-        ValueError: a word is empty, the network is not one of `NETWORKS`, the value is not finite,
-            or there are no examples.
+      ValueError: a word is empty, the network is not one of `NETWORKS`, the value is not finite,
+        or there are no examples.
     """
     for field in ("metric", "unit", "protocol", "network", "dataset", "split"):
         word = getattr(record, field)
@@ -80,7 +88,7 @@ def validate(record: Record) -> None:
 
 
 def _to_plain(value: Any) -> Any:
-    """JSON's fallback: scalars and arrays of numpy and JAX."""
+    """Plain values of what JSON does not know: scalars and arrays of numpy and JAX."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} does not go into JSON: {value!r}")
@@ -90,10 +98,10 @@ def read_results(path: str | os.PathLike[str]) -> list[Record]:
     """Reads the records of a file that `write_results` wrote.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+      UserError: there is no such file, or it holds something other than records.
     """
     path = Path(path)
-    require(path.is_file(), f"{path}: no such file, an evaluation job writes it")
+    require(path.is_file(), f"{path} does not exist: an evaluation job writes it")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, list):
@@ -110,11 +118,11 @@ def read_results(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def write_results(path: str | os.PathLike[str], records: Sequence[Record]) -> None:
-    """Adds records to a JSON file, all or nothing; what the file held stays, save same identities.
+    """Merges records into a JSON file atomically; a record replaces an old one of its identity.
 
     Raises:
-        UserError: the file holds something else than records; it is left as it is.
-        ValueError: a record is not valid, or two of `records` have one identity.
+      UserError: the file holds something other than records, and is left as it is.
+      ValueError: a record is not valid, or two of `records` have one identity.
     """
     path = Path(path)
     for record in records:

@@ -1,19 +1,14 @@
-"""The measures of BYOL Table 10, in percent, and the test of SimCLR App. B.8.1."""
+"""The measures of BYOL Table 10, in percent."""
 
 import chex
 import numpy as np
 
-from byol_jax import keys
-
-# Numbers made at a time by the permutation test: 32 MiB.
-_BLOCK = 2**22
-
 
 def top_k(ranked: np.ndarray, labels: np.ndarray) -> float:
-    """Share of examples whose class is among the k best, in percent (BYOL App. D.1, E.1).
+    """Share of examples whose class is among the k best ones, in percent (BYOL App. D.1, E.1).
 
     Args:
-      ranked: int `[M, k]`, classes, the best first; all k are looked at.
+      ranked: classes int `[M, k]`, the best one first.
       labels: int `[M]`.
     """
     chex.assert_rank([ranked, labels], [2, 1])
@@ -31,7 +26,7 @@ def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
 def mean_per_class(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Mean over classes of their top-1 accuracies in percent (BYOL App. E.1).
 
-    Classes that `labels` does not have are left out, whether they are predicted or not.
+    Classes without a label are left out, whether they are predicted or not.
 
     Args:
       predictions, labels: int `[M]`.
@@ -46,12 +41,12 @@ def average_precision_11(scores: np.ndarray, relevant: np.ndarray) -> float:
     """11-point interpolated average precision in percent (PASCAL VOC 2007; BYOL Table 10).
 
     The mean over recalls r = 0, 0.1, ..., 1 of the best precision at a recall of r or more
-    (Everingham et al., 2010, section 4.2). Examples of equal score are found together, so that
+    (Everingham et al., 2010, section 4.2). Examples of equal score are retrieved together, so
     their order does not matter.
 
     Args:
-      scores: float `[M]`, the surest first when sorted downwards.
-      relevant: int `[M]`: 1 the class is there, 0 it is not, -1 the example is ignored.
+      scores: float `[M]`; the larger, the surer.
+      relevant: int `[M]`: 1 if the class is present, 0 if not, -1 if the example is ignored.
 
     Raises:
       ValueError: no example is relevant, or a score is not a number.
@@ -66,9 +61,9 @@ def average_precision_11(scores: np.ndarray, relevant: np.ndarray) -> float:
     order = np.argsort(-scores[counted], kind="stable")
     ranked, hits = scores[counted][order], np.cumsum(relevant[counted][order])
     last_of_equals = np.append(ranked[1:] != ranked[:-1], True)
-    found, hits = 1 + np.flatnonzero(last_of_equals), hits[last_of_equals]
-    precision = hits / found
-    # In whole numbers: 0.1 * 3 is more than 0.3.
+    retrieved, hits = 1 + np.flatnonzero(last_of_equals), hits[last_of_equals]
+    precision = hits / retrieved
+    # Recalls are compared as whole numbers, since 0.1 * 3 > 0.3 in floating point.
     points = [precision[10 * hits >= tenths * hits[-1]].max() for tenths in range(11)]
     return 100.0 * float(np.mean(points))
 
@@ -89,53 +84,3 @@ def map_11(scores: np.ndarray, relevant: np.ndarray) -> float:
     if not occur.size:
         raise ValueError("mean average precision needs a relevant example: there is none")
     return float(np.mean([average_precision_11(scores[:, k], relevant[:, k]) for k in occur]))
-
-
-def permutation_test(
-    right_a: np.ndarray,
-    right_b: np.ndarray,
-    *,
-    samples: int = 100_000,
-    seed: int = 0,
-    classes: np.ndarray | None = None,
-) -> float:
-    """p value of "both models are equally accurate" (SimCLR App. B.8.1), two-sided.
-
-    The predictions of the two are exchanged at random, for each example by itself; p is the share
-    of `samples` whose difference in accuracy is at least as large as the observed one. Without
-    `classes` this is the exact McNemar test but for the sampling, whose standard error is
-    sqrt(p (1 - p) / samples). The test says nothing about training again, nor about average
-    precision (ibid.).
-
-    Args:
-      right_a, right_b: bool `[M]`, whether each model is right about the same examples.
-      samples: how many are drawn.
-      seed: of the draws.
-      classes: int `[M]`, the labels, if the accuracy is `mean_per_class`; None for `top1`.
-
-    Returns:
-      In 0 .. 1.
-    """
-    chex.assert_rank([right_a, right_b], 1)
-    chex.assert_equal_shape([right_a, right_b])
-    # To exchange what is equal changes nothing.
-    discordant = np.flatnonzero(right_a != right_b)
-    if not discordant.size:
-        return 1.0
-    weights = np.ones(len(right_a))
-    if classes is not None:
-        _, rows, counts = np.unique(classes, return_inverse=True, return_counts=True)
-        weights = 1 / counts[rows]  # in the mean over classes, but for their number
-    gains = np.where(right_a, weights, -weights)[discordant]
-    # Sums of the same numbers in another order differ in their last digits.
-    observed = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()
-    generator = keys.philox(seed, "permutation_test")
-    words, block = -(-len(gains) // 64), max(1, _BLOCK // len(gains))
-    extreme = 0
-    for start in range(0, samples, block):
-        count = min(block, samples - start)
-        bits = generator.random_raw(count * words).astype("<u8").view(np.uint8)
-        exchanged = np.unpackbits(bits.reshape(count, -1), axis=1, count=len(gains))
-        differences = gains.sum() - 2 * (exchanged @ gains)
-        extreme += int(np.count_nonzero(np.abs(differences) >= observed))
-    return extreme / samples

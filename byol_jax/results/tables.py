@@ -1,10 +1,40 @@
 """Records and rows of text as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from byol_jax.results.records import NETWORKS, Record
 
 _TRAINED = ("target", "online")
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Rows of text as lines with aligned columns, two spaces apart.
+
+    Args:
+      rows: cells, as many in each row; the first row is the header.
+      left: columns of words, which start on the left; others end on the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as the lines of a Markdown table, readable as they stand.
+
+    Args:
+      rows: cells, as many in each row; the first row is the header. Only the last column is not
+        padded, as it may hold sentences.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[-1] = len(rows[0][-1])
+    rule = ["-" * width for width in widths]
+    return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in (rows[0], rule, *rows[1:])]
 
 
 def _cell(record: Record | None) -> str:
@@ -23,7 +53,7 @@ def _column(record: Record) -> _Column:
 
 
 def _header(column: _Column, columns: Sequence[_Column]) -> str:
-    """Names the solver only where the same protocol stands there twice."""
+    """The heading of a column, with its solver only where another column has the same protocol."""
     protocol, solver, metric, unit = column
     solvers = {c[1] for c in columns if c[0] == protocol}
     by = f" by {solver}" if len(solvers) > 1 and solver else ""
@@ -31,7 +61,7 @@ def _header(column: _Column, columns: Sequence[_Column]) -> str:
 
 
 def _block(records: Sequence[Record], step: int | None) -> str:
-    """One table, of records that share their dataset, split and seed."""
+    """One table of records that share their dataset, split and seed."""
     columns = list(dict.fromkeys(map(_column, records)))
     cells = {(r.network, *_column(r)): r for r in records}
     networks = [name for name in NETWORKS if any(r.network == name for r in records)]
@@ -39,23 +69,19 @@ def _block(records: Sequence[Record], step: int | None) -> str:
     rows += [
         [name, *(_cell(cells.get((name, *column))) for column in columns)] for name in networks
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns) + 1)]
     counts = " or ".join(str(count) for count in sorted({r.n_examples for r in records}))
     caption = (
         f"{records[0].dataset}, {records[0].split} split, {counts} examples, "
         f"checkpoint step {'-' if step is None else step}, seed {records[0].seed}"
     )
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    return "\n".join([caption, *lines])
+    return "\n".join([caption, *aligned(rows)])
 
 
 def format_table(records: Sequence[Record]) -> str:
     """Aligned text: a row per network, a column per protocol and metric, a caption above.
 
-    Each dataset, split, seed and checkpoint step has a table of its own. Records of `pixels` and
-    `random` depend on no training, so they stand in the tables of all steps, unless their
+    Each dataset, split, seed and checkpoint step has its own table. Records of `pixels` and
+    `random` depend on no training, so they are in the tables of all steps, unless their
     `checkpoint_step` names one of them.
     """
     groups: dict[tuple[str, str, int], list[Record]] = {}

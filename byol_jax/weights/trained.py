@@ -43,7 +43,7 @@ class Trained(NamedTuple):
       data_dir: folder of TFDS that the training read; None for the default one.
       seed: seed of the training.
       method: name of the objective, or `supervised`; None if unknown.
-      recipe: what the run's config says about who published its settings; None if unknown.
+      recipe: the run's own words on who published its settings; None if unknown.
       step: number of finished updates.
       total_steps: number of updates in the whole run; None if unknown.
       online_params: parameters of the online network, as numpy arrays.

@@ -37,7 +37,7 @@ def refused(tmp_path):
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Sends SIGTERM behind the line of metrics.jsonl that has this number, counted from one."""
+    """Sends SIGTERM after a line of metrics.jsonl; lines are counted from one."""
 
     def stop_after(number):
         write, count = metrics.Writer.write, 0
@@ -56,7 +56,7 @@ def stop_after(monkeypatch):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Whatever trains from now on, fails."""
+    """Every training from now on fails."""
 
     def train_batches(*arguments, **settings):
         raise AssertionError("trained again")

@@ -25,7 +25,7 @@ from experiments import linear as linear_page
 
 
 def config_of(source, **changes):
-    """Two rates x two lengths, of which 1e-9 learns nothing: 36 images are 2 or 4 steps of 16."""
+    """Two rates x two lengths; a rate of 1e-9 learns nothing. 36 images are 2 or 4 steps of 16."""
     values = {
         "checkpoint": source,
         "batch_size": 16,
@@ -74,8 +74,8 @@ def test_the_grid_has_the_rates_outermost_and_divides_decays_by_them():
     config.sweep_epochs = (30.0, 50.0)
     config.sweep_weight_decays = (0.0, 0.2)
     config.decay_over_rate = True
-    found = [tuple(cell) for cell in finetune.grid(config)]
-    assert found == [
+    cells = [tuple(cell) for cell in finetune.grid(config)]
+    assert cells == [
         (0.4, 30, 0.0),
         (0.4, 30, 0.2 / 0.4),
         (0.4, 50, 0.0),

@@ -18,7 +18,7 @@ from experiments import linear as page
 
 
 def config_of(source, **changes):
-    """Rates of which one is far too low: two epochs of 36 images are 9 steps of 8."""
+    """Two rates, one far too low; two epochs of 36 images are 9 steps of 8."""
     return tiny_checkpoints.small(
         page.get_config(),
         **{"checkpoint": source, "learning_rates": (1e-9, 0.2), "checkpoint_every": 4} | changes,
@@ -163,10 +163,10 @@ def test_a_stopped_training_goes_on_bit_for_bit(checkpoint, finished, tmp_path, 
     assert not (tmp_path / "results.json").exists()
     # Threads and prefetching change no bit, and so do not count as another training.
     linear.run(config_of(checkpoint, threads=2, prefetch=1), tmp_path)
-    ours, whole = only_training(tmp_path), only_training(finished)
-    assert ours.keys() == whole.keys()
+    resumed, whole = only_training(tmp_path), only_training(finished)
+    assert resumed.keys() == whole.keys()
     for name, value in whole.items():
-        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     curves = "training/linear-online-6/metrics.jsonl"
     assert (tmp_path / curves).read_text() == (finished / curves).read_text()
 
@@ -217,7 +217,7 @@ def test_other_networks_have_encoders_of_their_own(checkpoint, tmp_path, network
     folders = [tmp_path / "training" / f"linear-{r.network}-6" / "checkpoints" for r in records]
     one, other = (checkpoints.read(folder, 1)[0]["heads/w"] for folder in folders)
     assert not np.allclose(one, other)
-    # Without a validation split nothing is said of one.
+    # Without a validation split no setting names one.
     assert not [key for key in records[0].settings if key.startswith("valid")]
 
 

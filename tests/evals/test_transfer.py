@@ -66,8 +66,8 @@ def test_the_two_metrics_differ_on_uneven_classes(parts):
     assert values["top1"] > values["mean_per_class"] + 5
 
 
-def test_several_classes_an_image(parts):
-    """One versus rest, by mean average precision; a target that is not known counts nowhere."""
+def test_several_classes_per_image(parts):
+    """One versus rest, by mean average precision; an unknown target counts nowhere."""
     shown = [part._replace(labels=np.eye(3, dtype=int)[part.labels]) for part in parts]
     for part in shown:
         part.labels[::7, 0] = -1
@@ -75,9 +75,9 @@ def test_several_classes_an_image(parts):
     both = [np.concatenate([shown[0][i], shown[1][i]]) for i in range(2)]
     logits = []
     for k in range(3):
-        known = both[1][:, k] >= 0
+        labelled = both[1][:, k] >= 0
         model = LogisticRegression(C=1 / result.choice.l2, max_iter=5000, tol=1e-8)
-        model.fit(both[0][known], both[1][known, k])
+        model.fit(both[0][labelled], both[1][labelled, k])
         logits.append(model.decision_function(shown[2].values))
     expected = scores.map_11(np.stack(logits, axis=1), shown[2].labels)
     assert result.value == pytest.approx(expected, abs=0.5)
@@ -95,13 +95,13 @@ def test_the_test_split_has_no_say(parts):
 def test_mistakes(parts):
     shown = [part._replace(labels=np.eye(3, dtype=int)[part.labels]) for part in parts]
     empty = features.Features(np.zeros((0, 10), np.float32), np.zeros(0, int))
-    for message, call in (
-        ("must be one of: top1, mean_per_class", lambda: transfer.transfer(*parts, "mean_iou")),
-        ("the train split has several", lambda: transfer.transfer(*shown, "top1")),
-        ("the train split has one", lambda: transfer.transfer(*parts, "map_11")),
-        ("the valid split has no", lambda: transfer.transfer(parts[0], empty, parts[2], "top1")),
+    for words, call in (
+        ("metric='mean_iou'", lambda: transfer.transfer(*parts, "mean_iou")),
+        ("train split has several", lambda: transfer.transfer(*shown, "top1")),
+        ("train split has one", lambda: transfer.transfer(*parts, "map_11")),
+        ("valid split", lambda: transfer.transfer(parts[0], empty, parts[2], "top1")),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=words):
             call()
 
 
@@ -154,19 +154,18 @@ def test_the_job(checkpoint, tmp_path, capsys):
         load_split("digits", split, image_size=8, eval_crop="full")
         for split in ("train", "valid", "test")
     ]
-    found = [
+    values = [
         features.embeddings(network, trained.online_params, trained.online_state, split, 256)
         for split in splits
     ]
-    again = transfer.transfer(*found, "top1", l2_grid=GRID)
+    again = transfer.transfer(*values, "top1", l2_grid=GRID)
     assert (again.value, again.choice.l2) == (records[1]["value"], settings["l2"])
 
 
 def test_an_end_of_the_grid_is_warned_of_and_recorded(checkpoint, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         transfer.run(small_page(checkpoint, l2_grid=(1.0, 1e7)), tmp_path)
-    (line,) = (r.getMessage() for r in caplog.records if "end of the grid" in r.getMessage())
-    assert line == "the best l2, 1, is at the low end of the grid 1 .. 1e+07"
+    assert [r for r in caplog.records if "low end of the grid" in r.getMessage()]
     (record,) = json.loads((tmp_path / "results.json").read_text())
     assert record["settings"]["l2_at_end_of_grid"] == "low"
 
@@ -180,19 +179,18 @@ def test_a_benchmark_is_named(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"dataset": ""}, "config.dataset is needed"),
-        ({"network": "offline"}, "'offline' must be one of random, target, online, or several"),
-        ({"metric": "accuracy"}, "metric='accuracy' must be one of"),
-        ({"benchmark": "voc2012"}, "metric='mean_iou' must be one of"),
+        ({"dataset": ""}, "config.dataset"),
+        ({"network": "offline"}, "config.network='offline'.*online"),
+        ({"metric": "accuracy"}, "metric='accuracy'"),
+        ({"benchmark": "voc2012"}, "metric='mean_iou'"),
         ({"benchmark": "flower"}, "did you mean 'flowers'"),
         ({"fit_split": "train+valid"}, "share valid"),
-        ({"follow": True, "network": "random"}, "the same number at every checkpoint"),
-        ({"checkpoint": ""}, "config.checkpoint is needed"),
+        ({"eval_crop": "half"}, "config.eval_crop='half'"),
+        ({"follow": True, "network": "random"}, "config.follow .*config.network=random"),
+        ({"checkpoint": ""}, "config.checkpoint"),
     ],
 )
-def test_mistakes_in_the_config(tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        transfer.run(small_page(tmp_path, **changes), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_mistakes_in_the_config(tmp_path, refused, changes, words):
+    refused(transfer.run, small_page(tmp_path, **changes), words)

@@ -42,7 +42,7 @@ def config_of(dataset, **changes):
 
 
 def cells(workdir):
-    """Of table.md: the cells of each row."""
+    """The cells of each row of table.md."""
     lines = [line for line in (workdir / "table.md").read_text().splitlines() if line[:1] == "|"]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -105,29 +105,29 @@ def test_nothing_is_trained_twice_and_more_seeds_go_on(dataset, finished, monkey
 @pytest.mark.ci
 def test_a_row_that_diverges_says_so(dataset, tmp_path):
     numbers = {"top1": "72.5"}
-    one = row(1, dataset, numbers, optimizer__base_learning_rate=1e38)
-    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    single = row(1, dataset, numbers, optimizer__base_learning_rate=1e38)
+    ablate.run(config_of(dataset, rows=(single,)), tmp_path)
     assert cells(tmp_path)[2][3:] == ["- (1 of 1 diverged)", "-", "-", "-"]
     # And it is not tried again.
-    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    ablate.run(config_of(dataset, rows=(single,)), tmp_path)
 
 
 def test_a_collapse_is_marked(tmp_path):
     config = config_of("digits")
-    one = config.rows[0]
+    single = config.rows[0]
     folder = tmp_path / "run"
     record = Record(
         *("std_sqrt_dim", 0.01, "1", "projection", "online", "digits", "test", 3, 2, 0, {})
     )
     write_results(folder / "results.json", [record])
-    runs = [ablate.Run(0, ml_collections.ConfigDict(one["config"]), folder)]
+    runs = [ablate.Run(0, ml_collections.ConfigDict(single["config"]), folder)]
     assert "0.01 collapsed" in ablate._write(config, tmp_path, runs, {})
 
 
 def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_path, monkeypatch):
     """As on ImageNet; once linear evaluation by SGD has run there, that is the number."""
-    one = row(1, dataset, {}, evaluation__at_end=False, num_steps=1)
-    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    single = row(1, dataset, {}, evaluation__at_end=False, num_steps=1)
+    ablate.run(config_of(dataset, rows=(single,)), tmp_path)
     assert cells(tmp_path)[2][2:] == ["- (1 of 1 not evaluated)", "-", "-", "-"]
     (folder,) = (tmp_path / "table5b").glob("*/*")
     shared = ("percent", "linear", "online", dataset, "test", 12, 1, 1337)
@@ -137,17 +137,17 @@ def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_pa
     ]
     write_results(folder / "results.json", records)
     monkeypatch.setattr(train, "pretrain", lambda *given: pytest.fail("trained again"))
-    ablate.run(config_of(dataset, rows=(one,)), tmp_path)
+    ablate.run(config_of(dataset, rows=(single,)), tmp_path)
     assert cells(tmp_path)[2][2:] == ["70.0", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"override": "num_stops=3"}, "config.override: a row has no key num_stops"),
-        ({"override": "num_steps"}, "'num_steps' must be NAME=VALUE"),
-        ({"override": "batch_size=big"}, "batch_size='big' must be of type int"),
-        ({"override": "batch_size=9"}, "no row of table 5b can be trained: batch_size=9"),
+        ({"override": "num_stops=3"}, "config.override.*num_stops"),
+        ({"override": "num_steps"}, "config.override.*'num_steps'"),
+        ({"override": "batch_size=big"}, "batch_size='big'.*int"),
+        ({"override": "batch_size=9"}, "table 5b.*batch_size=9"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(dataset, tmp_path, changes, message):
@@ -161,7 +161,7 @@ def test_mistakes_are_found_before_anything_is_written(dataset, tmp_path, change
 @pytest.mark.ci
 def test_other_settings_in_the_same_workdir_are_refused(dataset, finished):
     before = (finished / "table.md").read_text()
-    with pytest.raises(UserError, match="holds a run with other settings"):
+    with pytest.raises(UserError, match="another --workdir"):
         ablate.run(config_of(dataset, override="num_steps=3"), finished)
     assert (finished / "table.md").read_text() == before
     assert json.loads((finished / "config.json").read_text())["job"] == "ablate"

@@ -10,7 +10,7 @@ import pytest
 import tiny_checkpoints
 from byol_jax import weights
 from byol_jax.errors import GuardError, UserError
-from byol_jax.jobs import overrides, paper
+from byol_jax.jobs import overrides, paper, pretrained
 from byol_jax.results.records import Record, read_results, write_results
 from experiments import paper as page
 
@@ -74,9 +74,17 @@ def test_paper_ours_and_difference(tmp_path, checkpoint, capsys, run) -> None:
     run(config, tmp_path / "table", jobs)
     transfer, finetune = jobs.configs
     assert (transfer.job, finetune.job) == ("transfer", "finetune")
-    for ours in jobs.configs:
-        assert (ours.dataset, ours.benchmark, ours.eval_batch_size) == ("digits", "cifar10", 32)
-        assert (ours.checkpoint, ours.network, ours.data_dir) == (checkpoint, "online", None)
+    for job_config in jobs.configs:
+        assert (job_config.dataset, job_config.benchmark, job_config.eval_batch_size) == (
+            "digits",
+            "cifar10",
+            32,
+        )
+        assert (job_config.checkpoint, job_config.network, job_config.data_dir) == (
+            checkpoint,
+            "online",
+            None,
+        )
     assert (transfer.l2_grid, finetune.num_steps, finetune.batch_size) == ((0.1, 1), 7, 16)
 
     printed = capsys.readouterr().out.splitlines()
@@ -113,7 +121,9 @@ def test_paper_ours_and_difference(tmp_path, checkpoint, capsys, run) -> None:
     assert records[1].settings["not_the_papers"][-1] == "num_steps=7"
     assert records[1].settings["batch_size"] == 16  # of the run's own record
     text = (tmp_path / "table" / "table.md").read_text()
-    assert "| BYOL (ours), linear, CIFAR10 | 91.3 | 75.0 | -16.3 | transfer" in text
+    assert "| BYOL (ours), linear, CIFAR10 | 91.3 | 75.0 | -16.3 | transfer" in " ".join(
+        text.split()
+    )
     assert "Birdsnap 76.3" in text
 
     # Again: everything is there.
@@ -123,7 +133,7 @@ def test_paper_ours_and_difference(tmp_path, checkpoint, capsys, run) -> None:
     assert capsys.readouterr().out.splitlines() == printed
     # Other settings do not go into the same folders.
     config.override = "batch_size=32"
-    with pytest.raises(UserError, match="another checkpoint or other settings: give another"):
+    with pytest.raises(UserError, match="--workdir"):
         run(config, tmp_path / "table", again)
     assert not again.configs
 
@@ -165,7 +175,7 @@ def test_a_cell_that_fails_is_listed_and_the_others_go_on(
         run(config, tmp_path / "b", Jobs({"transfer": GuardError("not finite")}))
     assert "- failed: not finite" in (tmp_path / "b" / "table.md").read_text()
     jobs = Jobs({"transfer": UserError("no"), "finetune": UserError("nor")})
-    with pytest.raises(UserError, match=r"could be run: failed: no \(1 cells\); failed: nor"):
+    with pytest.raises(UserError, match=r"no \(1 cells\).*nor"):
         run(config, tmp_path / "c", jobs)
 
 
@@ -175,30 +185,32 @@ def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, cap
     with pytest.raises(UserError) as caught:
         run(config, tmp_path / "table", jobs)
     (line,) = str(caught.value).splitlines()
-    assert line.startswith("no cell of table=3 can be run: another network: needs a BYOL ResNet-50")
-    assert "the checkpoint is a BYOL ResNet-tiny (2x) trained on digits (2 cells); " in line
-    assert "of SimCLR's paper: table=simclr-B.5 (2 cells); " in line
-    assert line.endswith(
-        "trains networks from scratch: to run it, name its row with row= (1 cells)"
-    )
+    assert "a BYOL ResNet-50" in line
+    assert "a BYOL ResNet-tiny (2x) trained on digits (2 cells)" in line
+    assert "table=simclr-B.5 (2 cells)" in line
+    assert "row= (1 cells)" in line
     assert "SimCLR (repro), linear: CIFAR10 90.5" in capsys.readouterr().out
     assert not jobs.configs and not (tmp_path / "table").exists()
     # A method is never taken for another, but the user may know better.
     config.any_network = True
-    plans, _ = paper.plan(config, tmp_path)
+    plans, _ = paper.plan_cells(config, tmp_path)
     assert {one.cell["row"] for one in plans} == {"BYOL (ours)"}
     config.method = "simclr"
-    plans, _ = paper.plan(config, tmp_path)
+    plans, _ = paper.plan_cells(config, tmp_path)
     assert {one.cell["row"] for one in plans} == {"SimCLR (repro)"}
 
 
 def test_a_network_from_scratch_needs_no_checkpoint(tmp_path, run) -> None:
     jobs = Jobs()
     run(config_of("table=3,row=Random init,cells=CIFAR10"), tmp_path, jobs)
-    (ours,) = jobs.configs
-    assert (ours.checkpoint, ours.network, ours.image_size) == (None, "random", 224)
-    assert (ours.encoder.depth, ours.encoder.width) == ("50", 1.0)
-    with pytest.raises(UserError, match="no checkpoint: give a BYOL ResNet-50 trained on ImageNet"):
+    (job_config,) = jobs.configs
+    assert (job_config.checkpoint, job_config.network, job_config.image_size) == (
+        None,
+        "random",
+        224,
+    )
+    assert (job_config.encoder.depth, job_config.encoder.width) == ("50", 1.0)
+    with pytest.raises(UserError, match=r"BYOL ResNet-50.*config\.checkpoint"):
         run(config_of("table=3,row=BYOL,cells=CIFAR10"), tmp_path, jobs)
 
 
@@ -207,7 +219,7 @@ def test_the_data_of_a_pre_training_is_known_by_its_name(tmp_path, checkpoint) -
     config = config_of("table=3,row=BYOL,cells=CIFAR10", checkpoint, any_network=False)
     for cell in config.cells:
         cell["network"] |= {"depth": "tiny", "width": 2.0, "data": "cifar10"}
-    (one, _), left_out = paper.plan(config, tmp_path)
+    (one, _), left_out = paper.plan_cells(config, tmp_path)
     assert not left_out
     assert one.departures[0] == "pre-trained at 8 pixels"
 
@@ -229,7 +241,7 @@ def run_of(**changes) -> weights.Trained:
     ],
 )
 def test_a_pre_training_unlike_the_papers_is_said(loaded, words) -> None:
-    assert paper._departures(loaded) == words
+    assert pretrained.departures_of(loaded) == words
 
 
 def test_data_sets_are_named_as_in_the_tables_or_in_table_10() -> None:
@@ -238,9 +250,9 @@ def test_data_sets_are_named_as_in_the_tables_or_in_table_10() -> None:
         "caltech101": "folder:/c",
         "cifar10": "npz:x.npz",
     }
-    with pytest.raises(UserError, match="unknown benchmark 'cifar1'; did you mean 'cifar10'"):
+    with pytest.raises(UserError, match="did you mean 'cifar10'"):
         paper.data_sets("CIFAR1=/x", "")
-    with pytest.raises(UserError, match=r"config\.folders: 'birdsnap' must be NAME=VALUE"):
+    with pytest.raises(UserError, match=r"config\.folders.*'birdsnap'"):
         paper.data_sets("birdsnap", "")
 
 
@@ -256,24 +268,24 @@ def test_data_sets_are_named_as_in_the_tables_or_in_table_10() -> None:
     ],
 )
 def test_an_override_has_the_type_of_what_it_replaces(text, current, value) -> None:
-    found = overrides.typed("key", text, current)
-    assert found == value and type(found) is type(value)
+    parsed = overrides.typed("key", text, current)
+    assert parsed == value and type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(("text", "current"), [("many", 1), ("0.5", 1), ("maybe", True)])
 def test_an_override_of_another_type_is_refused(text, current) -> None:
-    with pytest.raises(UserError, match=f"config.override: key='{text}' must be of type"):
+    with pytest.raises(UserError, match=rf"config\.override: key='{text}'"):
         overrides.typed("key", text, current)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"override": "batch_sise=4"}, "no cell has a key 'batch_sise'"),
-        ({"override": "encoder=4"}, "no cell has a key 'encoder'"),
-        ({"network": "random"}, "config.network='random' must be online or target"),
-        ({"method": "moco"}, "config.method='moco' must be one of: byol, simclr, supervised"),
-        ({"checkpoint": "nowhere"}, "nowhere is no folder"),
+        ({"override": "batch_sise=4"}, "config.override.*'batch_sise'"),
+        ({"override": "encoder=4"}, "config.override.*'encoder'"),
+        ({"network": "random"}, "config.network='random'.*target"),
+        ({"method": "moco"}, "config.method='moco'.*supervised"),
+        ({"checkpoint": "nowhere"}, "checkpoint=nowhere"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(

@@ -57,3 +57,10 @@ def test_write_json_replaces_the_whole_file(tmp_path):
     metrics.write_json(path, {"b": None})
     assert json.loads(path.read_text()) == {"b": None}
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_config_of_a_run_stays_its_own(tmp_path):
+    workdir = tmp_path / "run"
+    for job in ("pretrain", "linear"):
+        metrics.write_config(workdir, {"job": job})
+    assert json.loads((workdir / "config.json").read_text()) == {"job": "pretrain"}

@@ -1,1 +1,1 @@
-"""Solvers and classifiers on frozen features, arrays in and arrays out."""
+"""Solvers and classifiers on frozen features: functions that read no config."""

@@ -1,7 +1,7 @@
 """Few-label regression: a linear classifier from a handful of labels, averaged over many draws.
 
-Next to linear accuracy on all labels, which even a collapsed network can keep high, this tells
-whether the classes are laid out in few directions of the representation.
+Even a collapsed network can keep a high linear accuracy on all labels. This accuracy shows whether
+few directions of the representation tell the classes apart.
 """
 
 from typing import NamedTuple
@@ -18,8 +18,11 @@ from byol_jax.results import scores
 class FewLabelResult(NamedTuple):
     """Top-1 accuracies in percent.
 
-    `mean` and `standard_error` are over all draws, `split_means` `[splits]` over those of a split,
-    `top1` `[splits, draws]` has each draw.
+    Attributes:
+      mean: mean over all draws.
+      standard_error: standard error of `mean`.
+      split_means: means over the draws of each split, `[splits]`.
+      top1: accuracy of each draw, `[splits, draws]`.
     """
 
     mean: float
@@ -32,12 +35,12 @@ def label_splits(labels: np.ndarray, splits: int, seed: int) -> list[list[np.nda
     """Cuts the rows of each class into `splits` disjoint parts of equal size, up to one row.
 
     Args:
-        labels: int `[N]`.
-        splits: number of parts; three make the "fixed stratified thirds".
-        seed: of the cut.
+      labels: int `[N]`.
+      splits: number of parts; three give the "fixed stratified thirds".
+      seed: seed of the cut.
 
     Returns:
-        For each split, for each class in increasing order, its rows.
+      For each split, for each class in increasing order, its rows.
     """
     classes = shuffled_classes(labels, "few_label/split", seed)
     by_class = [np.array_split(rows, splits) for rows in classes]
@@ -54,35 +57,34 @@ def draw_rows(
 ) -> np.ndarray:
     """Rows of the labelled examples of each draw, keyed on the seed alone.
 
-    Draws of one split are drawn afresh from its rows and may share some; draws of different splits
-    share none.
+    Draws of one split may share rows; draws of different splits share none.
 
     Args:
-        labels: int `[N]`, with K classes.
-        labels_per_class: labelled examples per class in each draw.
-        draws: draws from each split.
-        splits: see `label_splits`.
-        seed: of splits and draws; every network that is evaluated with it sees the same draws.
+      labels: int `[N]`, with K classes.
+      labels_per_class: labelled examples per class in each draw.
+      draws: number of draws per split.
+      splits: number of splits, see `label_splits`.
+      seed: seed of splits and draws; all networks evaluated with one seed see the same draws.
 
     Returns:
-        int `[splits, draws, K * labels_per_class]`.
+      int `[splits, draws, K * labels_per_class]`.
 
     Raises:
-        UserError: a number is not positive, or a class has fewer than `labels_per_class * splits`
-            examples.
+      UserError: a number is not positive, or a class has fewer than `labels_per_class * splits`
+        examples.
     """
     for name, number in (
         ("labels_per_class", labels_per_class),
         ("draws", draws),
         ("splits", splits),
     ):
-        require(number >= 1, f"few-label regression with {name}={number}: it must be 1 or more")
+        require(number >= 1, f"few-label regression: {name}={number} must be 1 or more")
     classes, counts = np.unique(labels, return_counts=True)
     needed = labels_per_class * splits
     require(
         np.all(counts >= needed),
         f"few-label regression draws {labels_per_class} labels per class from each of {splits} "
-        f"splits: every class needs {needed} training examples or more, "
+        f"splits: every class needs at least {needed} training examples, "
         f"class {classes[np.argmin(counts)]} has {counts.min()}",
     )
     drawn = np.empty((splits, draws, len(classes) * labels_per_class), np.int64)
@@ -107,10 +109,8 @@ def mean_and_standard_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def few_label_top1(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
+    train: logistic.Labelled,
+    test: logistic.Labelled,
     *,
     labels_per_class: int = 2,
     draws: int = 20,
@@ -118,35 +118,32 @@ def few_label_top1(
     l2: float = 1.0,
     seed: int = 0,
 ) -> FewLabelResult:
-    """Accuracy on the whole test set of classifiers fitted on `labels_per_class` labels per class.
+    """Accuracy on the whole test set of classifiers fitted to a few labels per class.
 
-    Features are standardised with all training features (they are unlabelled data), and the draws
-    are fitted by `logistic.fit_draws` with a fixed l2, as so few labels leave none to choose it
-    with.
+    Features are standardised with all training features, which need no labels. The draws are
+    fitted with a fixed l2, since so few labels leave none to choose it with.
 
     Args:
-        train_features: `[N, D]`, as the network gives them.
-        train_labels: int `[N]`.
-        test_features: `[M, D]`.
-        test_labels: int `[M]`.
-        labels_per_class: as in `draw_rows`, like `draws`, `splits` and `seed`.
-        l2: as in `logistic.fit_draws`.
+      train: training features as the network gives them, and their labels.
+      test: test features and labels.
+      labels_per_class, draws, splits, seed: as in `draw_rows`.
+      l2: as in `logistic.fit_draws`.
 
     Raises:
-        UserError: as `draw_rows` and `logistic.fit_draws`, or there is one draw in all, which has
-            no standard error.
-        ValueError: a label is missing.
+      UserError: as in `draw_rows` and `logistic.fit_draws`, or there is a single draw, which has no
+        standard error.
+      ValueError: a label is missing.
     """
-    logistic.check_labels(train_features, train_labels)
-    logistic.check_labels(test_features, test_labels)
-    require(splits * draws != 1, "few-label regression with one draw has no error bar: draw twice")
+    logistic.check_labels(*train)
+    logistic.check_labels(*test)
+    require(splits * draws != 1, "few-label regression: one draw has no error bar, draw twice")
     drawn = draw_rows(
-        train_labels, labels_per_class=labels_per_class, draws=draws, splits=splits, seed=seed
+        train[1], labels_per_class=labels_per_class, draws=draws, splits=splits, seed=seed
     )
-    train, test = logistic.standardize(train_features, test_features)
-    models = logistic.fit_draws(train, train_labels, drawn.reshape(splits * draws, -1), l2)
+    train_features, test_features = logistic.standardize(train[0], test[0])
+    models = logistic.fit_draws(train_features, train[1], drawn.reshape(splits * draws, -1), l2)
     top1 = np.reshape(
-        [scores.top1(logistic.predict(model, test), test_labels) for model in models],
+        [scores.top1(logistic.predict(model, test_features), test[1]) for model in models],
         (splits, draws),
     )
     return FewLabelResult(*mean_and_standard_error(top1), top1.mean(axis=1), top1)

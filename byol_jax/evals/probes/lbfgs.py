@@ -1,11 +1,12 @@
 """L-BFGS for many logistic regressions at once (BYOL App. E.2).
 
-One solver for a grid of penalties on the same examples, and for many small problems of different
-examples. It is an L-BFGS of our own instead of `optax.lbfgs` under `vmap`, for three reasons.
-There, one problem whose line search goes on makes all others repeat theirs, and float32 lets the
-search run out its steps once values no longer differ. Logits are linear along a line, so that
-here a step of the search costs no product with the features. And the problem has a good inverse
-Hessian to start from, which shortens the worst of the grid from a thousand iterations to tens.
+One solver for a grid of penalties on the same examples, and for many small problems with different
+examples. It replaces `optax.lbfgs` under `vmap` for three reasons:
+- Under `vmap` one problem whose line search goes on makes all others repeat theirs, and in float32
+  a search uses up its steps once values no longer differ.
+- Logits are linear along a line, so here a step of the search needs no product with the features.
+- The problem has a good inverse Hessian to start from, which shortens the slowest penalties from a
+  thousand iterations to tens.
 """
 
 import functools
@@ -15,27 +16,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# softmax: one class an example; sigmoid: each class by itself (one versus rest).
+# softmax: one class per example; sigmoid: each class by itself (one versus rest).
 LOSSES = ("softmax", "sigmoid")
 
-# Pairs of steps and gradient differences that L-BFGS remembers.
+# Number of pairs of steps and gradient differences that L-BFGS remembers.
 MEMORY = 10
-# Steps of a line search, and the share of the initial slope at which it ends.
+# Largest number of steps of a line search, and the share of the initial slope at which it ends.
 _SEARCH_STEPS = 20
 _SLOPE_LEFT = 0.25
-# Logits follow the steps by addition; after so many of them they are made anew.
+# Logits follow the steps by addition. After this number of steps they are computed anew.
 _REFRESH = 32
-# Steps in a row that bring nothing in the arithmetic at hand before a problem is given up.
+# Consecutive steps without measurable progress after which a problem rests.
 _PATIENCE = 3
 
 
 class Examples(NamedTuple):
-    """What P problems are fitted to; a leading axis P is left out where they share it.
+    """Examples of P problems; the leading axis P is missing where all problems share them.
 
     Attributes:
       features: `[P, N, d]`, uncorrelated columns of mean zero, then one of ones for the bias.
       scale: `[P, d]`, mean squares of the columns.
-      targets: `[P, N, K]`, 1 and 0; -1 = not known (sigmoid only).
+      targets: `[P, N, K]`, 1 and 0; -1 = unknown (sigmoid only).
     """
 
     features: jax.Array
@@ -44,22 +45,22 @@ class Examples(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Of P problems, after `done` iterations; w = weights over bias."""
+    """P problems after `done` iterations; w is the weights over the bias."""
 
     done: jax.Array
     active: jax.Array  # [P]
-    idle: jax.Array  # [P], steps in a row that brought nothing
+    idle: jax.Array  # [P], consecutive steps without progress
     w: jax.Array  # [P, d, K]
     logits: jax.Array  # [P, N, K]
     gradient: jax.Array  # [P, d, K]
     curvature: jax.Array  # [P, 1, K]
     steps: jax.Array  # [memory, P, d, K]
-    changes: jax.Array  # [memory, P, d, K], of the gradient along `steps`
+    changes: jax.Array  # [memory, P, d, K], changes of the gradient along `steps`
     inverse: jax.Array  # [memory, P], 1 / <step, change>; 0 = none
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Of each problem: `[P, d, K]`, `[P, d, K]` -> `[P]`."""
+    """Inner product per problem: `[P, d, K]`, `[P, d, K]` -> `[P]`."""
     return jnp.sum(a * b, axis=(-2, -1))
 
 
@@ -69,14 +70,14 @@ def _each(values: jax.Array) -> jax.Array:
 
 
 def _product(equation: str, features: jax.Array, other: jax.Array) -> jax.Array:
-    """`nd,pdk->pnk` and the like, `features` with or without an axis p, in full precision."""
+    """An einsum such as `nd,pdk->pnk` in full precision; `features` may have an axis p."""
     if features.ndim == 3:
         equation = f"p{equation}"
     return jnp.einsum(equation, features, other, precision=jax.lax.Precision.HIGHEST)
 
 
 def _probabilities(loss: str, logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """`[P, N, K]`; 0 where the target is not known, so that it has neither loss nor curvature."""
+    """Probabilities `[P, N, K]`; 0 for unknown targets, which so have no loss and no curvature."""
     if loss == "softmax":
         return jax.nn.softmax(logits)
     return jnp.where(targets >= 0, jax.nn.sigmoid(logits), 0)
@@ -111,7 +112,7 @@ def _gradient(
 
 
 class _Search(NamedTuple):
-    """Of P line searches, after `done` steps: at length t next, between low and high, all `[P]`."""
+    """P line searches after `done` steps; the next length t is between low and high, all `[P]`."""
 
     done: jax.Array
     active: jax.Array
@@ -125,12 +126,12 @@ def _search(
 ) -> tuple[jax.Array, jax.Array]:
     """Step lengths at which convex functions of one number are nearly flat, by Newton's method.
 
-    It looks at slopes alone: they still have a sign where values in float32 are all the same.
+    It reads slopes alone: they still have a sign where float32 values no longer differ.
 
     Args:
       slopes: first and second derivative at `[P]` lengths, the first negative at 0.
-      active: `[P]`; others get 0.
-      dtype: of the lengths.
+      active: `[P]`; a search that is not active returns 0.
+      dtype: type of the lengths.
 
     Returns:
       Lengths `[P]`, 0 where there is none, and slopes at 0.
@@ -147,15 +148,15 @@ def _search(
     def look(state: _Search) -> _Search:
         t = state.t
         first, second = slopes(t)
-        found = jnp.abs(first) <= _SLOPE_LEFT * jnp.abs(start)
-        down = first < 0  # not so where it is not a number: then the step was too long
-        low = jnp.where(state.active & (down | found), t, state.low)
+        is_flat = jnp.abs(first) <= _SLOPE_LEFT * jnp.abs(start)
+        down = first < 0  # False for NaN, where the step was too long
+        low = jnp.where(state.active & (down | is_flat), t, state.low)
         high = jnp.where(state.active & ~down, t, state.high)
         better = newton(t, first, second)
         inside = (better > low) & (better < high) & (better < 16 * t)
         beyond = jnp.where(jnp.isinf(high), 4 * t, (low + high) / 2)
         t = jnp.where(inside, better, beyond)
-        return _Search(state.done + 1, state.active & ~found, t, low, high)
+        return _Search(state.done + 1, state.active & ~is_flat, t, low, high)
 
     t = newton(zeros, start, second)
     t = jnp.where(t > 0, t, 1)
@@ -167,8 +168,8 @@ def _direction(state: _State, inverse_hessian: jax.Array) -> jax.Array:
     """The two loops of L-BFGS, for all problems at once: `[P, d, K]`.
 
     Args:
-      state: with its memory, the latest pair at (done - 1) % memory.
-      inverse_hessian: `[P, d, K]`, the diagonal one that the memory improves upon.
+      state: the problems; the latest pair of the memory is at (done - 1) % memory.
+      inverse_hessian: `[P, d, K]`, the diagonal that the memory improves upon.
     """
 
     def place(age: jax.Array) -> jax.Array:
@@ -194,6 +195,78 @@ def _direction(state: _State, inverse_hessian: jax.Array) -> jax.Array:
     return -jax.lax.fori_loop(0, MEMORY, second, r)
 
 
+class _Problems(NamedTuple):
+    """P objectives: the mean loss of the examples plus penalty / 2 |w|^2 without the bias.
+
+    Attributes:
+      loss: one of `LOSSES`; part of the program.
+      examples: examples that the problems are fitted to.
+      penalty: `[P, d, 1]`, 0 for the bias.
+    """
+
+    loss: str
+    examples: Examples
+    penalty: jax.Array
+
+
+def _norm(gradient: jax.Array) -> jax.Array:
+    """Lengths of the problems' gradients: `[P, d, K]` -> `[P]`."""
+    return jnp.sqrt(_dot(gradient, gradient))
+
+
+def _descent(problems: _Problems, state: _State) -> jax.Array:
+    """The direction of the next step, downhill, and 0 for problems at rest: `[P, d, K]`."""
+    smallest = jnp.finfo(state.w.dtype).tiny ** 0.5
+    hessian = state.curvature * problems.examples.scale[..., :, None] + problems.penalty
+    inverse_hessian = 1 / jnp.maximum(hessian, smallest)
+    step = _direction(state, inverse_hessian)
+    uphill = ~(_dot(step, state.gradient) < 0)  # by rounding alone
+    step = jnp.where(_each(uphill), -inverse_hessian * state.gradient, step)
+    return jnp.where(_each(state.active), step, 0)
+
+
+def _iterate(problems: _Problems, tol: jax.Array, state: _State) -> _State:
+    """One iteration of L-BFGS: a direction, a line search along it, and the memory of both."""
+    loss, examples, penalty = problems
+    nothing = jnp.finfo(state.w.dtype).eps / 16
+    step = _descent(problems, state)
+    change = _product("nd,pdk->pnk", examples.features, step)
+    of_penalty = _dot(penalty * state.w, step), _dot(penalty * step, step)
+
+    def slopes(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = state.logits + _each(t) * change
+        first, second = _slopes(loss, logits, examples.targets, change)
+        return first + of_penalty[0] + t * of_penalty[1], second + of_penalty[1]
+
+    t, slope = _search(slopes, state.active, state.w.dtype)
+    step = _each(t) * step
+    w = state.w + step
+    logits = jax.lax.cond(
+        state.done % _REFRESH == _REFRESH - 1,
+        lambda: _product("nd,pdk->pnk", examples.features, w),
+        lambda: state.logits + _each(t) * change,
+    )
+    gradient, curvature = _gradient(loss, examples, penalty, w, logits)
+    difference = gradient - state.gradient
+    product = _dot(step, difference)
+    i = state.done % MEMORY
+    idle = jnp.where(-slope * t / 2 > nothing, 0, state.idle + 1)
+    return _State(
+        done=state.done + 1,
+        active=state.active & (_norm(gradient) > tol) & (t > 0) & (idle < _PATIENCE),
+        idle=idle,
+        w=w,
+        logits=logits,
+        gradient=gradient,
+        curvature=curvature,
+        steps=state.steps.at[i].set(step),
+        changes=state.changes.at[i].set(difference),
+        inverse=state.inverse.at[i].set(
+            jnp.where(product > 0, 1 / jnp.where(product > 0, product, 1), 0)
+        ),
+    )
+
+
 @functools.partial(jax.jit, static_argnames="loss")
 def solve(
     examples: Examples,
@@ -205,84 +278,32 @@ def solve(
     *,
     loss: str,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """P problems at once.
+    """Solves P problems at once.
 
-    A problem rests once its gradient is at most `tol`, or when nothing more is to be had in its
-    precision: its step is 0 from then on, whatever the others do.
+    A problem rests once its gradient is at most `tol`, or once its precision allows no further
+    progress: from then on its step is 0, and the others go on.
 
     Args:
-      examples: see `Examples`.
+      examples: examples that the problems are fitted to.
       penalty: `[P]`, l2 / N.
-      start: `[P, d, K]`.
-      active: `[P]`, False for those that only fill up the group.
-      tol: largest norm of the gradient.
-      max_iter: most iterations.
+      start: weights over bias, `[P, d, K]`.
+      active: `[P]`, False for problems that only pad the group.
+      tol: largest length of the gradient of a solved problem.
+      max_iter: largest number of iterations.
       loss: one of `LOSSES`.
 
     Returns:
-      w `[P, d, K]`, norms of the gradients `[P]`, iterations.
+      w `[P, d, K]`, lengths of the gradients `[P]`, number of iterations.
     """
     dtype = start.dtype
     bias = jnp.arange(start.shape[-2]) == start.shape[-2] - 1
-    penalty = jnp.where(bias[:, None], 0, _each(penalty)).astype(dtype)  # [P, d, 1]
-    nothing = jnp.finfo(dtype).eps / 16
-    smallest = jnp.finfo(dtype).tiny ** 0.5
-
-    def norm(gradient: jax.Array) -> jax.Array:
-        return jnp.sqrt(_dot(gradient, gradient))
-
-    def go_on(state: _State) -> jax.Array:
-        return (state.done < max_iter) & jnp.any(state.active)
-
-    def iterate(state: _State) -> _State:
-        hessian = state.curvature * examples.scale[..., :, None] + penalty
-        inverse_hessian = 1 / jnp.maximum(hessian, smallest)
-        step = _direction(state, inverse_hessian)
-        uphill = ~(_dot(step, state.gradient) < 0)  # by rounding alone
-        step = jnp.where(_each(uphill), -inverse_hessian * state.gradient, step)
-        step = jnp.where(_each(state.active), step, 0)
-        change = _product("nd,pdk->pnk", examples.features, step)
-        of_penalty = _dot(penalty * state.w, step), _dot(penalty * step, step)
-
-        def slopes(t: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = state.logits + _each(t) * change
-            first, second = _slopes(loss, logits, examples.targets, change)
-            return first + of_penalty[0] + t * of_penalty[1], second + of_penalty[1]
-
-        t, slope = _search(slopes, state.active, dtype)
-        step = _each(t) * step
-        w = state.w + step
-        logits = jax.lax.cond(
-            state.done % _REFRESH == _REFRESH - 1,
-            lambda: _product("nd,pdk->pnk", examples.features, w),
-            lambda: state.logits + _each(t) * change,
-        )
-        gradient, curvature = _gradient(loss, examples, penalty, w, logits)
-        difference = gradient - state.gradient
-        product = _dot(step, difference)
-        i = state.done % MEMORY
-        idle = jnp.where(-slope * t / 2 > nothing, 0, state.idle + 1)
-        return _State(
-            done=state.done + 1,
-            active=state.active & (norm(gradient) > tol) & (t > 0) & (idle < _PATIENCE),
-            idle=idle,
-            w=w,
-            logits=logits,
-            gradient=gradient,
-            curvature=curvature,
-            steps=state.steps.at[i].set(step),
-            changes=state.changes.at[i].set(difference),
-            inverse=state.inverse.at[i].set(
-                jnp.where(product > 0, 1 / jnp.where(product > 0, product, 1), 0)
-            ),
-        )
-
+    penalty = jnp.where(bias[:, None], 0, _each(penalty)).astype(dtype)
     logits = _product("nd,pdk->pnk", examples.features, start)
     gradient, curvature = _gradient(loss, examples, penalty, start, logits)
     memory = jnp.zeros((MEMORY, *start.shape), dtype)
     state = _State(
         done=jnp.int32(0),
-        active=active & (norm(gradient) > tol),
+        active=active & (_norm(gradient) > tol),
         idle=jnp.zeros(len(start), jnp.int32),
         w=start,
         logits=logits,
@@ -292,15 +313,19 @@ def solve(
         changes=memory,
         inverse=jnp.zeros((MEMORY, len(start)), dtype),
     )
-    state = jax.lax.while_loop(go_on, iterate, state)
-    return state.w, norm(state.gradient), state.done
+    state = jax.lax.while_loop(
+        lambda state: (state.done < max_iter) & jnp.any(state.active),
+        functools.partial(_iterate, _Problems(loss, examples, penalty), tol),
+        state,
+    )
+    return state.w, _norm(state.gradient), state.done
 
 
 @jax.jit
 def turn(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Coordinates in which the curvature of the loss is close to a diagonal matrix.
 
-    Centring moves the free bias alone, and turning leaves |W| as it is: the problem is the same.
+    The problem stays the same: centring only moves the bias, and rotating keeps |W|.
 
     Args:
       features: `[N, D]`.

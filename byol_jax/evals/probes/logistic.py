@@ -14,22 +14,22 @@ from byol_jax.evals.grid import end_of_grid
 from byol_jax.evals.probes import lbfgs
 from byol_jax.results import scores
 
-# 45 log-spaced values from 1e-6 to 1e5 (BYOL App. E.2, SimCLR App. B.8.1), and one a decade.
+# 45 log-spaced values from 1e-6 to 1e5 (BYOL App. E.2, SimCLR App. B.8.1), and one per decade.
 L2_GRID: tuple[float, ...] = tuple(float(l2) for l2 in np.logspace(-6, 5, 45))
 SHORT_GRID: tuple[float, ...] = tuple(float(l2) for l2 in np.logspace(-6, 5, 12))
 
 _STD_FLOOR = 1e-6
 _MAX_ITER = 1000
-# Largest length of the objective's gradient, and so of any entry. float32 mostly ends above it,
-# where no step changes the objective any more.
+# Length of the objective's gradient at which a problem is solved. In float32 most problems end
+# above it, once no step changes the objective any more.
 _TOL = 1e-7
 
-# Problems solved side by side: at most so many numbers in their logits and memories (1 GiB in
-# float32, with as much again for temporary arrays), and no more than so many, so that those which
-# converge fast, the strong penalties, do not wait for the weak ones.
+# Limits on problems that are solved together: numbers in their logits and memories (512 MiB in
+# float32, and as much again for temporary arrays), and their count, so that fast-converging strong
+# penalties do not wait for weak ones.
 _GROUP_NUMBERS = 2**27
 _GROUP_PROBLEMS = 9
-# What a record of these functions says beside their arguments.
+# Settings of a record beside the arguments of these functions.
 SETTINGS: dict[str, Any] = {
     "classifier": "multinomial logistic regression, l2 on the weights, none on the bias",
     "solver": "lbfgs",
@@ -50,12 +50,16 @@ class Model(NamedTuple):
     bias: np.ndarray
 
 
+# Features `[N, D]` and their labels int `[N]`.
+Labelled = tuple[np.ndarray, np.ndarray]
+
+
 def check_labels(features: np.ndarray, labels: np.ndarray) -> None:
     """Checks that `features` is `[N, D]` and `labels` `[N]`, with N > 0 and no label missing.
 
     Raises:
-        UserError: there is no example.
-        ValueError: a label is negative, which means "no label" elsewhere.
+      UserError: there is no example.
+      ValueError: a label is negative, which means "no label" elsewhere.
     """
     chex.assert_rank([features, labels], [2, 1])
     chex.assert_equal_shape_prefix([features, labels], 1)
@@ -70,25 +74,25 @@ def check_targets(features: np.ndarray, targets: np.ndarray) -> None:
     """Checks that `features` is `[N, D]` and `targets` `[N, K]` of 1, 0 and -1, with N > 0.
 
     Raises:
-        UserError: there is no example.
-        ValueError: a target is something else.
+      UserError: there is no example.
+      ValueError: a target is something else.
     """
     chex.assert_rank([features, targets], [2, 2])
     chex.assert_equal_shape_prefix([features, targets], 1)
     require(targets.size, "a linear classifier needs labelled examples: there is none")
     if not np.isin(targets, (-1, 0, 1)).all():
-        raise ValueError("targets of several classes an example must be 1, 0 or -1 (not known)")
+        raise ValueError("targets of several classes per example must be 1, 0 or -1 (unknown)")
 
 
 def standardize(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
     """Subtracts the mean of `train` and divides by its standard deviation, per dimension.
 
     Args:
-        train: `[N, D]`; its statistics are used, in float64, the deviation floored at 1e-6.
-        *others: `[M, D]`, transformed likewise.
+      train: `[N, D]`; its statistics are used, in float64, the deviation floored at 1e-6.
+      *others: `[M, D]`, transformed likewise.
 
     Returns:
-        `train` and `others` in the precision of each, in order.
+      `train` and `others` in the precision of each, in order.
     """
     mean = train.mean(axis=0, dtype=np.float64)
     std = np.maximum(train.std(axis=0, dtype=np.float64, mean=mean[None]), _STD_FLOOR)
@@ -118,7 +122,7 @@ def _check_finite(scale: jax.Array) -> None:
 
 
 def _groups(order: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Groups of one size, `most` or less; the last is filled up. And which of them count."""
+    """Groups of one size, `most` or less, and for each which entries are not padding."""
     number = -(-len(order) // max(most, 1))
     width = -(-len(order) // number)
     missing = number * width - len(order)
@@ -142,26 +146,26 @@ def fit_path(
     max_iter: int = _MAX_ITER,
     tol: float = _TOL,
 ) -> list[Model]:
-    """A classifier for each penalty: minimises (1/N) sum loss + l2/(2N) |W|^2 (BYOL App. E.2).
+    """A classifier per penalty: minimises (1/N) sum loss + l2/(2N) |W|^2 (BYOL App. E.2).
 
-    The penalties are solved side by side, in groups from the strongest down, each group from the
-    end of the one before. The features go to the device once.
+    Penalties are solved in groups from the strongest down. A group starts at the solution of the
+    previous one. The features go to the device once.
 
     Args:
-        features: `[N, D]`; float64 is kept where JAX has it (`jax_enable_x64`).
-        labels: of `softmax`, int `[N]`, 0 or more, of two classes or more; of `sigmoid`, where the
-            loss is summed over classes, int `[N, K]` of 1, 0 and -1 = not known.
-        l2_grid: weights of the penalty, in any order; the bias has none.
-        loss: one of `lbfgs.LOSSES`.
-        max_iter: most iterations of L-BFGS.
-        tol: length of the gradient at which a penalty is done.
+      features: `[N, D]`; float64 is kept where JAX has it (`jax_enable_x64`).
+      labels: int `[N]`, 0 or more, of at least two classes, for `softmax`; int `[N, K]` of 1, 0 and
+        -1 = unknown for `sigmoid`, whose loss is summed over classes.
+      l2_grid: weights of the penalty, in any order; the bias has no penalty.
+      loss: one of `lbfgs.LOSSES`.
+      max_iter: largest number of L-BFGS iterations.
+      tol: length of the gradient at which a penalty is solved.
 
     Returns:
-        Models in the order of `l2_grid`.
+      Models in the order of `l2_grid`.
 
     Raises:
-        UserError: the grid is empty or not positive, or there is only one class.
-        ValueError: a label is missing or not allowed, or the loss is unknown.
+      UserError: the grid is empty or not positive, or there is only one class.
+      ValueError: a label is missing or not allowed, or the loss is unknown.
     """
     if loss not in lbfgs.LOSSES:
         raise ValueError(f"loss={loss!r} must be one of: {', '.join(lbfgs.LOSSES)}")
@@ -215,17 +219,17 @@ def fit_draws(
     max_iter: int = _MAX_ITER,
     tol: float = _TOL,
 ) -> list[Model]:
-    """A classifier from each of B draws of n rows, all at once, with one penalty.
+    """Classifiers fitted to B draws of n rows, all at once, with one penalty.
 
     Args:
-        features: `[N, D]`.
-        labels: int `[N]`.
-        rows: int `[B, n]`; all draws have the same classes.
-        l2: as in `fit_path` for n examples, like the arguments after it.
+      features: `[N, D]`.
+      labels: int `[N]`.
+      rows: int `[B, n]`; all draws have the same classes.
+      l2: weight of the penalty; like `max_iter` and `tol` as in `fit_path`, for n examples.
 
     Raises:
-        UserError: `l2` is not positive, or there is only one class.
-        ValueError: a label is missing, or the classes differ from draw to draw.
+      UserError: `l2` is not positive, or there is only one class.
+      ValueError: a label is missing, or the classes differ from draw to draw.
     """
     check_labels(features, labels)
     _check_l2([l2])
@@ -268,12 +272,12 @@ def predict(model: Model, features: np.ndarray) -> np.ndarray:
 def validation_cut(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Seeded class-balanced cut of a training set: rows to fit on, rows to validate on, sorted.
 
-    A class gives `fraction` of its examples, rounded, but at least one and never its last.
+    Each class gives the rounded `fraction` of its examples: at least one, but never its last.
 
     Raises:
-        UserError: `fraction` is outside (0, 1), or no class has two examples.
+      UserError: `fraction` is outside (0, 1), or no class has two examples.
     """
-    require(0 < fraction < 1, f"validation fraction {fraction}: it must lie between 0 and 1")
+    require(0 < fraction < 1, f"validation_fraction={fraction} must be above 0 and below 1")
     kept, held_out = [], []
     for rows in shuffled_classes(labels, "validation", seed):
         size = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
@@ -281,13 +285,19 @@ def validation_cut(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.n
         kept.append(rows[size:])
     require(
         any(len(rows) for rows in held_out),
-        "choosing l2 needs a class with two training examples or more: no class has",
+        "choosing l2 needs a class with at least two training examples: there is none",
     )
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held_out))
 
 
 class Choice(NamedTuple):
-    """The chosen penalty, its validation score, and the end of the grid it lies at, if it does."""
+    """The choice among several penalties.
+
+    Attributes:
+      l2: the chosen penalty.
+      score: its validation score.
+      l2_at_end_of_grid: `low` or `high` where it is an end of the grid, else None.
+    """
 
     l2: float
     score: float
@@ -297,14 +307,14 @@ class Choice(NamedTuple):
 def choose(
     models: Sequence[Model], l2_grid: Sequence[float], score: Callable[[Model], float]
 ) -> Choice:
-    """The l2 with the best score (BYOL App. E.2), of equal ones the largest.
+    """The l2 with the best score (BYOL App. E.2), and the largest one of equals.
 
-    A choice at the end of a grid is also logged as a warning: the best may lie outside.
+    A choice at an end of the grid is logged as a warning, since a better one may lie outside.
 
     Args:
-        models: of `fit_path`.
-        l2_grid: as it had it.
-        score: of a model on validation examples.
+      models: models from `fit_path`.
+      l2_grid: their penalties.
+      score: score of a model on validation examples.
     """
     best, l2 = max((score(model), float(l2)) for model, l2 in zip(models, l2_grid, strict=True))
     return Choice(l2, best, end_of_grid("l2", l2_grid, l2))
@@ -320,20 +330,19 @@ def select_l2(
     max_iter: int = _MAX_ITER,
     tol: float = _TOL,
 ) -> Choice:
-    """The l2 of the grid with the best top-1 on a part of the training set, see `choose`.
+    """Chooses l2 by top-1 on a held-out part of the training set; see `choose`.
 
     Args:
-        features: `[N, D]`, standardised training features.
-        labels: int `[N]`.
-        l2_grid: candidates, in any order.
-        validation_fraction: share of each class held out, see `validation_cut`.
-        seed: of the cut.
-        max_iter: as in `fit_path`.
-        tol: likewise.
+      features: `[N, D]`, standardised training features.
+      labels: int `[N]`.
+      l2_grid: candidates, in any order.
+      validation_fraction: share of each class that is held out; see `validation_cut`.
+      seed: seed of the cut.
+      max_iter, tol: as in `fit_path`.
 
     Raises:
-        UserError: the grid is empty or not positive, or the training set is too small to be cut.
-        ValueError: a label is missing.
+      UserError: the grid is empty or not positive, or the training set is too small to be cut.
+      ValueError: a label is missing.
     """
     check_labels(features, labels)
     kept, held_out = validation_cut(labels, validation_fraction, seed)
@@ -353,10 +362,8 @@ class Linear(NamedTuple):
 
 
 def linear_top1(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
+    train: Labelled,
+    test: Labelled,
     *,
     l2_grid: Sequence[float] = SHORT_GRID,
     validation_fraction: float = 0.2,
@@ -366,30 +373,28 @@ def linear_top1(
 ) -> Linear:
     """Linear evaluation of frozen features, standardised (BYOL App. E.2).
 
-    l2 is chosen on a cut of the training set, the classifier fitted again on all of it, and the
-    test set touched once, at the end.
+    l2 is chosen on a cut of the training set, the classifier is fitted again to all of it, and the
+    test set is read once, at the end.
 
     Args:
-        train_features: `[N, D]`, as the network gives them.
-        train_labels: int `[N]`.
-        test_features: `[M, D]`.
-        test_labels: int `[M]`.
-        l2_grid: as in `select_l2`, like the arguments after it.
+      train: training features as the network gives them, and their labels.
+      test: test features and labels.
+      l2_grid, validation_fraction, seed, max_iter, tol: as in `select_l2`.
 
     Raises:
-        UserError: as `fit` and `select_l2`.
-        ValueError: a label is missing.
+      UserError: as `fit` and `select_l2`.
+      ValueError: a label is missing.
     """
-    check_labels(test_features, test_labels)
-    train, test = standardize(train_features, test_features)
+    check_labels(*test)
+    train_features, test_features = standardize(train[0], test[0])
     choice = select_l2(
-        train,
-        train_labels,
+        train_features,
+        train[1],
         l2_grid=l2_grid,
         validation_fraction=validation_fraction,
         seed=seed,
         max_iter=max_iter,
         tol=tol,
     )
-    model = fit(train, train_labels, choice.l2, max_iter=max_iter, tol=tol)
-    return Linear(scores.top1(predict(model, test), test_labels), choice)
+    model = fit(train_features, train[1], choice.l2, max_iter=max_iter, tol=tol)
+    return Linear(scores.top1(predict(model, test_features), test[1]), choice)

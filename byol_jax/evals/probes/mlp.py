@@ -16,7 +16,7 @@ from byol_jax.optim import schedules
 from byol_jax.results import scores
 from byol_jax.runtime import spmd
 
-# Rows that a trained MLP classifies at once.
+# Number of rows that a trained MLP classifies at once.
 _ROWS = 1024
 
 
@@ -47,7 +47,7 @@ def _epoch(
     *,
     mlp: hk.Transformed,
 ) -> _State:
-    """One step of Adam for each row of `order`, int `[steps, B]`."""
+    """One step of Adam per row of `order`, int `[steps, B]`."""
 
     def loss(params: hk.Params, rows: jax.Array) -> jax.Array:
         logits = mlp.apply(params, values[rows])
@@ -74,59 +74,70 @@ def _classify(mlp: hk.Transformed) -> Callable[..., jax.Array]:
 
 
 class Prediction(NamedTuple):
-    """Accuracies in percent: on the views that were scored, and on those that were fitted."""
+    """Accuracies in percent.
+
+    Attributes:
+      top1: accuracy on the scored examples.
+      fit_top1: accuracy on the fitted ones.
+    """
 
     top1: float
     fit_top1: float
 
 
+class Recipe(NamedTuple):
+    """How an MLP is trained.
+
+    Attributes:
+      hidden_size: width of the hidden layer.
+      num_epochs: passes over the fitted examples; an incomplete last batch is left out of each.
+      batch_size: examples per step, at most all of them.
+      learning_rate: peak rate of Adam.
+      seed: seed of the weights and of the order.
+    """
+
+    hidden_size: int
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
 def predict(
-    fit: tuple[np.ndarray, np.ndarray],
-    score: tuple[np.ndarray, np.ndarray],
-    *,
-    classes: int,
-    hidden_size: int,
-    num_epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
+    fit: logistic.Labelled, score: logistic.Labelled, classes: int, recipe: Recipe
 ) -> Prediction:
-    """Trains an MLP with one hidden layer, by Adam on a cosine, and scores it.
+    """Trains an MLP with one hidden layer, by Adam with a cosine schedule, and scores it.
 
     Args:
-      fit, score: features `[N, D]` and labels int `[N]`; both are standardised with the mean and
-        deviation of those that are fitted.
+      fit: features `[N, D]` and labels to train on; their mean and deviation standardise both.
+      score: features `[M, D]` and labels.
       classes: K.
-      hidden_size: of the layer.
-      num_epochs: passes over what is fitted; of each, what fills no batch is left out.
-      batch_size: less if fewer are fitted.
-      learning_rate: the peak.
-      seed: of the weights and of the order.
+      recipe: how the MLP is trained.
     """
     fitted, scored = logistic.standardize(fit[0], score[0])
     count = len(fitted)
-    batch_size = min(batch_size, count)
+    batch_size = min(recipe.batch_size, count)
     steps = count // batch_size
-    mlp = _mlp(hidden_size, classes)
-    params = jax.jit(mlp.init)(keys.named_key(seed, "transformation_mlp"), fitted[:1])
+    mlp = _mlp(recipe.hidden_size, classes)
+    params = jax.jit(mlp.init)(keys.named_key(recipe.seed, "transformation_mlp"), fitted[:1])
     state = _State(jnp.zeros((), jnp.int32), params, optax.scale_by_adam().init(params))
     values, labels = jnp.asarray(fitted), jnp.asarray(fit[1])
-    for epoch in range(num_epochs):
-        order = keys.permutation(count, "transformation_mlp", seed, epoch)
+    for epoch in range(recipe.num_epochs):
+        order = keys.permutation(count, "transformation_mlp", recipe.seed, epoch)
         order = order[: steps * batch_size].reshape(steps, batch_size)
         state = _epoch(
             state,
             values,
             labels,
             order.astype(np.int32),
-            jnp.float32(learning_rate),
-            jnp.int32(num_epochs * steps),
+            jnp.float32(recipe.learning_rate),
+            jnp.int32(recipe.num_epochs * steps),
             mlp=mlp,
         )
 
-    def top1(rows: np.ndarray, known: np.ndarray) -> float:
+    def top1(rows: np.ndarray, labels: np.ndarray) -> float:
         parts = [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
-        found = spmd.map_batches(_classify(mlp), parts, _ROWS, (state.params,))
-        return scores.top1(found, known)
+        predictions = spmd.map_batches(_classify(mlp), parts, _ROWS, (state.params,))
+        return scores.top1(predictions, labels)
 
     return Prediction(top1(scored, score[1]), top1(fitted, fit[1]))

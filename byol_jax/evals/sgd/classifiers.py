@@ -1,8 +1,8 @@
 """Classifiers on an encoder, frozen or fine-tuned: BYOL App. D.1, D.2 and E.3.
 
 Several linear classifiers share one encoder and one pass over the data, each with its own learning
-rate: a sweep of rates on a frozen encoder costs about as much as one of them. Everything is
-a pure function of arrays for one device; `axis` names the mapped axis, as in `update`.
+rate, so a sweep of rates on a frozen encoder costs about as much as a single rate. Everything is a
+pure function of arrays on one device; `axis` names the mapped axis, as in `update`.
 """
 
 from collections.abc import Callable
@@ -21,23 +21,23 @@ from byol_jax.runtime import spmd
 
 Batch = dict[str, jax.Array]
 Logs = dict[str, jax.Array]
-# {"w": [R, C, K], "b": [R, K]}: R linear classifiers of C features into K classes.
+# {"w": [R, C, K], "b": [R, K]}: R linear classifiers, from C features to K classes.
 Heads = dict[str, jax.Array]
 # Parameters and BatchNorm averages of f.
 Encoder = tuple[hk.Params, hk.State]
-# Crops `[B, H, W, 3]`, ids, epochs, the run's key and its numbers -> normalised views.
+# (crops `[B, H, W, 3]`, ids, epochs, key of the run, its numbers) -> normalised views.
 MakeViews = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, "Hyperparameters"], jax.Array]
 
 
 class State(NamedTuple):
-    """What classifier training carries from one step to the next.
+    """The state of a training between two steps.
 
     Attributes:
       step: index of the next step, int32 scalar.
-      encoder: of the network that is fine-tuned; empty trees when it is frozen.
+      encoder: the encoder if it is fine-tuned; empty trees if it is frozen.
       heads: the classifiers.
       opt_state: Nesterov momentum of both.
-      finite: whether every step so far was; once False the state stays the last good one.
+      finite: whether every step so far was finite; once False, the state stays the last good one.
     """
 
     step: jax.Array
@@ -48,19 +48,19 @@ class State(NamedTuple):
 
 
 class Hyperparameters(NamedTuple):
-    """Numbers of a run; all traced, so that none of them costs a compilation.
+    """Numbers of a run; all are traced, so none of them costs a compilation.
 
     Attributes:
       learning_rates: peak rate of each classifier, `[R]`, already scaled with the batch size.
       warmup_steps: steps of linear warm-up.
-      total_steps: K.
-      momentum: of Nesterov's method.
+      total_steps: steps of the schedule.
+      momentum: coefficient of Nesterov's method.
       weight_decay: l2 of the weights `w`, added to the gradient; BatchNorm and biases have none.
-      label_smoothing: share of the target that goes to all classes alike (App. D.2: 0.1).
+      label_smoothing: share of the target that is spread over all classes (App. D.2: 0.1).
       logit_clip: alpha of tclip (App. D.1); 0 leaves the logits as they are.
       logit_penalty: beta of App. D.1.
       view: T, the column of Table 6: its flips, and for Table 7 all of it.
-      magnitude: of RandAugment.
+      magnitude: magnitude of RandAugment.
     """
 
     learning_rates: jax.Array
@@ -113,7 +113,7 @@ AUGMENTATIONS: dict[str, MakeViews] = {
 
 
 def init_heads(seed: int, count: int, features: int, classes: int) -> Heads:
-    """`count` equal classifiers, drawn as `hk.Linear` draws one (docs/deviations.md, 29)."""
+    """`count` equal classifiers, drawn as `hk.Linear` draws its own (docs/deviations.md, 29)."""
     shape = (features, classes)
     draw = jax.random.truncated_normal(keys.named_key(seed, "classifier"), -2, 2, shape)
     heads = {"w": draw * features**-0.5, "b": jnp.zeros((classes,))}
@@ -121,7 +121,7 @@ def init_heads(seed: int, count: int, features: int, classes: int) -> Heads:
 
 
 def init(heads: Heads, encoder: Encoder | None = None) -> State:
-    """The state before step 0; with an encoder, it is fine-tuned."""
+    """The state before step 0; an encoder that is given is fine-tuned."""
     encoder = ({}, {}) if encoder is None else encoder
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -138,7 +138,7 @@ def _optimizer(momentum: jax.Array | float) -> optax.GradientTransformation:
 
 def apply_heads(heads: Heads, embedding: jax.Array) -> jax.Array:
     """Logits of every classifier: `[B, C]` -> `[R, B, K]`."""
-    # Left to itself an accelerator would round the products to 10 bits of mantissa.
+    # By default accelerators round the products to 10 bits of mantissa.
     logits = jnp.einsum("bc,rck->rbk", embedding, heads["w"], precision=jax.lax.Precision.HIGHEST)
     return logits + heads["b"][:, None]
 
@@ -156,17 +156,17 @@ def cross_entropy(
 
     Args:
       logits: `[..., B, K]`.
-      labels: int32 `[B]`, -1 for none: softmax. Or `[B, K]` of 1, 0 and -1 (ignored), for
-        several labels an image: one sigmoid a class, summed over the classes.
-      smoothing: share of the target spread over all classes (softmax only).
+      labels: int32 `[B]`, -1 for none, for a softmax; or `[B, K]` of 1, 0 and -1 (ignored), for
+        several labels per image: one sigmoid per class, summed over the classes.
+      smoothing: share of the target that is spread over all classes (softmax only).
 
     Returns:
       `[..., B]`, and bool `[B]`.
     """
     if labels.ndim == 2:
-        known = labels >= 0
+        is_given = labels >= 0
         losses = optax.losses.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
-        return jnp.sum(jnp.where(known, losses, 0), axis=-1), jnp.any(known, axis=-1)
+        return jnp.sum(jnp.where(is_given, losses, 0), axis=-1), jnp.any(is_given, axis=-1)
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     targets = optax.smooth_labels(targets, smoothing)
     return optax.losses.softmax_cross_entropy(logits, targets), labels >= 0
@@ -187,12 +187,12 @@ def losses(
 
     Args:
       trainable: (parameters of the encoder if it is fine-tuned, classifiers).
-      encoder: its parameters if it is frozen, and its BatchNorm averages.
+      encoder: parameters of the encoder if it is frozen, and its BatchNorm averages.
       views: normalised `[B, H, W, 3]`.
-      labels: as in `cross_entropy`; examples without any count nothing.
+      labels: as in `cross_entropy`; examples without a label have no weight.
       hparams: the run's numbers.
       network: `siamese.encoder(spec)`.
-      frozen: BatchNorm uses its averages and moves none.
+      frozen: whether the encoder is frozen: BatchNorm then uses its averages and leaves them.
       axis: mapped axis; the mean is over the labelled examples of all devices.
 
     Returns:
@@ -215,7 +215,7 @@ def losses(
 
 
 def decay(params: Any, weight_decay: jax.Array | float) -> Any:
-    """Gradient of weight_decay / 2 |w|^2, of weights `w` alone."""
+    """Gradient of weight_decay / 2 |w|^2 over the leaves named `w`; 0 for all others."""
 
     def term(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         return weight_decay * leaf if path[-1].key == "w" else jnp.zeros_like(leaf)
@@ -249,7 +249,7 @@ def step(
       views: normalised `[B, H, W, 3]`.
       labels: as in `cross_entropy`.
       hparams: the run's numbers.
-      frozen: the encoder; empty trees if it is fine-tuned, and then in the state.
+      frozen: the encoder; empty trees if it is fine-tuned and part of the state.
       network: `siamese.encoder(spec)`.
       axis: mapped axis of the devices, or None.
 
@@ -289,7 +289,7 @@ def step(
         opt_state=opt_state,
         finite=finite,
     )
-    # The buffers of the old state are donated: a bad step is undone here or never.
+    # The buffers of the old state are donated, so a bad step is undone here or never.
     guarded = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     return guarded._replace(finite=finite), logs | {"learning_rate": rates[0], "finite": finite}
 
@@ -309,7 +309,7 @@ def train_step(
 
     Args:
       batch: `view1` uint8 crops `[B, H, W, 3]`, `labels`, and `ids`, `epochs` int32 `[B]`.
-      seed: of the augmentation.
+      seed: seed of the augmentation.
       augmentation: a key of `AUGMENTATIONS`.
       state, hparams, frozen, network, axis: as for `step`.
     """
@@ -325,12 +325,12 @@ def predict(
 
     Args:
       images: uint8 `[B, H, W, 3]`.
-      encoder, heads: what was trained.
+      encoder, heads: the trained weights.
       network: `siamese.encoder(spec)`.
 
     Returns:
-      `[B, R, K]`. tclip does not change their order.
+      `[B, R, K]`, without tclip, which does not change their order.
     """
-    views = byol.normalize(byol.to_float(images))
+    views = byol.evaluation_views(images)
     outputs, _ = network.apply(*encoder, None, views, False)
     return jnp.swapaxes(apply_heads(heads, outputs["embedding"]), 0, 1)

@@ -31,7 +31,7 @@ class Place(NamedTuple):
     Attributes:
       directory: folder for `checkpoints/`, from which the training goes on by itself, and for
         `metrics.jsonl`.
-      identity: what tells this training from others that must not be mixed with it.
+      identity: values that tell this training from others in the same folder.
       description: text in front of the progress line.
       log_every: steps from one line of `metrics.jsonl` to the next.
       checkpoint_every: steps from one checkpoint to the next.

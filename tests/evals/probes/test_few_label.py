@@ -58,14 +58,14 @@ def test_every_network_sees_the_same_draws(monkeypatch):
 
     def spy(features, labels, rows, l2):
         np.testing.assert_array_equal(labels, LABELS)
-        np.testing.assert_array_equal(features, logistic.standardize(known)[0])
+        np.testing.assert_array_equal(features, logistic.standardize(values)[0])
         by_network.append(rows)
         return [logistic.Model(np.array([0]), np.zeros((8, 1)), np.zeros(1))] * len(rows)
 
     monkeypatch.setattr(few_label.logistic, "fit_draws", spy)
     for seed in (1, 2):
-        known = make_features(seed)
-        few_label.few_label_top1(known, LABELS, known, LABELS, draws=3)
+        values = make_features(seed)
+        few_label.few_label_top1((values, LABELS), (values, LABELS), draws=3)
     np.testing.assert_array_equal(by_network[0], by_network[1])
     expected = few_label.draw_rows(LABELS, draws=3)
     np.testing.assert_array_equal(by_network[0].reshape(3, 3, 6), expected)
@@ -82,7 +82,7 @@ def test_against_a_plain_loop():
     train, test_labels = make_features(1), np.arange(90) % 3
     test = make_features(2, test_labels)
     result = few_label.few_label_top1(
-        train, LABELS, test, test_labels, labels_per_class=2, draws=4, splits=2, l2=0.5, seed=7
+        (train, LABELS), (test, test_labels), labels_per_class=2, draws=4, splits=2, l2=0.5, seed=7
     )
     mean, std = train.mean(axis=0), train.std(axis=0)
     accuracies = []
@@ -102,16 +102,16 @@ def test_against_a_plain_loop():
 
 def test_is_deterministic_and_ignores_scale():
     train, test = make_features(1), make_features(2)
-    first = few_label.few_label_top1(train, LABELS, test, LABELS, draws=3)
-    again = few_label.few_label_top1(train, LABELS, test, LABELS, draws=3)
-    scaled = few_label.few_label_top1(8 * train + 1, LABELS, 8 * test + 1, LABELS, draws=3)
+    first = few_label.few_label_top1((train, LABELS), (test, LABELS), draws=3)
+    again = few_label.few_label_top1((train, LABELS), (test, LABELS), draws=3)
+    scaled = few_label.few_label_top1((8 * train + 1, LABELS), (8 * test + 1, LABELS), draws=3)
     np.testing.assert_array_equal(first.top1, again.top1)
     np.testing.assert_allclose(first.top1, scaled.top1)
 
 
 def test_too_few_examples_of_a_class():
     assert few_label.draw_rows(LABELS, labels_per_class=4, splits=3).shape == (3, 20, 12)
-    with pytest.raises(UserError, match="needs 15 training examples or more, class 1 has 12"):
+    with pytest.raises(UserError, match=r"15 training examples.* class 1 has 12"):
         few_label.draw_rows(LABELS, labels_per_class=5, splits=3)
 
 
@@ -124,7 +124,7 @@ def test_numbers_must_be_positive(name):
 def test_one_draw_has_no_error_bar():
     features = make_features(1)
     with pytest.raises(UserError, match="one draw"):
-        few_label.few_label_top1(features, LABELS, features, LABELS, draws=1, splits=1)
+        few_label.few_label_top1((features, LABELS), (features, LABELS), draws=1, splits=1)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -133,4 +133,4 @@ def test_missing_labels_are_refused(part):
     holed = np.where(np.arange(63) < 2, -1, LABELS)
     train_labels, test_labels = (holed, LABELS) if part == "train" else (LABELS, holed)
     with pytest.raises(ValueError, match="2 of 63 examples"):
-        few_label.few_label_top1(features, train_labels, features, test_labels)
+        few_label.few_label_top1((features, train_labels), (features, test_labels))

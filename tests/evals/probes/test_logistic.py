@@ -68,9 +68,9 @@ def gradients(model, features, labels, l2):
 
 
 def oracle(features, labels, l2, max_iter=1000, tol=1e-4):
-    """scikit-learn's solution as a model of ours."""
+    """scikit-learn's solution as a `Model`."""
     # It minimises C * sum CE + |W|^2 / 2. For two classes it fits the one vector w = w1 - w0;
-    # ours has w1 = -w0 = w / 2 at its optimum, hence |W|^2 = |w|^2 / 2.
+    # a softmax has w1 = -w0 = w / 2 at its optimum, hence |W|^2 = |w|^2 / 2.
     binary = len(np.unique(labels)) == 2
     regression = LogisticRegression(C=(2 if binary else 1) / l2, max_iter=max_iter, tol=tol)
     with warnings.catch_warnings():
@@ -96,12 +96,12 @@ def test_no_worse_than_scikit_learn_at_any_penalty(size, dim, grid):
     test, test_labels = relu_features(size, dim, 10, seed=1)
     models = logistic.fit_path(features, labels, grid)
     for model, l2 in zip(models, grid, strict=True):
-        ours = objective(model, features, labels, l2)
+        result = objective(model, features, labels, l2)
         for tol in (1e-4, 1e-8):
-            theirs = oracle(features, labels, l2, tol=tol)
-            assert ours <= objective(theirs, features, labels, l2) + 1e-6, (l2, tol)
+            reference = oracle(features, labels, l2, tol=tol)
+            assert result <= objective(reference, features, labels, l2) + 1e-6, (l2, tol)
         if l2 >= 1:
-            right = [logistic.predict(m, test) == test_labels for m in (model, theirs)]
+            right = [logistic.predict(m, test) == test_labels for m in (model, reference)]
             assert abs(right[0].sum() - right[1].sum()) <= 1, l2
 
 
@@ -138,10 +138,10 @@ def test_gradient_vanishes_at_the_solution(num_classes, l2):
 @pytest.mark.parametrize(("num_classes", "dim"), [(2, 6), (4, 40)])
 def test_weights_are_those_of_scikit_learn(num_classes, dim):
     features, labels = make_set(30, num_classes, seed=3, dim=dim)
-    ours = logistic.fit(features, labels, 0.7, tol=1e-9)
-    theirs = oracle(features, labels, 0.7, max_iter=5000, tol=1e-10)
-    np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-5)
-    np.testing.assert_allclose(ours.bias - ours.bias.mean(), theirs.bias, atol=1e-5)
+    result = logistic.fit(features, labels, 0.7, tol=1e-9)
+    reference = oracle(features, labels, 0.7, max_iter=5000, tol=1e-10)
+    np.testing.assert_allclose(result.weights, reference.weights, atol=1e-5)
+    np.testing.assert_allclose(result.bias - result.bias.mean(), reference.bias, atol=1e-5)
 
 
 def test_two_examples_by_hand():
@@ -219,9 +219,9 @@ def test_several_classes_an_example_are_one_versus_rest(l2):
     model = logistic.fit(features, targets, l2, loss="sigmoid", tol=1e-9)
     assert model.classes.tolist() == [0, 1, 2, 3]
     for k in range(4):
-        known = targets[:, k] >= 0
+        is_given = targets[:, k] >= 0
         regression = LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-10)
-        regression.fit(features[known], targets[known, k])
+        regression.fit(features[is_given], targets[is_given, k])
         np.testing.assert_allclose(model.weights[:, k], regression.coef_[0], atol=1e-5)
         np.testing.assert_allclose(model.bias[k], regression.intercept_[0], atol=1e-5)
 
@@ -250,9 +250,9 @@ def test_draws_are_fitted_as_if_each_were_alone():
     rows = np.concatenate([rows, rows + 1, rows + 2], axis=1)
     models = logistic.fit_draws(features, labels, rows, 0.5, tol=1e-10)
     for draw, model in zip(rows, models, strict=True):
-        theirs = oracle(features[draw], labels[draw], 0.5, max_iter=5000, tol=1e-10)
-        assert model.classes.tolist() == theirs.classes.tolist()
-        np.testing.assert_allclose(model.weights, theirs.weights, atol=1e-5)
+        reference = oracle(features[draw], labels[draw], 0.5, max_iter=5000, tol=1e-10)
+        assert model.classes.tolist() == reference.classes.tolist()
+        np.testing.assert_allclose(model.weights, reference.weights, atol=1e-5)
 
 
 def test_draws_in_small_groups(monkeypatch):
@@ -351,7 +351,9 @@ def test_select_l2_against_a_plain_loop():
 def test_linear_top1_refits_on_the_whole_training_set():
     train, train_labels = make_set(75, 3, seed=4, noise=2.0)
     test, test_labels = make_set(200, 3, seed=5, noise=2.0)
-    accuracy, choice = logistic.linear_top1(train, train_labels, test, test_labels, l2_grid=[2.0])
+    accuracy, choice = logistic.linear_top1(
+        (train, train_labels), (test, test_labels), l2_grid=[2.0]
+    )
     assert (choice.l2, choice.l2_at_end_of_grid) == (2.0, None)
     mean, std = train.mean(axis=0), train.std(axis=0)
     model = logistic.fit((train - mean) / std, train_labels, 2.0)
@@ -366,13 +368,15 @@ def test_the_test_set_has_no_say():
     train, train_labels = train[rows], train_labels[rows]
     test, test_labels = make_set(60, 3, seed=7)
     grid = [1.0, 1e8]
-    accuracy, choice = logistic.linear_top1(train, train_labels, test, test_labels, l2_grid=grid)
+    accuracy, choice = logistic.linear_top1(
+        (train, train_labels), (test, test_labels), l2_grid=grid
+    )
     assert choice.l2 == 1.0 and accuracy > 50
     # On a test set of nothing but class 1, l2=1e8 would be the better choice: it never says
     # anything else.
     ones = np.ones_like(test_labels)
-    assert logistic.linear_top1(train, train_labels, test, ones, l2_grid=[1e8]).top1 == 100
-    adverse, choice = logistic.linear_top1(train, train_labels, test, ones, l2_grid=grid)
+    assert logistic.linear_top1((train, train_labels), (test, ones), l2_grid=[1e8]).top1 == 100
+    adverse, choice = logistic.linear_top1((train, train_labels), (test, ones), l2_grid=grid)
     assert choice.l2 == 1.0 and adverse < 100
 
 
@@ -388,8 +392,8 @@ def test_missing_labels_are_refused():
         lambda: logistic.fit(features, holed, 1.0),
         lambda: logistic.fit_draws(features, holed, np.arange(30)[None], 1.0),
         lambda: logistic.select_l2(features, holed),
-        lambda: logistic.linear_top1(features, holed, features, labels),
-        lambda: logistic.linear_top1(features, labels, features, holed),
+        lambda: logistic.linear_top1((features, holed), (features, labels)),
+        lambda: logistic.linear_top1((features, labels), (features, holed)),
     ):
         with pytest.raises(ValueError, match="1 of 30 examples"):
             call()

@@ -24,28 +24,21 @@ def made_features(kind, seed):
     [("given away", 98, 100), ("product", 93, 100), ("independent", 43, 57)],
 )
 def test_the_mlp_learns_what_there_is_to_learn(kind, low, high):
-    found = mlp.predict(
+    prediction = mlp.predict(
         made_features(kind, 0),
         made_features(kind, 1),
-        classes=2,
-        hidden_size=32,
-        num_epochs=40,
-        batch_size=64,
-        learning_rate=1e-2,
-        seed=1,
+        2,
+        mlp.Recipe(hidden_size=32, num_epochs=40, batch_size=64, learning_rate=1e-2, seed=1),
     )
-    assert low <= found.top1 <= high
-    assert found.fit_top1 >= low
+    assert low <= prediction.top1 <= high
+    assert prediction.fit_top1 >= low
 
 
 def test_accuracies_are_those_of_what_they_name():
-    """Scored labels turned round: what was right is wrong, and the fit has not changed."""
-    recipe = {
-        **{"classes": 2, "hidden_size": 8, "num_epochs": 5, "batch_size": 4096},
-        **{"learning_rate": 3e-2, "seed": 1},
-    }
+    """With the scored labels swapped, right is wrong, and the fit has not changed."""
+    recipe = mlp.Recipe(hidden_size=8, num_epochs=5, batch_size=4096, learning_rate=3e-2, seed=1)
     fit, (values, labels) = made_features("given away", 0), made_features("given away", 1)
-    right = mlp.predict(fit, (values[:30], labels[:30]), **recipe)
-    wrong = mlp.predict(fit, (values[:30], 1 - labels[:30]), **recipe)
+    right = mlp.predict(fit, (values[:30], labels[:30]), 2, recipe)
+    wrong = mlp.predict(fit, (values[:30], 1 - labels[:30]), 2, recipe)
     assert right.top1 + wrong.top1 == pytest.approx(100)
     assert right.fit_top1 == wrong.fit_top1

@@ -86,9 +86,11 @@ def test_clip_logits() -> None:
 def test_softmax_cross_entropy(smoothing: float) -> None:
     logits = np.random.default_rng(0).normal(size=(2, 5, CLASSES)).astype(np.float32)
     labels = np.array([3, 0, -1, 2, 0], np.int32)
-    ours, known = classifiers.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
-    assert ours.shape == (2, 5)
-    np.testing.assert_array_equal(known, [True, True, False, True, True])
+    result, labelled = classifiers.cross_entropy(
+        jnp.asarray(logits), jnp.asarray(labels), smoothing
+    )
+    assert result.shape == (2, 5)
+    np.testing.assert_array_equal(labelled, [True, True, False, True, True])
     for r, b in itertools.product(range(2), np.flatnonzero(labels >= 0)):
         log_sum = math.log(sum(math.exp(x) for x in logits[r, b]))
         expected = 0.0
@@ -96,21 +98,21 @@ def test_softmax_cross_entropy(smoothing: float) -> None:
             # Szegedy et al.: (1 - s) on the class, s / K on each.
             target = (1 - smoothing) * (k == labels[b]) + smoothing / CLASSES
             expected -= target * (float(logits[r, b, k]) - log_sum)
-        assert ours[r, b] == pytest.approx(expected, rel=1e-5)
+        assert result[r, b] == pytest.approx(expected, rel=1e-5)
 
 
 def test_several_labels_are_a_sigmoid_each() -> None:
     logits = np.random.default_rng(1).normal(size=(2, 3, CLASSES)).astype(np.float32)
     labels = np.array([[1, 0, -1, 1], [-1, -1, -1, -1], [0, 0, 0, 1]], np.int32)
-    ours, known = classifiers.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.0)
-    np.testing.assert_array_equal(known, [True, False, True])
+    result, labelled = classifiers.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.0)
+    np.testing.assert_array_equal(labelled, [True, False, True])
     for r, b in itertools.product(range(2), range(3)):
         expected = 0.0
         for k in range(CLASSES):
             if labels[b, k] >= 0:
                 probability = 1 / (1 + math.exp(-logits[r, b, k]))
                 expected -= math.log(probability if labels[b, k] else 1 - probability)
-        assert ours[r, b] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+        assert result[r, b] == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(20.0, 1e-2), (2.0, 0.5), (0.0, 0.5)])
@@ -181,11 +183,11 @@ def test_nesterov_by_hand() -> None:
     rates = [0.0, 0.25, 0.5, 0.5 * (1 + math.cos(math.pi / 4)) / 2]
     assert seen == pytest.approx(rates)
     expected = by_hand(views, labels, rates, momentum=0.9, decay=0.1)
-    ours = {f"{m}/{leaf}": v for m, d in state.encoder[0].items() for leaf, v in d.items()}
-    ours |= {f"head/{leaf}": v[0] for leaf, v in state.heads.items()}
-    assert ours.keys() == expected.keys()
+    result = {f"{m}/{leaf}": v for m, d in state.encoder[0].items() for leaf, v in d.items()}
+    result |= {f"head/{leaf}": v[0] for leaf, v in state.heads.items()}
+    assert result.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(ours[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(result[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
     assert state.step == 4 and state.finite
     # Fine-tuning moves the averages of BatchNorm.
     assert np.all(state.encoder[1]["bn"]["average"] != 0)
@@ -244,11 +246,11 @@ def test_missing_labels_weigh_nothing_on_any_number_of_devices(
     # The labelled ones alone.
     few = single(state, views[labelled], labels[labelled], hparams, frozen)
     for other in (one, few):
-        ours, theirs = (
+        result, reference = (
             tuple(x) if is_frozen else (x[0].heads, x[0].encoder[0], x[1]) for x in (two, other)
         )
         jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, theirs
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), result, reference
         )
 
 
@@ -351,11 +353,11 @@ def test_predict_is_the_heads_on_evaluation_crops(tiny: classifiers.Encoder) -> 
     embedding = np.float64(embed(tiny, views, False))
     rng = np.random.default_rng(8)
     heads = {"w": rng.normal(size=(2, embedding.shape[1], 3)), "b": rng.normal(size=(2, 3))}
-    ours = jax.jit(functools.partial(classifiers.predict, network=TINY))(crops, tiny, heads)
-    assert ours.shape == (5, 2, 3)
+    result = jax.jit(functools.partial(classifiers.predict, network=TINY))(crops, tiny, heads)
+    assert result.shape == (5, 2, 3)
     for r in range(2):
         expected = embedding @ heads["w"][r] + heads["b"][r]
-        np.testing.assert_allclose(ours[:, r], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(result[:, r], expected, rtol=1e-4, atol=1e-5)
 
 
 # Augmentations.
@@ -377,21 +379,21 @@ def views_of(name: str, rows: Any = slice(None), **changes: Any) -> np.ndarray:
 def test_spatial_views_are_flips_alone() -> None:
     plain = np.asarray(byol.normalize(tiny_runs.images(40).astype(np.float32) / 255))
     mirrored = plain[:, :, ::-1]
-    ours = views_of("spatial")
+    result = views_of("spatial")
     close = functools.partial(np.allclose, atol=1e-5)
-    is_plain = np.array([close(a, b) for a, b in zip(ours, plain, strict=True)])
-    is_mirrored = np.array([close(a, b) for a, b in zip(ours, mirrored, strict=True)])
+    is_plain = np.array([close(a, b) for a, b in zip(result, plain, strict=True)])
+    is_mirrored = np.array([close(a, b) for a, b in zip(result, mirrored, strict=True)])
     assert np.all(is_plain ^ is_mirrored)
     assert 8 < is_mirrored.sum() < 32  # 20 +- 4 standard deviations
     for flip, expected in ((0.0, plain), (1.0, mirrored)):
-        found = views_of("spatial", view=compose.AugmentParams(flip=flip))
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        flipped = views_of("spatial", view=compose.AugmentParams(flip=flip))
+        np.testing.assert_allclose(flipped, expected, atol=1e-5)
 
 
 def test_pretrain_views_are_those_of_the_first_view() -> None:
     """The same operations, so that nothing has to be compiled."""
     arguments = (tiny_runs.images(40), IDS, EPOCHS, keys.named_key(1, "augment"))
-    ours = jax.make_jaxpr(classifiers.pretrain_views)(*arguments, hyperparameters())
+    result = jax.make_jaxpr(classifiers.pretrain_views)(*arguments, hyperparameters())
 
     def made(view: int) -> str:
         def make_views(*given: Any) -> jax.Array:
@@ -400,20 +402,20 @@ def test_pretrain_views_are_those_of_the_first_view() -> None:
 
         return str(jax.make_jaxpr(make_views)(*arguments, hyperparameters()))
 
-    assert str(ours) == made(1) != made(2)
+    assert str(result) == made(1) != made(2)
 
 
 def test_randaugment_views_depend_on_id_and_epoch_alone() -> None:
-    ours = views_of("randaugment")
+    result = views_of("randaugment")
     order = np.random.default_rng(0).permutation(40)
-    np.testing.assert_array_equal(views_of("randaugment", order), ours[order])
+    np.testing.assert_array_equal(views_of("randaugment", order), result[order])
     later = views_of("randaugment", epochs=EPOCHS + 1)
-    assert np.mean([not np.allclose(a, b) for a, b in zip(ours, later, strict=True)]) > 0.7
+    assert np.mean([not np.allclose(a, b) for a, b in zip(result, later, strict=True)]) > 0.7
 
 
 @pytest.mark.slow
 def test_randaugment_views_are_flipped_and_augmented() -> None:
-    ours = views_of("randaugment")
+    result = views_of("randaugment")
     key = keys.named_key(1, "augment")
     one = jax.jit(
         lambda image, key: randaugment.randaugment(
@@ -422,7 +424,7 @@ def test_randaugment_views_are_flipped_and_augmented() -> None:
     )
     for i, image in enumerate(tiny_runs.images(40)):
         expected = one(byol.to_float(image), compose.example_key(key, IDS[i], EPOCHS[i], 1))
-        np.testing.assert_allclose(ours[i], byol.normalize(expected), atol=1e-5)
+        np.testing.assert_allclose(result[i], byol.normalize(expected), atol=1e-5)
 
 
 def test_train_step_is_a_step_on_augmented_views() -> None:
@@ -437,17 +439,19 @@ def test_train_step_is_a_step_on_augmented_views() -> None:
     state = classifiers.init(small_heads())
     train_step = jax.jit(functools.partial(classifiers.train_step, network=network))
     step = jax.jit(functools.partial(classifiers.step, network=network))
-    found = []
+    results = []
     for seed in (0, 5):
-        ours, _ = train_step(state, batch, seed, hparams, encoder)
+        result, _ = train_step(state, batch, seed, hparams, encoder)
         views = classifiers.spatial_views(
             batch["view1"], batch["ids"], batch["epochs"], keys.named_key(seed, "augment"), hparams
         )
-        theirs, _ = step(state, views, batch["labels"], hparams, encoder)
+        reference, _ = step(state, views, batch["labels"], hparams, encoder)
         for leaf in ("w", "b"):
-            np.testing.assert_allclose(ours.heads[leaf], theirs.heads[leaf], rtol=1e-5, atol=1e-6)
-        found.append(ours.heads["w"])
-    assert not np.allclose(*found)
+            np.testing.assert_allclose(
+                result.heads[leaf], reference.heads[leaf], rtol=1e-5, atol=1e-6
+            )
+        results.append(result.heads["w"])
+    assert not np.allclose(*results)
 
 
 @pytest.mark.parametrize("augmentation", classifiers.AUGMENTATIONS)

@@ -58,8 +58,8 @@ def test_a_config_overrides_the_run():
 
 
 def test_the_folder_of_tfds_goes_with_the_runs_data_set_alone():
-    trained = TRAINED._replace(dataset="tfds:a", data_dir="/theirs")
-    assert recipes.data_of(config_of(), trained).data_dir == "/theirs"
+    trained = TRAINED._replace(dataset="tfds:a", data_dir="/own")
+    assert recipes.data_of(config_of(), trained).data_dir == "/own"
     assert recipes.data_of(config_of(dataset="digits"), trained).data_dir is None
 
 

@@ -1,20 +1,15 @@
-"""Networks of a checkpoint, and the checkpoints of a run one after the other."""
+"""Records of checkpoints, and the checkpoints of a run one after the other."""
 
 import shutil
 
-import jax
 import ml_collections
-import numpy as np
 import pytest
 
 import tiny_checkpoints
 from byol_jax import weights
 from byol_jax.errors import UserError
-from byol_jax.evals import checkpoint, features, follow
-from byol_jax.evals.splits import check_disjoint, load_split
-from byol_jax.networks.siamese import init_network
+from byol_jax.evals import checkpoint, follow
 from byol_jax.results.records import read_results, validate, write_results
-from byol_jax.runtime import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +28,9 @@ def make_config(checkpoint, **changes):
     return config
 
 
-def one_record(trained, protocol="test", value=50.0):
-    return [
-        follow.record(
-            trained,
-            "online",
-            protocol=protocol,
-            metric="top1",
-            value=value,
-            dataset="digits",
-            split="test",
-            n_examples=3,
-            settings={},
-        )
-    ]
+def one_record(trained, protocol="test"):
+    score = follow.Score(protocol, "top1", 50.0, {})
+    return [follow.record(trained, "online", score, follow.Scored("digits", "test", 3))]
 
 
 def copy_step(run, workdir, step):
@@ -58,7 +42,7 @@ def copy_step(run, workdir, step):
 
 
 class Clock:
-    """Time that passes only while one sleeps; then it does what it was told to, one each."""
+    """Time that passes in `sleep` alone, each call of which runs the next event."""
 
     def __init__(self, monkeypatch, *events):
         self.now, self.events = 0.0, list(events)
@@ -69,7 +53,7 @@ class Clock:
         return self.now
 
     def sleep(self, seconds):
-        """As in `time`, but for what happens meanwhile."""
+        """As in `time`, then the next event."""
         self.now += seconds
         if self.events:
             self.events.pop(0)()
@@ -78,63 +62,12 @@ class Clock:
 def test_a_record_names_the_step_of_trained_networks_alone(run):
     trained = checkpoint.load_weights(make_config(run))
     assert (trained.step, trained.total_steps) == (6, 6)
-    fields = {"protocol": "p", "metric": "m", "value": 1.0, "dataset": "d", "split": "test"}
+    score, scored = follow.Score("p", "m", 1.0, {"a": 1}), follow.Scored("d", "test", 2)
     for network, step in (("online", 6), ("target", 6), ("random", None), ("pixels", None)):
-        record = follow.record(trained, network, n_examples=2, settings={"a": 1}, **fields)
+        record = follow.record(trained, network, score, scored)
         validate(record)
         assert (record.network, record.checkpoint_step) == (network, step)
         assert (record.seed, record.unit, record.settings) == (1337, "percent", {"a": 1})
-
-
-def test_networks_of_a_checkpoint(run):
-    trained = weights.load(run)
-    split = load_split("digits", "train", image_size=8, eval_crop="full")
-
-    def unread():
-        raise AssertionError("a trained network needs no images")
-
-    online = checkpoint.network_of(trained, "online", 8, unread)
-    target = checkpoint.network_of(trained, "target", 8, unread)
-    assert online == (trained.online_params, trained.online_state)
-    assert target == (trained.target_params, trained.target_state)
-    params, state = checkpoint.network_of(trained, "random", 8, split.shuffled)
-    drawn, empty = init_network(1337, "online", checkpoint.siamese_of(trained), 8)
-    jax.tree.map(np.testing.assert_array_equal, params, drawn)
-    # Its averages are those of the images, neither the empty ones nor the trained ones.
-    for other in (empty, trained.online_state):
-        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
-        assert any(not np.allclose(a, b) for a, b in pairs)
-    with pytest.raises(UserError, match=r"network='both'.*online"):
-        checkpoint.network_of(trained, "both", 8, unread)
-
-
-def test_a_checkpoint_without_an_encoder_is_refused(tmp_path):
-    manager = checkpoints.saver(tmp_path / "checkpoints", None)
-    tree = {"online_params": {"classifier": {"w": np.zeros(2, np.float32)}}}
-    checkpoints.save(manager, 1, tree, {"config": {}, "num_classes": 2})
-    checkpoints.finish(manager)
-    checkpoints.close(manager)
-    with pytest.raises(UserError, match="no encoder") as e:
-        checkpoint.load_weights(make_config(tmp_path))
-    assert "\n" not in str(e.value)
-    with pytest.raises(UserError, match=r"config\.checkpoint"):
-        checkpoint.load_weights(make_config(""))
-
-
-def test_labelled_examples_of_one_and_of_several_classes():
-    values = np.arange(8, dtype=np.float32).reshape(4, 2)
-    one = features.Features(values, np.array([2, -1, 0, -1])).labelled()
-    assert one.values.tolist() == [[0, 1], [4, 5]] and one.labels.tolist() == [2, 0]
-    targets = np.array([[0, -1], [-1, -1], [1, 0], [-1, 0]])
-    several = features.Features(values, targets).labelled()
-    assert several.values.tolist() == [[0, 1], [4, 5], [6, 7]]
-    assert several.labels.tolist() == [[0, -1], [1, 0], [-1, 0]]
-
-
-def test_splits_that_share_images_are_refused():
-    check_disjoint({"a": "train", "b": "valid", "c": "test"})
-    with pytest.raises(UserError, match=r"b=train\+test .*c=test share test"):
-        check_disjoint({"a": "valid", "b": "train+test", "c": "test"})
 
 
 def test_one_checkpoint_is_evaluated_once(run, tmp_path):
@@ -165,8 +98,8 @@ def test_a_run_is_followed_from_before_its_first_checkpoint_to_its_end(run, tmp_
 
     def evaluate(trained):
         path = out / "results.json"
-        found = read_results(path) if path.exists() else []
-        written.append((trained.step, [r.checkpoint_step for r in found]))
+        records = read_results(path) if path.exists() else []
+        written.append((trained.step, [r.checkpoint_step for r in records]))
         return one_record(trained)
 
     follow.for_each_checkpoint(make_config(workdir), evaluate, out, protocol="test")
@@ -254,3 +187,21 @@ def test_several_processes_cannot_follow(run, tmp_path, monkeypatch):
     monkeypatch.setattr(follow.jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"config\.follow .* 2"):
         follow.for_each_checkpoint(make_config(run), one_record, tmp_path)
+
+
+def test_names_are_joined_by_a_plus():
+    allowed = ("random", "target", "online")
+    assert follow.chosen({"network": "online+random"}, "network", allowed) == ["online", "random"]
+    for text in ("online+online", "offline", ""):
+        with pytest.raises(UserError, match=r"config\.network='"):
+            follow.chosen({"network": text}, "network", allowed)
+
+
+def test_a_step_is_finished_with_the_record_that_is_written_last():
+    config = make_config("run", dataset="")
+    fields = {"protocol": "p", "network": "online", "split": "test", "solver": "sgd"}
+    done = follow.finished(config, "p", ["online", "random"], "test", solver="sgd")
+    assert done == fields
+    config.dataset = "digits"
+    done = follow.finished(config, "p", ["random", "online"], "test", solver="sgd")
+    assert done == fields | {"dataset": "digits"}

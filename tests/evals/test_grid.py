@@ -1,0 +1,24 @@
+"""A best value at an end of its grid."""
+
+import pytest
+
+from byol_jax.evals.grid import end_of_grid
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "end"),
+    [
+        ((0.1, 0.2, 0.3), 0.2, None),
+        ((0.1, 0.2, 0.3), 0.3, "high"),
+        ((0.3, 0.2, 0.1), 0.1, "low"),
+        ((0.1, 0.1, 0.2), 0.1, "low"),
+        ((0.1,), 0.1, None),
+        ((0.1, 0.1), 0.1, None),  # one rate in two cells
+    ],
+)
+def test_a_best_value_at_an_end_of_the_grid_is_warned_of(values, best, end, caplog):
+    with caplog.at_level("WARNING", logger="byol_jax"):
+        assert end_of_grid("rate", values, best) == end
+    words = [f"rate, {best:g}", f"{end} end", f"0.1 .. {max(values):g}"] if end else []
+    assert len(caplog.messages) == bool(end)
+    assert all(word in caplog.text for word in words)
