@@ -107,9 +107,8 @@ def test_a_coordinator_that_does_not_answer_ends_with_2_and_one_line(tmp_path):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line == (
-        "error: after --join_timeout=2 seconds some process had not come to "
-        "--coordinator=localhost:9: start all of them, with the address and a free port of "
-        "process 0"
+        "error: not all processes joined --coordinator=localhost:9 within --join_timeout=2 "
+        "seconds: start all of them, with the address and a free port of process 0"
     )
     assert not workdir.exists()
 
