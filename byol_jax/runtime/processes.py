@@ -85,8 +85,8 @@ def _check_port_is_free(coordinator: str) -> None:
         socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
     except OSError as error:
         raise UserError(
-            f"--coordinator={coordinator}: process 0 cannot listen there ({error}); give all "
-            "processes the same other port"
+            f"--coordinator={coordinator}: process 0 cannot listen there ({error}); choose "
+            "another port, the same for all processes"
         ) from error
 
 
@@ -193,9 +193,9 @@ def require_same(values: Mapping[str, Any]) -> None:
     padded = np.pad(text, (0, int(np.max(sizes)) - len(text)))
     rows = spmd.gather_from_processes(padded)
     first, *rest = (json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True))
-    for process, mine in enumerate(rest, start=1):
-        names = [n for n in {**first, **mine} if first.get(n) != mine.get(n)]
-        shown = ", ".join(f"{n}={mine.get(n)} instead of {first.get(n)}" for n in names[:3])
+    for process, entries in enumerate(rest, start=1):
+        names = [n for n in {**first, **entries} if first.get(n) != entries.get(n)]
+        shown = ", ".join(f"{n}={entries.get(n)} instead of {first.get(n)}" for n in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         require(
             not names,

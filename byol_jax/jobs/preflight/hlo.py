@@ -100,11 +100,11 @@ def collectives(hlo: str, pod: Pod, loop_trips: int = 1) -> Collectives:
             if callee not in trips:
                 trips[callee] = loop_trips if is_loop else trips[caller]
                 waiting.append(callee)
-    each = [(trips[n], kind, size) for n in trips for kind, size in results.get(n, ())]
+    calls = [(trips[n], kind, size) for n in trips for kind, size in results.get(n, ())]
     return Collectives(
-        calls=sum(count for count, _, _ in each),
-        payload=sum(count * size for count, _, size in each),
-        sent=sum(count * _sent(kind, size, pod) for count, kind, size in each),
+        calls=sum(count for count, _, _ in calls),
+        payload=sum(count * size for count, _, size in calls),
+        sent=sum(count * _sent(kind, size, pod) for count, kind, size in calls),
     )
 
 

@@ -261,6 +261,23 @@ def memory_line(needs: float, ahead: float, pod: Pod) -> str:
     )
 
 
+def _compile_for(
+    images: int,
+    config: ml_collections.ConfigDict,
+    data: Data,
+    pod: Pod,
+    devices: tuple[jax.Device, ...],
+) -> tuple[Point, Analysis | None]:
+    """Compiles the step with `images` on a device at a time; no analysis if it does not fit."""
+    changed = config.copy_and_resolve_references()
+    changed.batch_size = images * pod.devices * config.accumulate
+    try:
+        analysis = compile_step(changed, data, pod, devices)
+    except TooLarge as error:
+        return Point(images, error.memory + waiting_bytes(changed, pod)), None
+    return Point(images, analysis.memory + waiting_bytes(changed, pod)), analysis
+
+
 def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = False) -> None:
     """Prints the report on the config's update step on a pod.
 
@@ -291,16 +308,7 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
     print("\n".join(lines), flush=True)
     _logger.info("compiling; a large network takes minutes")
 
-    def compiled(images: int) -> tuple[Point, Analysis | None]:
-        changed = config.copy_and_resolve_references()
-        changed.batch_size = images * pod.devices * config.accumulate
-        try:
-            analysis = compile_step(changed, data, pod, devices)
-        except TooLarge as error:
-            return Point(images, error.memory + waiting_bytes(changed, pod)), None
-        return Point(images, analysis.memory + waiting_bytes(changed, pod)), analysis
-
-    first, analysis = compiled(_per_device(config, pod))
+    first, analysis = _compile_for(_per_device(config, pod), config, data, pod, devices)
     ahead = waiting_bytes(config, pod)
     print(memory_line(first.memory - ahead, ahead, pod), flush=True)
     if analysis:
@@ -314,7 +322,8 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
         )
     # Near the limit a compilation takes long, and trades time for memory.
     is_small = fits and (first.images == 1 or 2 * first.memory <= pod.chip.memory)
-    second, _ = compiled(2 * first.images if is_small else first.images // 2)
+    images = 2 * first.images if is_small else first.images // 2
+    second, _ = _compile_for(images, config, data, pod, devices)
     most = largest(first, second, pod.chip.memory)
     print(
         f"{'largest batch':<16}{most} images on a device at a time, predicted from the memory for "
