@@ -6,7 +6,7 @@ USER_ERROR, GUARD = 2, 3
 class UserError(Exception):
     """A user's mistake, found before anything was computed or overwritten.
 
-    The message is one line that says what was wrong and what would be right.
+    The message is one line that says what is wrong and what to do about it.
     `main` prints it without a traceback and exits with code 2.
     """
 
@@ -14,13 +14,13 @@ class UserError(Exception):
 class GuardError(Exception):
     """A guard stopped the job: non-finite numbers, a full disk, a lost peer.
 
-    The message is one line that says what happened and where the last good
-    state is. `main` prints it without a traceback and exits with code 3.
+    The message is one line that says what happened and where the last good state is. `main` prints
+    it without a traceback and exits with code 3.
     """
 
 
 class Diverged(GuardError):
-    """A training whose numbers are not finite; a grid of trainings goes on without it."""
+    """A run produced numbers that are not finite. A grid of runs continues without it."""
 
 
 def require(condition: object, message: str) -> None:
@@ -30,7 +30,7 @@ def require(condition: object, message: str) -> None:
 
 
 class Stopped(Exception):
-    """A signal ended the job, whose state is saved; `main` exits with 128 + `number`."""
+    """A signal ended the job after its state was saved; `main` exits with 128 + `number`."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)

@@ -1,11 +1,11 @@
-"""A tf.data service, which reads and crops for a training on other machines (docs/pods.md).
+"""A tf.data service, which reads and crops images for a run on other machines (docs/pods.md).
 
     python launch/data_service.py dispatcher [PORT]
     python launch/data_service.py worker HOST:PORT [PORT]
 
-One dispatcher, 5050 if no port is given, and as many workers as it takes, each of which uses all
-cores of its machine and must find the images under the same paths as the training. HOST:PORT is
-the dispatcher's. All run until they are stopped. Exit code 2: a user's mistake.
+A service has one dispatcher (port 5050 by default) and any number of workers. HOST:PORT is the
+address of the dispatcher. A worker uses all cores of its machine, and must find the images at the
+same paths as the run. All of them run until they are stopped. Exit code 2 means a user's mistake.
 """
 
 import os
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-# Workers say which images they leave out.
+# At this level workers still name the images that they leave out.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 from byol_jax.data.tensorflow import import_tensorflow
@@ -26,15 +26,15 @@ PORT = 5050
 
 
 def _port(word: str) -> int:
-    require(word.isdigit() and int(word) < 2**16, f"{word!r} is no port; {USAGE}")
+    require(word.isdigit() and int(word) < 2**16, f"{word!r} is not a port; {USAGE}")
     return int(word)
 
 
 def start(arguments: Sequence[str]) -> Any:
-    """The server that the command line asks for, running.
+    """Starts the server that the command line asks for.
 
     Raises:
-      UserError: a wrong command line, a port in use, no dispatcher.
+      UserError: the command line is wrong, the port is in use, or no dispatcher answers.
     """
     require(arguments and arguments[0] in ("dispatcher", "worker"), USAGE)
     kind, *rest = arguments
@@ -47,11 +47,11 @@ def start(arguments: Sequence[str]) -> Any:
 
 def _dispatcher(port: int) -> Any:
     service = import_tensorflow().data.experimental.service
-    # TensorFlow takes a port that is in use, and shares it.
+    # TensorFlow would share a port that is in use instead of refusing it.
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
-        raise UserError(f"port {port} cannot be used ({error}); give another one") from error
+        raise UserError(f"port {port} cannot be used ({error}): choose another one") from error
     server = service.DispatchServer(service.DispatcherConfig(port=port))
     bound_port = server.target.rpartition(":")[2]
     print(f"--config.data.service=grpc://{socket.gethostname()}:{bound_port}", flush=True)
@@ -64,27 +64,29 @@ def _worker(dispatcher: str, port: int) -> Any:
     require(host and number.isdigit(), f"{dispatcher!r} is not HOST:PORT; {USAGE}")
     try:
         with socket.create_connection((host.strip("[]"), int(number)), timeout=20) as probe:
-            own = probe.getsockname()[0]
+            address = probe.getsockname()[0]
     except OSError as error:
-        raise UserError(f"no dispatcher answers at {dispatcher} ({error}): start it") from error
-    own = f"[{own}]" if ":" in own else own
+        raise UserError(
+            f"no dispatcher answers at {dispatcher} ({error}): start it first"
+        ) from error
+    address = f"[{address}]" if ":" in address else address
     server = service.WorkerServer(
         service.WorkerConfig(
-            dispatcher_address=f"{host}:{number}", worker_address=f"{own}:%port%", port=port
+            dispatcher_address=f"{host}:{number}", worker_address=f"{address}:%port%", port=port
         )
     )
-    print(f"worker at {own}, for {dispatcher}", flush=True)
+    print(f"worker at {address}, for {dispatcher}", flush=True)
     return server
 
 
 def main() -> int:
-    """The program."""
+    """Runs a server until it is stopped; returns the exit code."""
     try:
         server = start(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # TensorFlow waits without asking Python about signals.
+    # TensorFlow waits in C++, where Python handles no signals.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     server.join()
     return 0

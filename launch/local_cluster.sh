@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one job as N processes on this machine, which talk over gloo on the CPU.
+# Runs one job as N processes on the CPU of this machine; they communicate through gloo.
 #   launch/local_cluster.sh 2 --config=experiments/digits.py --workdir=runs/two
 # PYTHON names the interpreter, PORT the coordinator's port.
 set -euo pipefail

@@ -1,5 +1,5 @@
-# Sourced by the launchers of this folder: start processes, hand signals on to them, wait for all,
-# and make one exit code of theirs. docs/pods.md says what the codes are.
+# Sourced by the launchers of this folder: start processes, forward signals to them, wait for all of
+# them, and combine their exit codes into one. docs/pods.md lists the codes.
 pids=()
 interrupted=
 trap 'interrupted=1; kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
@@ -9,8 +9,8 @@ start() {
   pids+=($!)
 }
 
-# Ends the launcher with the lowest exit code that is not 0: the first cause comes before what it
-# did to the others (2 a user's mistake, then 3 a guard or a lost process, then signals).
+# Ends the launcher with the lowest exit code that is not 0. The order of the codes puts a cause
+# before its effects on other processes: 2 a user's mistake, 3 a guard or a lost process, signals.
 finish() {
   local status=0 code i
   for i in "${!pids[@]}"; do
@@ -18,7 +18,7 @@ finish() {
       interrupted=
       code=0
       wait "${pids[i]}" || code=$?
-      # A signal ends `wait`, not the process, which saves first.
+      # A signal interrupts `wait`, but the process still has to save.
       [[ $interrupted ]] || break
     done
     case $code in

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Rents a TPU pod slice, runs one job on all its workers, and gives it back: docs/pods.md.
+# Rents a TPU pod slice, runs one job on all its workers, and returns it: docs/pods.md.
 #   export TPU_NAME=byol ZONE=us-central2-b TYPE=v4-64
 #   launch/tpu_pod.sh create
 #   launch/tpu_pod.sh install              # copies the last commit of this checkout to all workers
 #   launch/tpu_pod.sh run --config=experiments/byol.py --workdir=/mnt/shared/byol
 #   launch/tpu_pod.sh follow               # the first worker's messages; Ctrl-C leaves the job alone
-#   launch/tpu_pod.sh stop                 # saves on all workers; `run` again goes on
+#   launch/tpu_pod.sh stop                 # saves on all workers; `run` again continues
 #   launch/tpu_pod.sh delete
 # --dry-run as the first argument prints the commands instead of running them. VERSION is the
-# software of the TPU VM; OPTIONS are further words for create, as "--spot --project=mine".
+# software version of the TPU VM; OPTIONS are further arguments of create, such as "--spot
+# --project=mine".
 set -euo pipefail
 
 usage="usage: $0 [--dry-run] create|install|run|follow|stop|delete [flags of run]"
@@ -40,8 +41,8 @@ for name in "${needed[@]}"; do
   fi
 done
 
-# The command as it is, or as it could be pasted into a shell.
-do_it() {
+# Runs a command, or prints it in a form that can be pasted into a shell.
+run_or_print() {
   if [[ $dry ]]; then
     printf '%q ' "$@"
     echo
@@ -53,7 +54,7 @@ do_it() {
 tpu() {
   local verb=$1
   shift
-  do_it gcloud compute tpus tpu-vm "$verb" "$TPU_NAME" --zone="$ZONE" "$@"
+  run_or_print gcloud compute tpus tpu-vm "$verb" "$TPU_NAME" --zone="$ZONE" "$@"
 }
 
 python=.venv/bin/python # on the workers
@@ -65,8 +66,8 @@ case $action in
     ;;
   install)
     archive=${TMPDIR:-/tmp}/byol_jax-$TPU_NAME.tar.gz
-    do_it git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz -o "$archive" HEAD
-    do_it gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:byol_jax.tar.gz" --zone="$ZONE" \
+    run_or_print git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz -o "$archive" HEAD
+    run_or_print gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:byol_jax.tar.gz" --zone="$ZONE" \
       --worker=all
     tpu ssh --worker=all --command="mkdir -p byol_jax && cd byol_jax \
 && tar xzf ../byol_jax.tar.gz && python3 -m pip install --quiet --user uv \
@@ -74,13 +75,13 @@ case $action in
 && python3 -m uv pip install --quiet --python=$python -e '.[tpu]'"
     ;;
   run)
-    # Detached: it outlives the connection. The last line of the log is the exit code.
+    # Detached, so that it outlives the connection. The last line of the log is the exit code.
     job="source launch/processes.sh; start $python -m byol_jax.main $(printf '%q ' "$@"); finish"
     tpu ssh --worker=all --command="cd byol_jax \
 && nohup bash -c $(printf '%q' "(${job}); echo \"exit code \$?\"") >>run.log 2>&1 </dev/null &"
     ;;
   follow) tpu ssh --worker=0 --command="tail -n 50 -F byol_jax/run.log" ;;
-  # The programs alone: their shells wait for them and note the exit code.
+  # Only the programs get the signal: their shells wait for them and write the exit code.
   stop) tpu ssh --worker=all --command="pkill -TERM -f '^[^ ]*python[^ ]* -m byol_jax.main'" ;;
   delete) tpu delete --quiet ;;
 esac

@@ -14,32 +14,32 @@ DIGITS = "--config=experiments/digits.py"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        ((), "--config=experiments/NAME.py is needed"),
-        (("--config=experiments/absent.py", "--workdir=x"), "there is no file"),
-        ((DIGITS,), "--workdir=DIR is needed"),
-        ((DIGITS, "--workdir=gs://bucket/x"), "must be a folder: a bucket can be mounted"),
-        ((DIGITS, "--workdir=x", "--config.batch_sise=3"), "did you mean 'batch_size'"),
-        ((DIGITS, "--workdir=x", "--config.optimizer.momentun=3"), "did you mean 'momentum'"),
-        ((DIGITS, "--workdir=x", "--config.batch_size=many"), "a whole number is needed"),
-        ((DIGITS, "--workdir=x", "--config.batch_size=2.5"), "a whole number is needed"),
-        ((DIGITS, "--workdir=x", "--config.tau_base=high"), "a number is needed"),
-        ((DIGITS, "--workdir=x", "--config.num_steps=few"), "a whole number is needed"),
-        ((DIGITS, "--workdir=x", "--wrkdir=y"), "Did you mean: workdir"),
-        ((DIGITS, "--workdir=x", "stray"), "unexpected argument 'stray'"),
-        ((DIGITS, "--workdir=x", "--config.job=dance"), "one of: pretrain, evaluate"),
-        (("--config=experiments/byol.py:epoch=3", "--workdir=x"), "the options are epochs=1000"),
-        (("--config=experiments/byol.py:epochs=x", "--workdir=x"), "must be of type int"),
-        (("--config=experiments/evaluate.py", "--workdir=x"), "config.checkpoint is needed"),
+        ((), "--config="),
+        (("--config=experiments/absent.py", "--workdir=x"), "--config=experiments/absent.py"),
+        ((DIGITS,), "--workdir="),
+        ((DIGITS, "--workdir=gs://bucket/x"), "--workdir=gs://bucket/x"),
+        ((DIGITS, "--workdir=x", "--config.batch_sise=3"), "'batch_size'"),
+        ((DIGITS, "--workdir=x", "--config.optimizer.momentun=3"), "'momentum'"),
+        ((DIGITS, "--workdir=x", "--config.batch_size=many"), "config.batch_size=many"),
+        ((DIGITS, "--workdir=x", "--config.batch_size=2.5"), "config.batch_size=2.5"),
+        ((DIGITS, "--workdir=x", "--config.tau_base=high"), "config.tau_base=high"),
+        ((DIGITS, "--workdir=x", "--config.num_steps=few"), "config.num_steps=few"),
+        ((DIGITS, "--workdir=x", "--wrkdir=y"), ": workdir"),
+        ((DIGITS, "--workdir=x", "stray"), "'stray'"),
+        ((DIGITS, "--workdir=x", "--config.job=dance"), "config.job='dance'"),
+        (("--config=experiments/byol.py:epoch=3", "--workdir=x"), "epochs=1000"),
+        (("--config=experiments/byol.py:epochs=x", "--workdir=x"), "epochs"),
+        (("--config=experiments/evaluate.py", "--workdir=x"), "config.checkpoint"),
     ],
 )
-def test_mistakes_exit_with_2_and_one_line(arguments, message):
+def test_mistakes_exit_with_2_and_one_line(arguments, words):
     done = tiny_runs.program(*arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
-    assert message in line
+    assert words in line
     assert not (tiny_runs.ROOT / "x").exists()
 
 
@@ -102,7 +102,7 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
         os.kill(process.pid, number)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
-    assert "the same command goes on from there" in errors
+    assert str(workdir / "checkpoints") in errors
     assert "Traceback" not in errors
     (step,) = (int(p.name) for p in (workdir / "checkpoints").iterdir())
     done = tiny_runs.program(*arguments, f"--config.num_steps={step + 1}")
@@ -111,15 +111,16 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
 
 
 def test_guard_exits_with_3(tmp_path):
-    data = tiny_runs.write_npz(tmp_path / "images.npz")
+    data, workdir = tiny_runs.write_npz(tmp_path / "images.npz"), tmp_path / "run"
     done = tiny_runs.program(
         DIGITS,
-        f"--workdir={tmp_path / 'run'}",
+        f"--workdir={workdir}",
         f"--config.dataset={data}",
         "--config.num_steps=6",
         "--config.optimizer.base_learning_rate=1e38",
         *tiny_runs.TINY_FLAGS,
     )
     assert done.returncode == 3, done.stderr
-    assert "not finite" in done.stderr.splitlines()[-1]
+    (step,) = (workdir / "checkpoints").iterdir()
+    assert str(step) in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

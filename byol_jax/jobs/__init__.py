@@ -8,8 +8,8 @@ import ml_collections
 
 Job = Callable[[ml_collections.ConfigDict, pathlib.Path], None]
 
-# The function of each `config.job`. It is imported when the job runs: `--help`, and a mistake in a
-# flag, need neither JAX nor TensorFlow.
+# The function of each `config.job`. It is imported when the job runs, so that `--help` and mistakes
+# in flags need neither JAX nor TensorFlow.
 JOBS: Mapping[str, str] = {
     "pretrain": "byol_jax.train:pretrain",
     "evaluate": "byol_jax.evals.evaluate:run",

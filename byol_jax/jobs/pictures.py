@@ -1,4 +1,4 @@
-"""Pictures: what a recipe makes of a user's own images, and what each operation does to one."""
+"""Pictures of views: a recipe applied to a user's own images, and each operation by itself."""
 
 import pathlib
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from byol_jax.errors import UserError, require
 from byol_jax.method import check, views_of
 from byol_jax.runtime import processes
 
-# Inches of a cell, and the pixels an inch has at least.
+# Side of a cell in inches, and the least number of pixels per inch.
 _CELL, _DPI = 1.5, 100
 
-# Panels: the title, and what is applied. The first ten are those of SimCLR Figure 4.
+# Title of each panel, and the operations applied in it. The first ten are SimCLR Figure 4.
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "original": (),
     "crop, resize": ("crop",),
@@ -50,9 +50,9 @@ def draw(
     """Views of examples as the run of this config sees them in its first epochs.
 
     Args:
-      image_set: what the config trains on.
-      ids: int64 `[n]`.
-      draws: views of each kind, one an epoch.
+      image_set: training images of the config.
+      ids: ids of the examples, int64 `[n]`.
+      draws: number of views per image and kind, one per epoch.
       config: a pre-training config.
 
     Returns:
@@ -88,11 +88,11 @@ def draw(
 
 
 def grid(pictures: list[np.ndarray | None], views: np.ndarray) -> figure.Figure:
-    """A row for each image: itself, whole, then its views.
+    """One row per image: the whole image, then its views.
 
     Args:
-      pictures: uint8 `[H, W, 3]` of any size; None where there is none.
-      views: uint8 `[n, 2, draws, S, S, 3]`.
+      pictures: whole images, uint8 `[H, W, 3]` of any size; None if an image cannot be read.
+      views: views per image, uint8 `[n, 2, draws, S, S, 3]`.
     """
     count, _, draws, size = views.shape[:4]
     columns = 1 + 2 * draws
@@ -115,15 +115,15 @@ def grid(pictures: list[np.ndarray | None], views: np.ndarray) -> figure.Figure:
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes `views.png`: the first images of the run of this config, untouched, and T and T'.
+    """Writes `views.png`: the first images of this config's run, unchanged, beside T and T'.
 
     Raises:
-      UserError: for a config or images that cannot be used.
+      UserError: the config or the images cannot be used.
     """
     check(config)
     for name in ("images", "draws"):
         value = config.views[name]
-        require(value >= 1, f"config.views.{name}={value} must be at least 1")
+        require(value >= 1, f"config.views.{name}={value} must be 1 or more")
     image_set = train.load_images(config)
     count = min(config.views.images, image_set.size)
     ids, _ = examples(config.seed, image_set.size, 0, count)
@@ -142,33 +142,33 @@ def _write(sheet: figure.Figure, path: pathlib.Path) -> None:
 def draw_operations(
     pixels: np.ndarray, jitter: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-    """Each of `OPERATIONS` with probability 1, all from one key.
+    """Applies each of `OPERATIONS` with probability 1, all with the same key.
 
     Args:
-      pixels: uint8 `[S, S, 3]`.
+      pixels: the image, uint8 `[S, S, 3]`.
       jitter: the `max` values of `AugmentParams`.
-      seed: of the key.
+      seed: seed of the key.
 
     Returns:
-      uint8 `[S, S, 3]` by title.
+      Panels uint8 `[S, S, 3]` by title.
     """
     key = keys.named_key(seed, "operations")
     image = byol.to_float(jnp.asarray(pixels))
-    # The strongest blur of App. C, as a weak one can hardly be seen. Probabilities of 0 stay in:
-    # one program serves all panels.
-    nothing = compose.AugmentParams(
+    # The blur is the strongest of App. C, as a weak one can hardly be seen. Operations with
+    # probability 0 stay in the program, so that one program draws all panels.
+    unchanged = compose.AugmentParams(
         **{**jitter, **dict.fromkeys(compose.PROBABILITIES, 0.0), "blur_sigma_min": 2.0}
     )
     make_view = jax.jit(compose.make_view)
-    drawn = {}
+    panels = {}
     for title, names in OPERATIONS.items():
-        view = make_view(image, key, nothing._replace(**dict.fromkeys(names, 1.0)))
-        drawn[title] = np.rint(np.asarray(view) * 255).astype(np.uint8)
-    return drawn
+        view = make_view(image, key, unchanged._replace(**dict.fromkeys(names, 1.0)))
+        panels[title] = np.rint(np.asarray(view) * 255).astype(np.uint8)
+    return panels
 
 
 def titled(panels: Mapping[str, np.ndarray]) -> figure.Figure:
-    """Pictures uint8 `[S, S, 3]` in rows of five, each under its title."""
+    """Panels uint8 `[S, S, 3]` in rows of five, each below its title."""
     rows = -(-len(panels) // _COLUMNS)
     size = max(len(panel) for panel in panels.values())
     sheet = figure.Figure(
@@ -185,35 +185,37 @@ def titled(panels: Mapping[str, np.ndarray]) -> figure.Figure:
 
 
 def center_crop(path: str, size: int) -> np.ndarray:
-    """An image file turned upright, its short side resized, its centre kept: uint8 `[S, S, 3]`.
+    """The centre of an image file, upright, its short side resized to S: uint8 `[S, S, 3]`.
 
     Raises:
-      UserError: there is no such file, or it cannot be read as an image.
+      UserError: the file does not exist, or is not a readable image.
     """
     try:
         data = pathlib.Path(path).read_bytes()
         images.prepare(data)
     except (OSError, images.Unreadable) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"config.image={path} cannot be read: {reason}") from error
+        raise UserError(
+            f"config.image={path} cannot be read ({reason}): name another image file"
+        ) from error
     labels = np.full(1, -1, np.int32)
-    one = images.Records(1, lambda i: images.Encoded(data, -1), lambda i: path, lambda: labels)
-    picture = stored.picture(images.ImageSet(path, one, labels, 0), 0, exif=True)
+    records = images.Records(1, lambda i: images.Encoded(data, -1), lambda i: path, lambda: labels)
+    picture = stored.picture(images.ImageSet(path, records, labels, 0), 0, exif=True)
     if picture is None:
-        raise UserError(f"config.image={path} cannot be read: the image is damaged")
+        raise UserError(f"config.image={path} is damaged: name another image file")
     height, width, _ = picture.shape
     placement = crops.center_placement(height, width, size, "full")
     return crops.place(picture, placement, size)
 
 
 def run_operations(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes `operations.png`: one image through each augmentation alone.
+    """Writes `operations.png`: one image after each augmentation by itself.
 
     Raises:
-      UserError: for an image or a size that cannot be used.
+      UserError: the image or a number in the config cannot be used.
     """
-    require(config.image, "config.image is needed: the path of an image file")
-    require(config.image_size >= 1, f"config.image_size={config.image_size} must be at least 1")
+    require(config.image, "config.image is needed: set it to the path of an image file")
+    require(config.image_size >= 1, f"config.image_size={config.image_size} must be 1 or more")
     require(0 <= config.seed < 2**31, f"config.seed={config.seed} must be from 0 to 2**31 - 1")
     pixels = center_crop(config.image, config.image_size)
     sheet = titled(draw_operations(pixels, config.jitter.to_dict(), config.seed))

@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 
-# What stands behind the last linear layer of a head: nothing (BYOL App. A); BatchNorm; BatchNorm
-# without offset (SimCLR's code); BatchNorm without scale and offset (SimSiam's code).
+# What follows the last linear layer of a head: nothing (BYOL App. A); BatchNorm; BatchNorm without
+# an offset (SimCLR's code); BatchNorm without scale and offset (SimSiam's code).
 OUTPUT_NORMS = ("none", "full", "scale", "plain")
 
 
 class HeadSpec(NamedTuple):
-    """A head: BYOL App. A's by default.
+    """The layers of a head; the defaults are those of BYOL App. A.
 
     Attributes:
       depth: number of linear layers of an `mlp` (Table 14a).
-      hidden_size: width of its hidden layers.
-      output_size: D, of a projector (Table 14b); a predictor keeps that of its input.
-      kind: `mlp`, `linear` (one layer whatever the depth), `none` (hands its input on, Table 5b,
-        SimCLR Figure 8) or, of a predictor, `optimal_linear` (App. J.2).
-      hidden_norm: whether BatchNorm follows each hidden layer (MoCo's head has none).
+      hidden_size: width of the hidden layers.
+      output_size: D, the output width of a projector (Table 14b). A predictor ignores it and keeps
+        the width of its input.
+      kind: `mlp`; `linear`, one layer at any depth; `none`, which returns its input (Table 5b,
+        SimCLR Figure 8); for a predictor also `optimal_linear` (App. J.2).
+      hidden_norm: whether BatchNorm follows each hidden layer (MoCo's head has no norm).
       output_norm: one of `OUTPUT_NORMS`.
     """
 
@@ -33,17 +34,18 @@ class HeadSpec(NamedTuple):
 
 
 class MLP(hk.Module):
-    """Linear, BatchNorm, ReLU for each hidden layer, then a linear layer.
+    """Linear, BatchNorm and ReLU per hidden layer, then a linear layer.
 
     A depth of 1 is a linear map (BYOL Table 14a). Axes between the first and the last are kept, so
-    that a dense head is the same MLP at each position, a 1x1 convolution.
+    a dense head applies the same MLP at each position: it is a 1x1 convolution.
 
     Args:
       spec: depth, sizes and norms.
       output_size: D.
-      final_bias: whether the last linear layer has a bias: yes in pseudo-code J.2,
-        no in the released code and its checkpoints (docs/deviations.md, 1), and never where an
-        offset or a mean of BatchNorm follows. Hidden layers have one.
+      final_bias: whether the last linear layer has a bias. It has one in pseudo-code J.2 and none
+        in the released code and its checkpoints (docs/deviations.md, 1). Where BatchNorm follows
+        the layer there is never a bias, since BatchNorm subtracts it again. Hidden layers always
+        have a bias.
       bn_config: keyword arguments of every `hk.BatchNorm`.
     """
 

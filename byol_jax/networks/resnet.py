@@ -1,9 +1,9 @@
 """The encoder f: ResNet v1 (post-activation), BYOL App. A.
 
-Module and parameter names are those of the checkpoints that the paper's authors
-published. Bottlenecks carry their stride in the 3x3 convolution, every group
-opens with a projection shortcut, and all paddings are SAME in TensorFlow's
-sense, which is asymmetric for stride 2 (docs/deviations.md, 27 and 28).
+Module and parameter names are those of the checkpoints that the paper's authors published.
+Bottlenecks have their stride in the 3x3 convolution, and the first block of every group has a
+projection shortcut. All paddings are SAME in TensorFlow's sense, which is asymmetric for stride 2
+(docs/deviations.md, 27 and 28).
 """
 
 import functools
@@ -18,7 +18,14 @@ from byol_jax.errors import UserError, require
 
 
 class Architecture(NamedTuple):
-    """One row of the table of encoders."""
+    """One row of the table of encoders.
+
+    Attributes:
+      name: name of the Haiku module.
+      blocks: number of blocks per group.
+      channels: output channels per group, at width 1.
+      bottleneck: whether blocks are bottlenecks.
+    """
 
     name: str
     blocks: tuple[int, int, int, int]
@@ -41,7 +48,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 STEMS = ("imagenet", "small")
 STEM_CHANNELS = 64
 GROUP_STRIDES = (1, 2, 2, 2)
-# The feature map that the representation is the mean of.
+# The representation is the mean over positions of this feature map.
 LAST_MAP = "group_3"
 
 
@@ -60,7 +67,7 @@ def architecture(depth: str | int) -> Architecture:
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times the width multiplier, an exact integer.
+    """`channels` times the width multiplier, as an exact integer.
 
     Raises:
       UserError: if `width` is not a positive multiple of 1/8.
@@ -89,7 +96,7 @@ class Block(hk.Module):
     ):
         super().__init__(name=name)
         inner = channels // 4 if bottleneck else channels
-        # (output channels, kernel, stride) of each convolution in turn.
+        # (output channels, kernel size, stride) per convolution.
         plan = (
             ((inner, 1, 1), (inner, 3, stride), (channels, 1, 1))
             if bottleneck
@@ -173,19 +180,20 @@ class BlockGroup(hk.Module):
 
 
 class ResNet(hk.Module):
-    """ResNet v1 with a mean over positions at the end.
+    """ResNet v1; its output is the mean over positions of the last feature map.
 
     Args:
       depth: a key of `ARCHITECTURES`.
       width: multiplier of every channel count, a multiple of 1/8.
-      stem: `imagenet` (7x7 stride 2, then 3x3 stride 2 max-pool) or `small`
-        (3x3 stride 1, no pool: SimCLR App. B.9).
+      stem: `imagenet` (7x7 with stride 2, then a 3x3 max-pool with stride 2) or `small` (3x3 with
+        stride 1, no pool: SimCLR App. B.9).
       bn_config: keyword arguments of every `hk.BatchNorm`.
-      last_bn_scale: initial scale of the last BatchNorm of a bottleneck: 1 in the
-        paper's runs, 0 in the released code (docs/deviations.md, 4).
-      remat: keeps what goes into each block for the gradient, and computes the rest again.
-      dilation: of every 3x3 convolution of the last group, whose stride is then 1 (BYOL App. E.4
-        has 2); 1 leaves stride 2. No parameter changes its name or shape.
+      last_bn_scale: initial scale of the last BatchNorm of a bottleneck: 1 in the paper's runs, 0
+        in the released code (docs/deviations.md, 4).
+      remat: whether only the input of each block is kept for the gradient, and the rest computed
+        again in the backward pass.
+      dilation: dilation of every 3x3 convolution of the last group; 1 is none. Above 1 the stride
+        of that group becomes 1 (BYOL App. E.4 uses 2). Parameters keep their names and shapes.
     """
 
     def __init__(
@@ -240,8 +248,8 @@ class ResNet(hk.Module):
           is_training: whether BatchNorm uses and updates batch statistics.
 
         Returns:
-          The representation y `[B, C]` and the feature maps it was pooled from:
-          `stem` and `group_0` to `group_3`, each `[B, h, w, c]`.
+          The representation y `[B, C]`, and all feature maps by name: `stem` and `group_0` to
+          `group_3`, each `[B, h, w, c]`. y is the mean over positions of `group_3`.
         """
         out = self.initial_conv(inputs)
         out = jax.nn.relu(self.initial_batchnorm(out, is_training))
@@ -251,6 +259,6 @@ class ResNet(hk.Module):
         for i, group in enumerate(self.groups):
             out = group(out, is_training)
             feature_maps[f"group_{i}"] = out
-        # Of half precision too, a mean over positions is wider.
+        # The mean over positions is taken in float32 even where the maps have half precision.
         wide = out.astype(jnp.promote_types(out.dtype, jnp.float32))
         return jnp.mean(wide, axis=(1, 2)), feature_maps

@@ -17,12 +17,12 @@ from byol_jax.networks.heads import HeadSpec
 
 Outputs = dict[str, jax.Array]
 
-# What f, g and q compute in.
+# Number formats in which f, g and q compute.
 PRECISIONS = ("float32", "bfloat16")
 PROJECTORS = ("mlp", "linear", "none")
-# The optimal one is no module: `update` computes it from each batch (BYOL App. J.2).
+# `optimal_linear` is no module: `update` computes that predictor from each batch (BYOL App. J.2).
 PREDICTORS = ("mlp", "linear", "optimal_linear", "none")
-# Names of the modules beside f: g, q, the dense head and the probe.
+# Names of all modules except f: g, q, the dense head and the probe.
 HEADS = ("projector", "predictor", "dense", "classifier")
 
 
@@ -33,22 +33,23 @@ class NetworkSpec(NamedTuple):
       depth: a key of `resnet.ARCHITECTURES`.
       width: channel multiplier, a multiple of 1/8.
       stem: `imagenet` or `small`.
-      num_classes: outputs of the online probe; 0 leaves the probe out.
-      head_bias: `paper` gives the heads' last linear layer a bias, `released` none.
-      last_bn_scale: initial scale of the last BatchNorm of a bottleneck: `paper` 1,
-        `released` 0.
+      num_classes: number of outputs of the online probe; 0 leaves the probe out.
+      projector: layers of g.
+      predictor: layers of q.
+      head_bias: `paper` gives the last linear layer of each head a bias, `released` gives none.
+      last_bn_scale: initial scale of the last BatchNorm of a bottleneck: 1 for `paper`, 0 for
+        `released`.
       bn_decay: decay of the BatchNorm moving averages.
-      bn_eps: added to the variance.
+      bn_eps: constant added to the variance in BatchNorm.
       bn_axis: mapped axis that shares batch statistics; None keeps them local.
-      init_scale: times the initial weights (BYOL App. G).
-      remat: computes each residual block once more on the way back, so that only what goes
-        into the blocks is kept for it: less memory for about a third more time.
-      precision: `float32`, or `bfloat16` for convolutions, matrix products and what is
-        between them; parameters, BatchNorm with its statistics, the probe and all outputs
-        stay float32.
-      dense: a head on each position of the last feature map, or None (Lecture, DenseCL). It is part
-        of the network, since the target averages it too.
-      dilation: of the last group of f; see `resnet.ResNet`.
+      init_scale: factor on the initial weights (BYOL App. G).
+      remat: whether the backward pass computes each residual block again. Then only the inputs of
+        blocks are kept for it: less memory for about a third more time.
+      precision: `float32`, or `bfloat16` for convolutions, matrix products and the values between
+        them. Parameters, BatchNorm with its statistics, the probe and all outputs stay float32.
+      dense: layers of a head on each position of the last feature map, or None (Lecture, DenseCL).
+        The head is part of the network, since the target averages it too.
+      dilation: dilation of the last group of f; see `resnet.ResNet`.
     """
 
     depth: str = "50"
@@ -75,10 +76,10 @@ def make_spec(
     bn_axis: str | None = None,
     precision: str = "float32",
 ) -> NetworkSpec:
-    """The spec of a config's `network` section, as the config or a checkpoint has it.
+    """The spec for a config's `network` section, from a config or a checkpoint.
 
     Raises:
-      UserError: for a value that names no network.
+      UserError: a value is not allowed; the message names its key.
     """
     values = dict(network)
     projector = HeadSpec(**values.pop("projector"))
@@ -99,8 +100,8 @@ def make_spec(
     for name, head in (("projector", projector), ("predictor", predictor)):
         require(
             head.output_norm == "none" or head.kind in ("mlp", "linear"),
-            f"network.{name}.output_norm={head.output_norm} normalises the output of a head, and "
-            f"network.{name}.kind={head.kind} has none: give none",
+            f"network.{name}.output_norm={head.output_norm} needs a last linear layer, and "
+            f"network.{name}.kind={head.kind} has none: set output_norm to none",
         )
     return spec
 
@@ -122,35 +123,41 @@ _RULES = {
 }
 
 
-# Both are cached, as JAX compiles anew for another function object of the same spec.
+# Both functions are cached: JAX compiles again for a new function object of the same spec.
 @functools.lru_cache(maxsize=8)
 def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
-    """Online and target network alike, as a pure `init` and `apply`.
+    """The network, online and target alike, as a pure `init` and `apply`.
 
     `init(key, images, True)` runs on one device, outside of any mapped axis.
 
-    `apply(params, state, None, images [B, H, W, 3], is_training)` returns the named
-    outputs and the next BatchNorm state. The outputs are `embedding` y `[B, C]`,
-    `projection` z `[B, D]`, `prediction` q(z) `[B, D]`, with a dense head `dense` `[B, h, w, D]`,
-    the probe's `logits` `[B, num_classes]`, and `feature_map/NAME` `[B, h, w, c]`, of which XLA
-    computes only those that are used. Without a predictor, and with the optimal one, `prediction`
-    is z.
+    `apply(params, state, None, images [B, H, W, 3], is_training)` returns named outputs and the
+    next BatchNorm state. The outputs are:
 
-    With a tuple of such images, perhaps of several sizes, it returns a tuple of outputs: f passes
-    them one after the other, and g and q pass all of them at once, so that their BatchNorm
-    statistics are those of all. Only the first has `logits`.
+    - `embedding`: y `[B, C]`;
+    - `projection`: z `[B, D]`;
+    - `prediction`: q(z) `[B, D]`; z itself without a predictor and with the optimal one;
+    - `dense`: `[B, h, w, D]`, with a dense head;
+    - `logits`: `[B, num_classes]`, with a probe;
+    - `feature_map/NAME`: `[B, h, w, c]` per feature map.
 
-    The probe reads the embedding behind a stop-gradient, so that no label reaches
-    the encoder (docs/deviations.md, 6).
+    XLA computes only the outputs that are used.
+
+    Given a tuple of image arrays, `apply` returns a tuple of outputs. The arrays may differ in
+    size, except with a dense head. f runs on one array after the other; g, q and the dense head
+    run on all arrays at once, so their BatchNorm statistics cover all images. Only the first
+    outputs have `logits`.
+
+    The probe reads the embedding behind a stop-gradient, so no label reaches the encoder
+    (docs/deviations.md, 6).
     """
     return _with_init(_transform, spec)
 
 
 @functools.lru_cache(maxsize=8)
 def encoder(spec: NetworkSpec) -> hk.TransformedWithState:
-    """f alone, with the `embedding` and the feature maps among the outputs of `siamese`.
+    """f alone; its outputs are the `embedding` and the feature maps of `siamese`.
 
-    Its parameters are `encoder_params` of those of `siamese`; `init` and `apply` as there.
+    Its parameters are `encoder_params` of those of `siamese`; `init` and `apply` work as there.
     """
     return _with_init(_transform_encoder, spec)
 
@@ -158,11 +165,11 @@ def encoder(spec: NetworkSpec) -> hk.TransformedWithState:
 def init_network(
     seed: int, name: str, network: hk.TransformedWithState, image_size: int
 ) -> tuple[hk.Params, hk.State]:
-    """Parameters and BatchNorm state of the network called `name`, at initialisation."""
+    """Initial parameters and BatchNorm state of the network called `name`."""
     return _draw(keys.named_key(seed, name), network, image_size)
 
 
-# Drawing hundreds of arrays one by one is slow.
+# Without jit, hundreds of arrays would be drawn one by one, which is slow.
 @functools.partial(jax.jit, static_argnames=("network", "image_size"))
 def _draw(
     key: jax.Array, network: hk.TransformedWithState, image_size: int
@@ -173,7 +180,7 @@ def _draw(
 def _with_init(
     transform: Callable[[NetworkSpec], hk.TransformedWithState], spec: NetworkSpec
 ) -> hk.TransformedWithState:
-    # Shapes do not depend on the axis, which only exists inside a mapped function.
+    # Shapes do not depend on the axis, which exists inside mapped functions only.
     drawn = transform(spec._replace(bn_axis=None, remat=False, precision="float32")).init
 
     def init(
@@ -191,13 +198,13 @@ def _with_init(
 
 @contextlib.contextmanager
 def _computing_in(precision: str) -> Iterator[None]:
-    """The policy of the modules that are made and called inside."""
+    """Sets the number formats of modules that are made and called inside the context."""
     if precision == "float32":
         yield
         return
     half, full = jnp.bfloat16, jnp.float32
     narrow = jmp.Policy(param_dtype=full, compute_dtype=half, output_dtype=full)
-    # A policy holds for the modules inside one, too, unless their class has its own.
+    # A policy also holds for nested modules, unless their class has a policy of its own.
     norm = jmp.Policy(param_dtype=full, compute_dtype=full, output_dtype=half)
     with contextlib.ExitStack() as stack:
         for module, policy in ((resnet.ResNet, narrow), (heads.MLP, narrow), (hk.BatchNorm, norm)):
@@ -260,25 +267,25 @@ def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
 
 
 def _add_heads(spec: NetworkSpec, outputs: Sequence[Outputs], is_training: bool) -> None:
-    """Adds what g, q and the dense head make of all groups at once."""
+    """Adds the outputs of g, q and the dense head, each applied to all groups at once."""
     final_bias = {"paper": True, "released": False}[spec.head_bias]
 
-    def head(name: str, chosen: HeadSpec, size: int, inputs: jax.Array) -> jax.Array:
-        if chosen.kind in ("none", "optimal_linear"):
+    def head(name: str, layers: HeadSpec, size: int, inputs: jax.Array) -> jax.Array:
+        if layers.kind in ("none", "optimal_linear"):
             return inputs
-        mlp = heads.MLP(name, chosen, size, final_bias, _bn_config(spec))
+        mlp = heads.MLP(name, layers, size, final_bias, _bn_config(spec))
         return mlp(inputs, is_training)
 
     sizes = [len(group["embedding"]) for group in outputs]
-    # One group, as of BYOL, is neither concatenated nor split.
+    # A single group, as in BYOL, is neither concatenated nor split.
     embedding = _joined([group["embedding"] for group in outputs])
     projection = head("projector", spec.projector, spec.projector.output_size, embedding)
     prediction = head("predictor", spec.predictor, projection.shape[-1], projection)
-    made = {"projection": projection, "prediction": prediction}
+    results = {"projection": projection, "prediction": prediction}
     if spec.dense:
         maps = _joined([group[f"feature_map/{resnet.LAST_MAP}"] for group in outputs])
-        made["dense"] = head("dense", spec.dense, spec.dense.output_size, maps)
-    for name, values in made.items():
+        results["dense"] = head("dense", spec.dense, spec.dense.output_size, maps)
+    for name, values in results.items():
         start = 0
         for group, size in zip(outputs, sizes, strict=True):
             group[name] = values if len(outputs) == 1 else values[start : start + size]
@@ -292,6 +299,6 @@ def _joined(parts: Sequence[jax.Array]) -> jax.Array:
 def encoder_params(params: hk.Params) -> hk.Params:
     """The parameters of f alone, which is all that BYOL keeps after training.
 
-    Likewise its BatchNorm averages, of the state of the whole network.
+    Given the state of the whole network, it returns the BatchNorm averages of f.
     """
     return {k: v for k, v in params.items() if k.split("/")[0] not in HEADS}

@@ -1,1 +1,1 @@
-"""One self-supervised objective a module, all behind `objectives.base.Objective`."""
+"""Self-supervised objectives, one per module, all behind `objectives.base.Objective`."""

@@ -1,4 +1,4 @@
-"""The interface of an objective: what it trains, what it carries, and what a loss of it is."""
+"""The interface of an objective: its parameters, its state and its loss."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from byol_jax.runtime import spmd
 
 # Named outputs of the network for one view: `projection` `[B, D]`, ...
 Outputs = dict[str, jax.Array]
-# By view number, from 1.
+# Outputs by view number, from 1.
 Views = Mapping[int, Outputs]
 Logs = dict[str, jax.Array]
 PyTree = Any
@@ -19,14 +19,14 @@ State = dict[str, jax.Array]
 
 
 class Rows(NamedTuple):
-    """Rows of an array of the state that a step replaces.
+    """Rows that a step replaces in an array of the state.
 
-    A queue of keys or a memory of features may be far larger than what a step changes in it. So its
-    rows are scattered once the step is known to be finite, and never selected as a whole.
+    A queue of keys or a memory of features may be far larger than the part that a step changes. So
+    its rows are scattered once the step is known to be finite, and the whole array is never copied.
 
     Attributes:
-      at: int32 `[n]`, which rows; one that is out of range is dropped. Equal on all replicas.
-      values: `[n, ...]`, gathered over the devices. Equal on all replicas.
+      at: indices of the rows, int32 `[n]`. An index out of range is dropped. Equal on all replicas.
+      values: new rows `[n, ...]`, gathered over the devices. Equal on all replicas.
     """
 
     at: jax.Array
@@ -34,15 +34,16 @@ class Rows(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What an objective returns for a micro-batch.
+    """The result of an objective for a micro-batch.
 
     Attributes:
-      per_example: the loss of each example, `[B]`.
-      state: the entries of the state that change, by name; small ones, since a step that is not
-        finite is undone by selecting between old and new.
+      per_example: loss per example, `[B]`.
+      state: entries of the state that change, by name. They should be small: to undo a step that
+        is not finite, the update selects between the old and the new array.
       logs: scalars to log.
-      rows: rows of large entries of the state that change, by name. They are written after the
-        last micro-batch of the step, so every micro-batch sees the state before the step.
+      rows: rows that change in large entries of the state, by name of the entry. They are written
+        after the last micro-batch of the step, so every micro-batch reads the state as it was
+        before the step.
     """
 
     per_example: jax.Array
@@ -60,8 +61,8 @@ def _never(step: int, num_examples: int, batch_size: int) -> str | None:
     return None
 
 
-# What `refresh` gets: no features; those of evaluation crops with BatchNorm on its averages; those
-# of the views of the first epoch with BatchNorm on the statistics of each batch.
+# Features for `refresh`: none; those of evaluation crops, with BatchNorm on its moving averages;
+# those of the views of the first epoch, with BatchNorm on the statistics of each batch.
 FEATURES = ("none", "eval", "train")
 
 
@@ -69,19 +70,19 @@ class Objective(NamedTuple):
     """A self-supervised objective on the outputs of the online and the target network.
 
     Attributes:
-      init: `init(key, outputs, num_examples) -> (params, state)`. `outputs` are shapes by view
-        number, of a batch of one, since queues and prototypes need D. The optimiser trains
-        `params`, not `state`.
+      init: `init(key, outputs, num_examples) -> (params, state)`. `outputs` are the shapes of the
+        outputs for a batch of one, by view number: queues and prototypes need D. The optimiser
+        trains `params`, not `state`.
       loss: `loss(params, online, target, batch, state, key, step) -> Loss`. `online` and `target`
-        hold named outputs by view number; `batch` carries `ids` and `labels` (-1 for none). Where
-        the target is a network of its own its outputs are behind a stop-gradient; the update step
-        decides, an objective stops nothing.
-      prepare: `prepare(params) -> params`, at the start of a step and outside of the gradient.
-      refresh: `refresh(key, params, state, features, ids) -> (params, state)`, between two steps,
-        on all processes alike. `features` are float32 arrays `[N, ...]` by name of the output, or
-        None; `ids` int32 `[N]` say of which images.
-      when: `when(step, num_examples, batch_size)`, one of `FEATURES` if `refresh` is due before
-        update number `step` + 1 (0 too), else None.
+        hold named outputs by view number. `batch` has `ids` and `labels` (-1 without a label). The
+        update step puts the target's outputs behind a stop-gradient if the target is a separate
+        network; an objective stops no gradients.
+      prepare: `prepare(params) -> params`, called at the start of a step, outside the gradient.
+      refresh: `refresh(key, params, state, features, ids) -> (params, state)`, called between two
+        steps, in the same way on all processes. `features` are float32 arrays `[N, ...]` by name of
+        the output, or None; `ids` are the ids of their images, int32 `[N]`.
+      when: `when(step, num_examples, batch_size)` returns one of `FEATURES` if `refresh` is due
+        before update number `step` + 1 (also at step 0), else None.
     """
 
     init: Callable[[jax.Array, Views, int], tuple[PyTree, State]]
@@ -94,11 +95,11 @@ class Objective(NamedTuple):
 def stateless(
     function: Callable[[tuple[Outputs, Outputs], tuple[Outputs, Outputs]], tuple[jax.Array, Logs]],
 ) -> Objective:
-    """An objective of two views with neither parameters nor state of its own.
+    """An objective on two views, without parameters or state.
 
     Args:
-      function: `function(online, target) -> (per_example [B], logs)`, of the outputs for view 1
-        and view 2.
+      function: `function(online, target) -> (per_example [B], logs)`. Both arguments are pairs of
+        the outputs for view 1 and view 2.
     """
 
     def init(key: jax.Array, outputs: Views, num_examples: int) -> tuple[PyTree, State]:
@@ -122,15 +123,15 @@ def stateless(
 
 
 def label_weights(labelled: jax.Array, dtype: Any, axis: str | None) -> jax.Array:
-    """Weights whose mean over a batch is that over its labelled examples alone.
+    """Weights that turn a mean over a batch into a mean over its labelled examples.
 
     Args:
-      labelled: bool `[B]`.
-      dtype: of the weights.
-      axis: mapped axis; the share of labelled examples is that of all devices.
+      labelled: whether each example has a label, bool `[B]`.
+      dtype: number format of the weights.
+      axis: mapped axis; the share of labelled examples is taken over all its devices.
 
     Returns:
-      `[B]`, 0 for the others.
+      Weights `[B]`, 0 for examples without a label.
     """
     labelled = labelled.astype(dtype)
     share = spmd.pmean(jnp.mean(labelled), axis)

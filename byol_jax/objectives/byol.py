@@ -23,10 +23,10 @@ def regression_loss(
       prediction: q(z), `[B, D]`.
       target_projection: z', `[B, D]`.
       normalization: n of App. G.6, one of `NORMALIZATIONS`.
-      axis: the mapped axis, for the statistics of `batch`.
+      axis: mapped axis, for the statistics of `batch`.
 
     Returns:
-      `[B]`, each in [0, 4] for `l2` and `layer`.
+      Losses `[B]`, each in [0, 4] for `l2` and `layer`.
     """
     prediction, target_projection = (
         normalize(x, normalization, axis) for x in (prediction, target_projection)
@@ -41,16 +41,16 @@ def symmetric_loss(
 ) -> jax.Array:
     """L + L~: each view predicts the other's target projection (BYOL section 3.1).
 
-    The terms are summed: their mean would halve the gradient, to which the biases and
-    BatchNorm parameters are not invariant under LARS (BYOL App. G.5).
+    The terms are summed. Their mean would halve the gradient, and under LARS the updates of biases
+    and BatchNorm parameters depend on the scale of the gradient (BYOL App. G.5).
 
     Args:
       online: outputs for view 1 and view 2, with `prediction` `[B, D]`.
       target: outputs for view 1 and view 2, with `projection` `[B, D]`.
-      regression_loss: Eq. 2, perhaps with another normalisation.
+      regression_loss: Eq. 2, possibly with another normalisation.
 
     Returns:
-      `[B]`, each in [0, 8] for Eq. 2.
+      Losses `[B]`, each in [0, 8] for Eq. 2.
     """
     (online1, online2), (target1, target2) = online, target
     return regression_loss(online1["prediction"], target2["projection"]) + regression_loss(
@@ -59,11 +59,11 @@ def symmetric_loss(
 
 
 def byol(normalization: str = "l2", axis: str | None = None) -> Objective:
-    """The objective, which has neither parameters nor state of its own.
+    """BYOL's objective, which has neither parameters nor state.
 
     Args:
       normalization: n of App. G.6, one of `NORMALIZATIONS`; `l2` is BYOL (Table 20).
-      axis: the mapped axis, for the statistics of `batch`.
+      axis: mapped axis, for the statistics of `batch`.
 
     Raises:
       UserError: for any other `normalization`.

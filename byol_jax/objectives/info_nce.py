@@ -13,9 +13,9 @@ from byol_jax.objectives.similarities import Similarities, positives, similariti
 def info_nce_loss(
     similarity: Similarities, temperature: jax.Array | float, beta: jax.Array | float
 ) -> jax.Array:
-    """Minus BYOL Eq. 5, of each anchor; the paper writes it to be maximised.
+    """Minus BYOL Eq. 5 per anchor; the paper states it as an objective to maximise.
 
-    At beta 0 it is -2 S, Eq. 2 without its constant 2.
+    At beta 0 it is -2 S, which is Eq. 2 without its constant 2.
 
     Args:
       similarity: S of Eq. 6 for the anchors of one view.
@@ -23,9 +23,9 @@ def info_nce_loss(
       beta: weight of the negatives, in [0, 1].
 
     Returns:
-      `[B]`, whose mean over the global batch is minus Eq. 5.
+      Losses `[B]`; their mean over the global batch is minus Eq. 5.
     """
-    # The sum over v'_j has the positive; that over v_j is without the anchor itself.
+    # The sum over v'_j includes the positive; the sum over v_j excludes the anchor itself.
     same = jnp.where(similarity.own, -jnp.inf, similarity.same / temperature)
     logits = jnp.concatenate([similarity.other / temperature, same], axis=1)
     dispersion = jax.nn.logsumexp(logits, axis=1)
@@ -36,30 +36,30 @@ def entropy(similarity: Similarities, temperature: jax.Array | float) -> jax.Arr
     """Entropy of softmax_j S(v_i, v'_j) / alpha, mean over anchors, in nats (SimCLR Table 5).
 
     Returns:
-      Scalar from 0 to ln N for a batch of N images; the table's 8.3 is ln 4096.
+      A scalar from 0 to ln N for a batch of N images; the table's 8.3 is ln 4096.
     """
     log_probabilities = jax.nn.log_softmax(similarity.other / temperature, axis=1)
     return -jnp.mean(jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=1))
 
 
 def mutual_information_bound(similarity: Similarities, temperature: jax.Array | float) -> jax.Array:
-    """ln N - L, a lower bound of the views' mutual information, in nats (Lecture, InfoNCE).
+    """ln N - L, a lower bound on the mutual information of the views, in nats (Lecture, InfoNCE).
 
-    N is the number of images in the global batch and L is BYOL Eq. 7's InfoNCE with
+    N is the number of images in the global batch. L is the InfoNCE loss of BYOL Eq. 7 with
     f = exp(S / alpha): the cross-entropy of finding v'_i among the N views v'_j. The same-view
-    negatives of Eq. 5 are left out: v_j and v'_j come from one image, and the bound needs
-    independent candidates.
+    negatives of Eq. 5 are left out: the bound needs independent candidates, and v_j and v'_j come
+    from the same image.
 
     Returns:
-      Scalar, at most ln N.
+      A scalar, at most ln N.
     """
     log_probabilities = jax.nn.log_softmax(similarity.other / temperature, axis=1)
-    found = jnp.sum(jnp.where(similarity.own, log_probabilities, 0.0), axis=1)
-    return math.log(similarity.other.shape[1]) + jnp.mean(found)
+    of_positives = jnp.sum(jnp.where(similarity.own, log_probabilities, 0.0), axis=1)
+    return math.log(similarity.other.shape[1]) + jnp.mean(of_positives)
 
 
 def contrastive_logs(both: Sequence[Similarities], temperature: jax.Array | float) -> Logs:
-    """`contrastive_top1` (percent), `contrastive_entropy` and `mi_bound` (nats), of both views."""
+    """`contrastive_top1` (percent), `contrastive_entropy` and `mi_bound` (nats) over both views."""
     logs = {
         "contrastive_top1": [top1(s) for s in both],
         "contrastive_entropy": [entropy(s, temperature) for s in both],
@@ -76,18 +76,18 @@ def info_nce(
 ) -> Objective:
     """Minus Eq. 5 and its mirror, summed as BYOL sums Eq. 2 and its mirror.
 
-    phi is the `prediction` of online, psi the `projection` of target: with which networks and
-    predictor, so whether this is a row of Table 5b or 19, is for the caller to say. At beta 0 it is
-    BYOL's loss lowered by 4, with its gradient.
+    phi is the `prediction` of online, psi the `projection` of target. The caller chooses the
+    networks and the predictor, and with them the row of Table 5b or 19. At beta 0 the loss is
+    BYOL's minus 4, with the same gradient.
 
     Args:
-      temperature: alpha > 0, perhaps traced; 0.1 in Table 5b.
-      beta: in [0, 1], perhaps traced.
-      axis: the mapped axis; negatives come from all its devices.
-      l2: Eq. 6; else plain dot products (SimCLR Table 5).
+      temperature: alpha > 0, may be traced; 0.1 in Table 5b.
+      beta: weight of the negatives in [0, 1], may be traced.
+      axis: mapped axis; negatives come from all its devices.
+      l2: whether S is the cosine of Eq. 6; otherwise it is the dot product (SimCLR Table 5).
 
     Returns:
-      The objective; logs `contrastive_top1`, `contrastive_entropy` and `mi_bound`.
+      The objective. It logs `contrastive_top1`, `contrastive_entropy` and `mi_bound`.
     """
 
     def loss(online: Sequence[Outputs], target: Sequence[Outputs]) -> tuple[jax.Array, Logs]:

@@ -1,4 +1,4 @@
-"""Normalisations of projections and predictions: l2 of Eq. 2, and those of BYOL App. G.6."""
+"""Normalisations of projections and predictions: l2 (Eq. 2) and those of BYOL App. G.6."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,12 @@ _SQUARED_NORM_FLOOR = 1e-12
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """Widens half precision: losses and statistics are sums over many numbers."""
+    """Widens half precision, since losses and statistics are sums over many numbers."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def exact_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a b in full float32: where accelerators round factors, a temperature of 0.01 shows it."""
+    """a b in full float32. Rounded factors would be visible at a temperature of 0.01."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -31,7 +31,7 @@ def l2_norm(x: jax.Array) -> jax.Array:
 def l2_normalize(x: jax.Array) -> jax.Array:
     """x / |x| for each row: `[B, D]` -> `[B, D]`, in float32 or wider.
 
-    The floor of |x| is 1e-6, as in the authors' code (docs/deviations.md, 5).
+    |x| is at least 1e-6, as in the authors' code (docs/deviations.md, 5).
     """
     chex.assert_rank(x, 2)
     x = at_least_float32(x)
@@ -49,8 +49,8 @@ _VARIANCE_FLOOR = 1e-12
 def layer_normalize(x: jax.Array) -> jax.Array:
     """n_LN of BYOL App. G.6: `[B, D]` -> `[B, D]`, in float32 or wider.
 
-    sigma_LN sqrt(D) is the norm of the centred row, so this is its l2 normalisation, with the
-    floor 1e-6 of that norm: a constant row becomes zeros.
+    sigma_LN sqrt(D) is the norm of the centred row, so this is the l2 normalisation of that row.
+    The norm is at least 1e-6: a constant row becomes zeros.
     """
     chex.assert_rank(x, 2)
     x = at_least_float32(x)
@@ -58,14 +58,15 @@ def layer_normalize(x: jax.Array) -> jax.Array:
 
 
 def batch_normalize(x: jax.Array, axis: str | None = None) -> jax.Array:
-    """n_BN of BYOL App. G.6, which trains nothing: `[B, D]` -> `[B, D]`, in float32 or wider.
+    """n_BN of BYOL App. G.6, without parameters: `[B, D]` -> `[B, D]`, in float32 or wider.
 
-    Mean and variance of each column are those of all devices of `axis`; gradients pass through
-    them. The floor of sigma_BN is 1e-6: a constant column becomes zeros.
+    Mean and variance per column are taken over all devices of `axis`, and gradients pass through
+    them. sigma_BN is at least 1e-6: a constant column becomes zeros.
     """
     chex.assert_rank(x, 2)
     x = at_least_float32(x)
-    # Of the centred column, as E[x^2] - mu^2 cancels for the large outputs of Figure 7.
+    # The variance is taken of the centred column: E[x^2] - mu^2 cancels for the large outputs of
+    # Figure 7.
     centred = x - spmd.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
     variance = spmd.pmean(jnp.mean(jnp.square(centred), axis=0, keepdims=True), axis)
     return centred * jax.lax.rsqrt(jnp.maximum(variance, _VARIANCE_FLOOR) * x.shape[1])
@@ -76,10 +77,9 @@ def normalize(x: jax.Array, normalization: str, axis: str | None = None) -> jax.
 
     Args:
       x: predictions or targets of one view.
-      normalization: `l2`, `layer` (both of each row), `batch` (of each column over all
-        devices of `axis`) or `none`. Where columns or rows vary, all but `none` give a
-        mean squared norm of 1.
-      axis: the mapped axis.
+      normalization: `l2` or `layer` (per row), `batch` (per column over all devices of `axis`), or
+        `none`. All but `none` give a mean squared norm of 1 where rows or columns vary.
+      axis: mapped axis.
 
     Raises:
       KeyError: for any other `normalization`.

@@ -1,7 +1,8 @@
-"""SimCLR's objective, Eq. 1, and those that its Table 2 sets beside it.
+"""SimCLR's objective, Eq. 1, and the other objectives of its Table 2.
 
-In SimCLR anchors and candidates are projections of one network, without a predictor; here they
-are the `prediction` of online and the `projection` of target, and the caller makes them so.
+In SimCLR anchors and candidates are projections of one network, without a predictor. Here anchors
+are the `prediction` of online and candidates the `projection` of target. The caller chooses
+networks and heads such that both are projections of one network.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from byol_jax.objectives.similarities import Similarities, positives, similariti
 
 
 def nt_xent_loss(similarity: Similarities, temperature: jax.Array | float) -> jax.Array:
-    """l(i, j) of SimCLR Eq. 1 for the anchors of one view: `[B]`, each at least 0.
+    """l(i, j) of SimCLR Eq. 1 per anchor of one view: `[B]`, each at least 0.
 
     Minus BYOL Eq. 5 at beta 1, divided by 2 alpha (BYOL App. G.4).
     """
@@ -28,7 +29,7 @@ def _mean_of_views(
     axis: str | None,
     l2: bool,
 ) -> Objective:
-    """An objective of the anchors of one view, averaged over both as in Algorithm 1."""
+    """An objective for the anchors of one view, averaged over both views as in Algorithm 1."""
 
     def loss(online: Sequence[Outputs], target: Sequence[Outputs]) -> tuple[jax.Array, Logs]:
         first, second = similarities(online, target, axis, l2)
@@ -43,12 +44,12 @@ def nt_xent(
     """NT-Xent: SimCLR Eq. 1, averaged over the 2N anchors as in Algorithm 1.
 
     Args:
-      temperature: tau > 0, perhaps traced; 0.1 is the best of Table 5.
-      axis: the mapped axis; negatives come from all its devices.
-      l2: cosines; else plain dot products (SimCLR Table 5).
+      temperature: tau > 0, may be traced; 0.1 is the best of Table 5.
+      axis: mapped axis; negatives come from all its devices.
+      l2: whether similarities are cosines; otherwise dot products (SimCLR Table 5).
 
     Returns:
-      The objective; logs `contrastive_top1`, `contrastive_entropy` and `mi_bound`.
+      The objective. It logs `contrastive_top1`, `contrastive_entropy` and `mi_bound`.
     """
     return _mean_of_views(
         lambda similarity: nt_xent_loss(similarity, temperature),
@@ -61,8 +62,9 @@ def nt_xent(
 def semi_hard_negatives(similarity: Similarities, margin: jax.Array | float) -> jax.Array:
     """The semi-hard negative of each anchor (SimCLR section 5.1): bool `[B, N]`.
 
-    Farther than the positive, within the margin, and of those the closest: the greatest S_j with
-    S+ - margin < S_j < S+, the first of equals. A row without any True has no such negative.
+    It is the closest negative that is farther than the positive and within the margin: the greatest
+    S_j with S+ - margin < S_j < S+, and the first one among equals. A row without any True has no
+    such negative.
     """
     positive = positives(similarity)[:, None]
     fits = (similarity.other < positive) & (similarity.other > positive - margin) & ~similarity.own
@@ -72,14 +74,14 @@ def semi_hard_negatives(similarity: Similarities, margin: jax.Array | float) -> 
 
 
 def mean_over(chosen: jax.Array, terms: jax.Array) -> jax.Array:
-    """Mean of the chosen terms of each row, 0 where none is chosen.
+    """Mean of the chosen terms per row, 0 where none is chosen.
 
     Args:
-      chosen: bool `[B, N]`.
-      terms: `[B, N]`.
+      chosen: which terms count, bool `[B, N]`.
+      terms: the terms, `[B, N]`.
 
     Returns:
-      `[B]`.
+      Means `[B]`.
     """
     count = jnp.maximum(jnp.sum(chosen, axis=1), 1)
     return jnp.sum(jnp.where(chosen, terms, 0.0), axis=1) / count
@@ -91,12 +93,12 @@ def nt_logistic_loss(
     """Minus NT-Logistic of SimCLR Table 2: -ln sigma(S+ / tau) - mean_j ln sigma(-S_j / tau).
 
     Args:
-      similarity: for the anchors of one view.
+      similarity: similarities for the anchors of one view.
       chosen: which negatives j count, bool `[B, N]`; where none does, the first term remains.
       temperature: tau > 0.
 
     Returns:
-      `[B]`, each above 0.
+      Losses `[B]`, each above 0.
     """
     # softplus(x) = -ln sigma(-x)
     attraction = jax.nn.softplus(-positives(similarity) / temperature)
@@ -109,21 +111,21 @@ def margin_triplet_loss(
     """Minus Margin Triplet of SimCLR Table 2: mean_j max(S_j - S+ + m, 0).
 
     Args:
-      similarity: for the anchors of one view.
+      similarity: similarities for the anchors of one view.
       chosen: which negatives j count, bool `[B, N]`; where none does, the loss is 0.
       margin: m >= 0.
 
     Returns:
-      `[B]`, each at least 0.
+      Losses `[B]`, each at least 0.
     """
-    # The gradient of relu at 0 is the table's 0, that of maximum would be a half.
+    # At 0 the gradient of relu is 0, as in the table; that of `maximum` would be a half.
     return mean_over(
         chosen, jax.nn.relu(similarity.other - positives(similarity)[:, None] + margin)
     )
 
 
 def top1_log(both: Sequence[Similarities]) -> Logs:
-    """`contrastive_top1` (percent), of both views."""
+    """`contrastive_top1` (percent) over both views."""
     return {"contrastive_top1": jnp.mean(jnp.stack([top1(s) for s in both]))}
 
 
@@ -135,19 +137,19 @@ def nt_logistic(
 ) -> Objective:
     """NT-Logistic of SimCLR Table 2, averaged over both views.
 
-    Negatives are the other view of the other images alone (App. B.10). Their terms are averaged:
-    Table 2 has one negative to a positive, and so the scale, to which LARS is sensitive (BYOL
-    App. G.5), depends neither on the size of the batch nor on `semi_hard`.
+    Negatives are the other view of the other images only (App. B.10). Their terms are averaged,
+    since Table 2 has one negative per positive. The scale of the loss, to which LARS is sensitive
+    (BYOL App. G.5), therefore depends neither on the batch size nor on `semi_hard`.
 
     Args:
-      temperature: tau > 0, perhaps traced; App. B.10 tries 0.1, 0.2, 0.5, 1.
-      axis: the mapped axis; negatives come from all its devices.
-      l2: cosines; else plain dot products (SimCLR Table 5).
-      semi_hard: only the closest negative farther than the positive: without a margin every
-        distance is within it. An anchor that has none keeps its positive's term alone.
+      temperature: tau > 0, may be traced; App. B.10 tries 0.1, 0.2, 0.5, 1.
+      axis: mapped axis; negatives come from all its devices.
+      l2: whether similarities are cosines; otherwise dot products (SimCLR Table 5).
+      semi_hard: whether only the closest negative counts that is farther than the positive; there
+        is no margin here. An anchor without such a negative keeps the term of its positive.
 
     Returns:
-      The objective; logs `contrastive_top1`.
+      The objective. It logs `contrastive_top1`.
     """
 
     def one_view(similarity: Similarities) -> jax.Array:
@@ -165,17 +167,18 @@ def margin_triplet(
 ) -> Objective:
     """Margin Triplet of SimCLR Table 2, averaged over both views.
 
-    Negatives and their mean are as for `nt_logistic`.
+    Negatives, and the mean over them, are those of `nt_logistic`.
 
     Args:
-      margin: m >= 0, perhaps traced; App. B.10 tries 0, 0.4, 0.8, 1.6.
-      axis: the mapped axis; negatives come from all its devices.
-      l2: cosines; else plain dot products (SimCLR Table 5).
-      semi_hard: only the closest negative farther than the positive and within the margin. An
-        anchor that has none has loss and gradient 0; at margin 0 no anchor has one.
+      margin: m >= 0, may be traced; App. B.10 tries 0, 0.4, 0.8, 1.6.
+      axis: mapped axis; negatives come from all its devices.
+      l2: whether similarities are cosines; otherwise dot products (SimCLR Table 5).
+      semi_hard: whether only the closest negative counts that is farther than the positive and
+        within the margin. An anchor without such a negative has loss and gradient 0; at margin 0
+        that is every anchor.
 
     Returns:
-      The objective; logs `contrastive_top1`.
+      The objective. It logs `contrastive_top1`.
     """
 
     def one_view(similarity: Similarities) -> jax.Array:

@@ -13,11 +13,11 @@ from byol_jax.runtime import spmd
 
 
 class Similarities(NamedTuple):
-    """S of BYOL Eq. 6, from the B anchors of one view on this device to all N images.
+    """S of BYOL Eq. 6 between the B anchors of one view on this device and all N images.
 
     Attributes:
-      other: S(v_i, v'_j), to the other view, `[B, N]`.
-      same: S(v_i, v_j), to the same view, `[B, N]`.
+      other: similarities S(v_i, v'_j) to the other view, `[B, N]`.
+      same: similarities S(v_i, v_j) to the same view, `[B, N]`.
       own: whether j is the anchor's own image, bool `[B, N]`.
     """
 
@@ -32,17 +32,17 @@ def similarities(
     axis: str | None = None,
     l2: bool = True,
 ) -> tuple[Similarities, Similarities]:
-    """S(u1, u2) of BYOL Eq. 6, phi the `prediction` of online, psi the `projection` of target.
+    """S(u1, u2) of BYOL Eq. 6: phi is the `prediction` of online, psi the `projection` of target.
 
     Args:
       online: outputs for view 1 and view 2, with `prediction` `[B, D]`.
-      target: outputs for view 1 and view 2, with `projection` `[B, D]`. Gradients pass
-        through them, to the device that computed them.
-      axis: the mapped axis; candidates are gathered from all its devices.
-      l2: cosines; else plain dot products (SimCLR Table 5).
+      target: outputs for view 1 and view 2, with `projection` `[B, D]`. Gradients pass through
+        them, back to the device that computed them.
+      axis: mapped axis; candidates are gathered from all its devices.
+      l2: whether S is the cosine; otherwise it is the dot product (SimCLR Table 5).
 
     Returns:
-      For the anchors of view 1, and for those of view 2.
+      Similarities for the anchors of view 1, and for the anchors of view 2.
     """
     normalization = "l2" if l2 else "none"
     phi1, phi2 = (normalize(outputs["prediction"], normalization) for outputs in online)
@@ -59,18 +59,19 @@ def similarities(
 
 
 def positives(similarity: Similarities) -> jax.Array:
-    """S(v_i, v'_i): `[B]`."""
+    """S(v_i, v'_i), the similarities to the positives: `[B]`."""
     return jnp.sum(jnp.where(similarity.own, similarity.other, 0.0), axis=1)
 
 
 def top1(similarity: Similarities) -> jax.Array:
     """Percent of anchors more similar to their positive than to the other view of any other image.
 
-    The `Contrastive acc.` of SimCLR Table 5, whose distribution is over the 4096 images of a
-    batch, so over one view. A tie is a miss: a collapsed network scores 0, not 100.
+    This is the `Contrastive acc.` of SimCLR Table 5. The distribution there is over the 4096 images
+    of a batch, so candidates come from one view. A tie is a miss: a collapsed network scores 0, not
+    100.
 
     Returns:
-      Scalar; 100 for a batch of one image.
+      A scalar; 100 for a batch of one image.
     """
     hardest = jnp.max(similarity.other, axis=1, initial=-jnp.inf, where=~similarity.own)
     return 100 * jnp.mean(positives(similarity) > hardest)

@@ -1,8 +1,9 @@
 """The optimiser of a run: a table of groups of parameters, each trained in its own way.
 
-A group is a role in the network. `Group` says what its program is, `Numbers` has its numbers, and
-both stand in a table `Groups`. The state of the optimiser, its slots, is a dict from the name of
-the slot and the name of the parameter to an array, whatever chain of transforms fills it.
+A group holds the parameters of one role, such as the projector. `Group` says how they are trained,
+`Numbers` with which numbers, and a table `Groups` has an entry per role. The state of the
+optimiser, its slots, maps the name of a slot and the name of a parameter to an array. It does not
+depend on the chain of transforms that fills it.
 """
 
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -15,11 +16,11 @@ from byol_jax.optim import lars, schedules
 
 PyTree = Any
 Arrays = dict[str, jax.Array]
-# By the name of the slot, then by the name of the parameter (a count: by the role of the group).
+# By name of the slot, then by name of the parameter. A count is kept per group, by its role.
 Slots = dict[str, Arrays]
 
 OPTIMIZERS = ("lars", "sgd", "adam")
-# Which parameters of a group: all, or those that are neither biases nor of a norm (BYOL App. A).
+# Parameters of a group: all, or all except biases and those of normalisations (BYOL App. A).
 ALL, WEIGHTS = "all", "weights"
 _MASKS = {ALL: lars.everything, WEIGHTS: lars.adaptation_mask}
 
@@ -28,11 +29,12 @@ class Group(NamedTuple):
     """How the parameters of one role are trained.
 
     Attributes:
-      kind: `lars`, the papers'; `larc`, SwAV's; `sgd`, LARS without the trust ratio; `adam`, Adam
-        with decoupled weight decay, which no table has.
-      schedule: one of `schedules.RATES`.
-      adapted: `all` or `weights`: which parameters have a trust ratio.
-      decayed: `all` or `weights`: which parameters have weight decay. LARC decays what it adapts.
+      kind: `lars`, the optimiser of BYOL and SimCLR; `larc`, that of SwAV; `sgd`, LARS without the
+        trust ratio; `adam`, Adam with decoupled weight decay, which no table of the papers uses.
+      schedule: schedule of the learning rate, a key of `schedules.RATES`.
+      adapted: which parameters have a trust ratio, `all` or `weights`.
+      decayed: which parameters have weight decay, `all` or `weights`. LARC ignores it and decays
+        the parameters that have a trust ratio.
     """
 
     kind: str = "lars"
@@ -42,19 +44,20 @@ class Group(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Numbers of a group; all traced, so that none of them costs a compilation.
+    """Numbers of a group. All are traced, so other values need no compilation.
 
     Attributes:
       peak_learning_rate: rate at the end of the warm-up, already scaled with the batch size.
-      warmup_steps: steps of linear warm-up.
-      total_steps: K.
-      weight_decay: of the parameters that are decayed.
-      trust_coefficient: of LARS and LARC.
-      momentum: of LARS, LARC and SGD; of Adam's first moment.
-      factor: of the rate: mu and lambda of BYOL Tables 21 and 22. It comes after the trust ratio,
-        which would cancel it, and after the momentum.
-      frozen_until: the first step at which the group is trained; before it, parameters and slots
-        stay as they are. None: always trained, and nothing of it is in the program.
+      warmup_steps: number of steps of linear warm-up.
+      total_steps: K, the number of steps of the schedule.
+      weight_decay: coefficient of weight decay.
+      trust_coefficient: trust coefficient of LARS and LARC.
+      momentum: momentum of LARS, LARC and SGD; decay rate of Adam's first moment.
+      factor: factor on the learning rate: mu and lambda of BYOL Tables 21 and 22. It applies after
+        the trust ratio, which would cancel it, and after the momentum.
+      frozen_until: index of the first step that trains the group. Before it, parameters and slots
+        stay as they are. None trains the group from the start, and the compiled step then has no
+        test for it.
     """
 
     peak_learning_rate: jax.Array | float
@@ -71,15 +74,15 @@ T = TypeVar("T")
 
 
 class Groups(NamedTuple, Generic[T]):
-    """Something for each role of a parameter: of f, g, q, the dense head, the probe, the objective.
+    """An entry per role that a parameter can have.
 
     Attributes:
-      trunk: f, and what has no other role.
-      projector: g.
-      predictor: q.
-      dense: the head on feature maps.
-      probe: the online probe.
-      objective: parameters of the objective itself.
+      trunk: entry of f, and of all parameters without another role.
+      projector: entry of g.
+      predictor: entry of q.
+      dense: entry of the head on feature maps.
+      probe: entry of the online probe.
+      objective: entry of the parameters of the objective itself.
     """
 
     trunk: T
@@ -91,13 +94,13 @@ class Groups(NamedTuple, Generic[T]):
 
 
 def everywhere(value: T) -> Groups[T]:
-    """The same for all roles."""
+    """A table with the same entry for every role."""
     return Groups(*[value] * len(Groups._fields))
 
 
 LARS = everywhere(Group())
 
-# Modules by role; parameters of the objective have a root of their own.
+# Role by module. Parameters of the objective have a root of their own.
 _MODULES = {
     "projector": "projector",
     "predictor": "predictor",
@@ -105,7 +108,7 @@ _MODULES = {
     "classifier": "probe",
 }
 OBJECTIVE = "objective_params"
-# Names of a kind's slots, and of optax's fields for them.
+# Slots of each kind: their names here, and the names of optax's fields for them.
 _MOMENTUM = {"momentum": "trace"}
 _SLOTS = {
     "lars": _MOMENTUM,
@@ -116,7 +119,7 @@ _SLOTS = {
 
 
 def role_of(name: str) -> str:
-    """The role of a parameter, by its path name."""
+    """The role of a parameter, from its path name."""
     root, *modules = name.split("/")
     if root == OBJECTIVE:
         return "objective"
@@ -141,7 +144,7 @@ def _chain(
 ) -> optax.GradientTransformation:
     """The transforms of a group.
 
-    The state holds none of the numbers, so that it can be rebuilt with traced ones in every step.
+    Their state holds none of the numbers, so each step can build the chain from traced numbers.
 
     Raises:
       ValueError: there is no such optimiser.
@@ -169,15 +172,16 @@ def _chain(
 
 
 def _with_slots(state: PyTree, kind: str, role: str, names: list[str], slots: Slots) -> PyTree:
-    """A chain's state with the slots of a group in their places."""
+    """The state of a chain, filled with the slots of a group."""
     for slot, field in _SLOTS[kind].items():
-        own = slots[slot]
-        value = own[role] if slot == "count" else {name: own[name] for name in names}
+        arrays = slots[slot]
+        value = arrays[role] if slot == "count" else {name: arrays[name] for name in names}
         state = optax.tree_utils.tree_set(state, **{field: value})
     return state
 
 
 def _add_slots(slots: Slots, kind: str, role: str, state: PyTree) -> None:
+    """Adds the slots of a group, from the state of its chain."""
     for slot, field in _SLOTS[kind].items():
         value = optax.tree_utils.tree_get(state, field)
         slots.setdefault(slot, {}).update({role: value} if slot == "count" else value)
@@ -187,7 +191,7 @@ _NO_NUMBERS = Numbers(0.0, 0, 0, 0.0, 0.0, 0.0)
 
 
 def init(table: Groups[Group], params: PyTree) -> Slots:
-    """The slots before step 0."""
+    """The slots before step 0, all zero."""
     arrays = named(params)
     slots: Slots = {}
     for role, names in _by_role(arrays).items():
@@ -198,29 +202,29 @@ def init(table: Groups[Group], params: PyTree) -> Slots:
 
 
 def rates(table: Groups[Group], numbers: Groups[Numbers], step: jax.Array) -> Groups[jax.Array]:
-    """The learning rate of each group at a step, its factor included."""
+    """The learning rate of each group at a step, including its factor."""
     return Groups(
         *(
             schedules.RATES[group.schedule](
                 step,
-                peak=own.peak_learning_rate,
-                warmup_steps=own.warmup_steps,
-                total_steps=own.total_steps,
+                peak=values.peak_learning_rate,
+                warmup_steps=values.warmup_steps,
+                total_steps=values.total_steps,
             )
-            * own.factor
-            for group, own in zip(table, numbers, strict=True)
+            * values.factor
+            for group, values in zip(table, numbers, strict=True)
         )
     )
 
 
 class Update(NamedTuple):
-    """The part of an update that every group shares.
+    """The part of an update that all groups share.
 
     Attributes:
-      table: programs of the groups.
-      numbers: their numbers.
-      rates: their learning rates at this step.
-      step: index of the step.
+      table: how each group is trained.
+      numbers: numbers of each group.
+      rates: learning rate of each group at this step.
+      step: index of the step, from 0.
     """
 
     table: Groups[Group]
@@ -233,10 +237,11 @@ def apply(update: Update, gradients: PyTree, slots: Slots, params: PyTree) -> tu
     """The parameters and slots after a step.
 
     Args:
-      update: what is done.
-      gradients: like `params`.
-      slots: as of `init`.
-      params: a tree whose path names say the roles; its root is `online_params` or `OBJECTIVE`.
+      update: table, numbers and rates of the groups at this step.
+      gradients: gradients, in the structure of `params`.
+      slots: slots of all groups, in the structure that `init` returns.
+      params: parameters. Their path names give their roles and start with `online_params` or
+        `OBJECTIVE`.
     """
     arrays, derivatives = named(params), named(gradients)
     new: Arrays = {}
@@ -245,16 +250,16 @@ def apply(update: Update, gradients: PyTree, slots: Slots, params: PyTree) -> tu
         group: Group = getattr(update.table, role)
         numbers: Numbers = getattr(update.numbers, role)
         chain = _chain(group, numbers, getattr(update.rates, role))
-        own = {name: arrays[name] for name in names}
-        old = _with_slots(chain.init(own), group.kind, role, names, slots)
-        updates, state = chain.update({name: derivatives[name] for name in names}, old, own)
-        moved = optax.apply_updates(own, updates)
+        before = {name: arrays[name] for name in names}
+        old = _with_slots(chain.init(before), group.kind, role, names, slots)
+        updates, state = chain.update({name: derivatives[name] for name in names}, old, before)
+        moved = optax.apply_updates(before, updates)
         if numbers.frozen_until is not None:
             is_frozen = update.step < numbers.frozen_until
             moved, state = jax.tree.map(
                 lambda a, b, is_frozen=is_frozen: jnp.where(is_frozen, b, a),
                 (moved, state),
-                (own, old),
+                (before, old),
             )
         new.update(moved)
         _add_slots(new_slots, group.kind, role, state)

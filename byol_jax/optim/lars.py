@@ -1,7 +1,7 @@
 """LARS as a chain of optax transforms (BYOL App. A, pseudo-code J.1), and LARC.
 
-`optax.lars` scales by the learning rate before the momentum; the paper's code does
-after it, which differs as soon as the rate is scheduled. Hence this chain.
+`optax.lars` applies the learning rate before the momentum. The paper's code applies it after the
+momentum, which differs as soon as the rate follows a schedule. Hence this chain.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 def is_adapted(path: tuple[Any, ...]) -> bool:
     """Whether a parameter is subject to LARS adaptation and weight decay.
 
-    Biases and BatchNorm parameters are not (BYOL App. A): leaves called `b`, and
-    whatever lives in a module whose path contains `norm`.
+    Biases and BatchNorm parameters are not (BYOL App. A). These are the leaves called `b`, and all
+    leaves of modules whose path contains `norm`.
     """
     module, _, leaf = path_name(path).rpartition("/")
     return leaf != "b" and "norm" not in module
@@ -43,15 +43,16 @@ def everything(params: PyTree) -> PyTree:
 
 
 def _norm(x: jax.Array) -> jax.Array:
-    """Euclidean norm of an array, in one pass that fuses with what reads the array anyway.
+    """Euclidean norm of an array, in one pass, which fuses with other reads of the array.
 
-    `optax.scale_by_trust_ratio` takes each norm twice, for a gradient that nobody asks for.
+    The norm in `optax.scale_by_trust_ratio` takes two passes, for the sake of a gradient that is
+    not needed here.
     """
     return jnp.sqrt(jnp.sum(jnp.square(x)))
 
 
 def scale_by_trust_ratio(trust_coefficient: jax.Array | float) -> optax.GradientTransformation:
-    """u <- trust_coefficient |p| / |u| u for each array; by 1 where a norm is 0."""
+    """u <- trust_coefficient |p| / |u| u per array; u stays as it is where a norm is 0."""
 
     def scale(update: jax.Array, param: jax.Array) -> jax.Array:
         param_norm, update_norm = _norm(param), _norm(update)
@@ -67,8 +68,8 @@ def scale_by_larc(
 ) -> optax.GradientTransformation:
     """LARC without clipping, with its own decay, as SwAV uses it (NVIDIA apex, `LARC`).
 
-    u <- (g + weight_decay p) trust_coefficient |p| / (|g| + weight_decay |p| + 1e-8) for each
-    array; g itself, without decay, where a norm is 0. LARS divides by |g + weight_decay p|.
+    u <- (g + weight_decay p) trust_coefficient |p| / (|g| + weight_decay |p| + 1e-8) per array.
+    Where a norm is 0, u is g, without decay. LARS divides by |g + weight_decay p| instead.
     """
 
     def scale(gradient: jax.Array, param: jax.Array) -> jax.Array:
@@ -92,13 +93,13 @@ def lars(
 ) -> optax.GradientTransformation:
     """Layer-wise adaptive rate scaling with heavy-ball momentum.
 
-    For an adapted parameter p with gradient g: u = g + weight_decay p, scaled by
-    trust_coefficient |p| / |u| (by 1 if a norm is 0); for the others u = g. Then
+    For a parameter p with gradient g: u = g + weight_decay p if p is decayed, else u = g. If p is
+    adapted, u is scaled by trust_coefficient |p| / |u| (by 1 if a norm is 0). Then
     m <- momentum m + u and p <- p - learning_rate m.
 
-    The first four arguments may be traced values: the state holds the momentum alone, so
-    the chain can be rebuilt inside every step. `adapted` and `decayed` are masks, the paper's by
-    default: which parameters have a trust ratio, and which have weight decay.
+    The first four arguments may be traced values: the state holds the momentum alone, so each step
+    can build the chain again. `adapted` and `decayed` are masks, by default those of the paper:
+    which parameters have a trust ratio, and which have weight decay.
     """
     return optax.chain(
         optax.masked(optax.add_decayed_weights(weight_decay), decayed),

@@ -12,11 +12,11 @@ RATE_SCALINGS = ("linear", "sqrt", "none")
 def scaled_learning_rate(
     base: jax.Array | float, batch_size: int, scaling: str = "linear"
 ) -> jax.Array | float:
-    """The peak rate of a batch size.
+    """The peak learning rate for a batch size.
 
     Args:
-      base: as the config has it.
-      batch_size: global and effective.
+      base: base rate, as in the config.
+      batch_size: global, effective batch size.
       scaling: `linear`, base x batch size / 256 (BYOL App. A); `sqrt`, base x sqrt(batch size)
         (SimCLR App. B.1, base 0.075); `none`.
 
@@ -32,7 +32,7 @@ def scaled_learning_rate(
 
 def _half_cosine(step: jax.Array, total: jax.Array | int) -> jax.Array:
     """(cos(pi step / total) + 1) / 2: from 1 at step 0 to 0 at step `total` and after."""
-    # A schedule without steps (nothing but warm-up) is at its end, not 0 / 0.
+    # A schedule that is all warm-up has no steps left: it is at its end, not at 0 / 0.
     total = jnp.maximum(total, 1)
     return (jnp.cos(jnp.pi * jnp.minimum(step, total) / total) + 1) / 2
 
@@ -49,8 +49,8 @@ def learning_rate(
     Args:
       step: index of the current step, from 0, scalar.
       peak: rate at the end of the warm-up, already scaled with the batch size.
-      warmup_steps: W; step W runs at the peak.
-      total_steps: K.
+      warmup_steps: W, the steps of the warm-up; step W runs at the peak.
+      total_steps: K, the steps of the run.
     """
     warmup = peak * step / jnp.maximum(warmup_steps, 1)
     decay = peak * _half_cosine(step - warmup_steps, total_steps - warmup_steps)
@@ -64,7 +64,7 @@ def constant_rate(
     warmup_steps: jax.Array | int,
     total_steps: jax.Array | int,
 ) -> jax.Array:
-    """The peak at every step (Lecture: the rate of SimSiam's predictor does not decay)."""
+    """The peak rate at every step (Lecture: the rate of SimSiam's predictor does not decay)."""
     del warmup_steps, total_steps
     return jnp.broadcast_to(jnp.asarray(peak), jnp.shape(step))
 
@@ -87,8 +87,8 @@ def target_decay_rate(
 
     Args:
       step: k, from 0, scalar.
-      base: tau_base.
-      total_steps: K.
-      end: tau at step K, 1 in the paper; `base` keeps it constant (Table 5a).
+      base: tau_base, the value at step 0.
+      total_steps: K, the steps of the run.
+      end: tau at step K, 1 in the paper. With the value of `base`, tau stays constant (Table 5a).
     """
     return end - (end - base) * _half_cosine(step, total_steps)

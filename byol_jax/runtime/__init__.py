@@ -1,1 +1,1 @@
-"""What a job runs on: devices, processes, disks, signals. It knows nothing of BYOL."""
+"""The machinery below a job: devices, processes, disks, signals. Nothing here is about BYOL."""

@@ -1,4 +1,4 @@
-"""Where the package keeps what it would otherwise make anew in every run."""
+"""The folder in which results are kept that every run would otherwise compute again."""
 
 import os
 import pathlib
@@ -13,10 +13,10 @@ def folder(name: str) -> pathlib.Path:
 
 
 def keep_compilations() -> None:
-    """Compiled programs outlive the run: the same step starts at once the next time.
+    """Keeps compiled programs on disk, so that the next run of the same step starts at once.
 
-    Does nothing where JAX's own JAX_COMPILATION_CACHE_DIR is set (to nothing: no cache), or where
-    the folder cannot be made.
+    Does nothing if JAX's own variable JAX_COMPILATION_CACHE_DIR is set (an empty value turns the
+    cache off), or if the folder cannot be made.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return

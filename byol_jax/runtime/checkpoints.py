@@ -1,12 +1,12 @@
-"""Checkpoints of any pytree through orbax, asynchronous, checked when read.
+"""Checkpoints of any pytree: saved through orbax in the background, verified when read.
 
-A step is one folder, renamed into place when complete. It holds the arrays as a flat
-mapping from path to array, and beside them a JSON record with each array's shape,
-type and checksum and whatever the caller adds (config, number of classes). Arrays are
-host copies of one replica: orbax refuses the outputs of a pmap over several processes.
+A step is one folder, renamed into place when it is complete. It holds the arrays as a flat mapping
+from path to array, and a JSON record with the shape, type and checksum of each array and the
+entries that the caller adds (config, number of classes). Arrays are host copies of one replica:
+orbax refuses the outputs of a pmap over several processes.
 
-Of several processes the first saves; each reads for itself. Orbax is told that it works in one
-process alone: its own barriers would hang where only some of the processes come to them.
+If there are several processes, the first one saves and each one reads for itself. Orbax is told
+that it works in a single process: its own barriers would hang where only some processes reach them.
 """
 
 import concurrent.futures
@@ -40,7 +40,7 @@ def flatten(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
-    # Bytes in place: a copy of a large array would take longer than its checksum.
+    # The bytes are read in place: copying a large array would take longer than its checksum.
     checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
 
@@ -51,12 +51,12 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 class Saver(NamedTuple):
-    """Saves steps of a folder behind the caller's back.
+    """Saves steps to a folder in the background.
 
     Attributes:
-      manager: of orbax.
-      worker: the one thread that makes checksums and hands arrays to orbax, in order.
-      pending: the last save that was handed to `worker`; empty before the first.
+      manager: orbax's manager of the folder.
+      worker: the single thread that computes checksums and passes arrays to orbax, in order.
+      pending: the last save that was passed to `worker`; empty before the first one.
     """
 
     manager: ocp.CheckpointManager
@@ -65,11 +65,11 @@ class Saver(NamedTuple):
 
 
 def saver(directory: pathlib.Path, keep: int | None) -> Saver | None:
-    """A saver of `directory/STEP/` on the first process, None on the others.
+    """A saver to `directory/STEP/` on the first process, None on all other processes.
 
     Args:
-      directory: made if it is not there.
-      keep: number of steps that stay; None keeps all.
+      directory: folder of the checkpoints; it is made if it does not exist.
+      keep: number of steps to keep, the newest ones; None keeps all.
     """
     if not processes.is_first_process():
         return None
@@ -93,21 +93,21 @@ def _disk_errors(directory: pathlib.Path | str) -> Iterator[None]:
         no_space = getattr(error, "errno", None) == errno.ENOSPC
         if no_space or "no space left" in str(error).lower():
             raise GuardError(
-                f"no space left to save in {directory}: free some and start again; "
-                "the checkpoints already there are whole"
+                f"no space left on the disk of {directory}: free some and run the same command "
+                "again; the checkpoints in it are complete"
             ) from error
         raise
 
 
 def save(to: Saver | None, step: int, tree: PyTree, record: Record) -> None:
-    """Starts saving and returns; checksums and files are made behind the caller's back.
+    """Starts saving and returns; checksums and files are written in the background.
 
     Args:
-      to: made by `saver`; None saves nothing.
-      step: number of finished updates, so that no step runs twice after a resume. A step that is
-        there already stays as it is.
-      tree: host arrays of one replica, which nobody changes any more.
-      record: JSON-able; `arrays` is added.
+      to: the saver; None saves nothing.
+      step: number of finished updates, so that no step runs twice after a resume. A step that was
+        saved before stays as it is.
+      tree: host arrays of one replica; the caller must not change them afterwards.
+      record: JSON-compatible entries of the record; `step` and `arrays` are added.
 
     Raises:
       GuardError: the disk was full when an earlier step was saved.
@@ -135,16 +135,16 @@ def _write(
 
 
 def _settle(to: Saver) -> None:
-    """Waits until orbax has the arrays of the last save."""
+    """Waits until orbax has received the arrays of the last save."""
     if to.pending:
         to.pending.pop().result()
 
 
 def finish(to: Saver | None) -> None:
-    """Waits until everything that was saved is on disk.
+    """Waits until all saves are on disk.
 
     Raises:
-      GuardError: if the disk is full.
+      GuardError: the disk is full.
     """
     if to is not None:
         _settle(to)
@@ -153,7 +153,7 @@ def finish(to: Saver | None) -> None:
 
 
 def close(to: Saver | None) -> None:
-    """Waits, then releases the saver's threads."""
+    """Waits for all saves, then releases the saver's threads."""
     if to is not None:
         to.worker.shutdown()
         with _disk_errors(to.manager.directory):
@@ -161,17 +161,17 @@ def close(to: Saver | None) -> None:
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """The complete steps in a checkpoint folder, ascending; empty if there are none."""
+    """The complete steps in a checkpoint folder, in ascending order; may be empty."""
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
 
 
 def read_record(directory: pathlib.Path, step: int) -> Record:
-    """The JSON record saved beside the arrays of a step.
+    """The JSON record that was saved with the arrays of a step.
 
     Raises:
-      UserError: if the folder is not one of this project's checkpoints.
+      UserError: the folder is not a checkpoint of this project.
     """
     try:
         handler = ocp.Checkpointer(
@@ -181,7 +181,8 @@ def read_record(directory: pathlib.Path, step: int) -> Record:
         return handler.restore((directory / str(step) / "record").absolute())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{directory / str(step)} is not a complete checkpoint of byol_jax: {error}"
+            f"{directory / str(step)} is not a complete checkpoint of byol_jax ({error}): name a "
+            "workdir, or a folder checkpoints/STEP of one"
         ) from error
 
 
@@ -189,7 +190,7 @@ def read(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], Rec
     """All arrays of a step by path name, and its record.
 
     Raises:
-      UserError: if it is no checkpoint, or an array differs from its checksum.
+      UserError: the folder is not a checkpoint, or an array differs from its checksum.
     """
     record = read_record(directory, step)
     target = {
@@ -212,44 +213,44 @@ def read(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], Rec
     return flat, record
 
 
-def _damaged(directory: pathlib.Path, step: int, what: str) -> str:
+def _damaged(directory: pathlib.Path, step: int, reason: str) -> str:
     earlier = [s for s in steps(directory) if s < step]
-    hint = (
-        f"move that folder away to go on from step {earlier[-1]}"
+    remedy = (
+        f"move that folder away to continue from step {earlier[-1]}"
         if earlier
-        else "there is no earlier one"
+        else "there is no earlier checkpoint, so use another workdir to start again"
     )
-    return f"checkpoint {directory / str(step)} is damaged ({what}): {hint}"
+    return f"checkpoint {directory / str(step)} is damaged ({reason}): {remedy}"
 
 
 def fill(tree: PyTree, flat: Mapping[str, np.ndarray], source: str) -> PyTree:
-    """A tree like `tree` with the arrays of `flat`.
+    """A tree with the structure of `tree` and the arrays of `flat`.
 
     Args:
-      tree: of arrays or shapes: the structure expected.
-      flat: arrays by path name; names outside `tree` are an error too.
-      source: what `flat` is, for the message.
+      tree: arrays or shapes in the expected structure.
+      flat: arrays by path name; a name that `tree` lacks is an error, too.
+      source: name of the checkpoint, for the message.
 
     Raises:
-      UserError: naming the first leaf that is missing, extra or of another shape or
-        type.
+      UserError: a leaf is missing or extra, or has another shape or type; the message names the
+        first one.
     """
     leaves, definition = jax.tree_util.tree_flatten_with_path(tree)
     expected = {path_name(path): leaf for path, leaf in leaves}
 
-    def refuse(name: str, here: str, there: str) -> None:
+    def refuse(name: str, in_config: str, in_checkpoint: str) -> None:
         raise UserError(
-            f"{source} belongs to another architecture: {name} is {there} there and {here} "
-            "in this config; use the config it was made with, or another workdir"
+            f"{source} belongs to another architecture: {name} is {in_checkpoint} there and "
+            f"{in_config} in this config; use the config it was made with, or another workdir"
         )
 
     for name, leaf in expected.items():
-        here = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        in_config = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
         if name not in flat:
-            refuse(name, here, "absent")
-        there = f"{flat[name].dtype.name}{list(flat[name].shape)}"
-        if here != there:
-            refuse(name, here, there)
+            refuse(name, in_config, "absent")
+        in_checkpoint = f"{flat[name].dtype.name}{list(flat[name].shape)}"
+        if in_config != in_checkpoint:
+            refuse(name, in_config, in_checkpoint)
     for name in flat:
         if name not in expected:
             refuse(name, "absent", f"{flat[name].dtype.name}{list(flat[name].shape)}")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, asked for between two steps instead of raised within one."""
+"""SIGINT and SIGTERM, polled between two steps instead of raised within a step."""
 
 import contextlib
 import signal
@@ -8,7 +8,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def signals() -> Iterator[Callable[[], int]]:
-    """Turns SIGINT and SIGTERM into a number to be asked for between two steps (0: none)."""
+    """Catches SIGINT and SIGTERM; yields a function that returns the first one received, or 0."""
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl, TensorBoard events, a progress line."""
+"""Outputs for the numbers of a run: metrics.jsonl, TensorBoard events, a progress line."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ import tqdm
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    """Writes JSON atomically: a reader sees the old file or the new one."""
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
     os.replace(temporary, path)
@@ -32,16 +32,16 @@ def _is_kept(line: str, step: int) -> bool:
     try:
         return json.loads(line)["step"] <= step
     except (ValueError, KeyError, TypeError):
-        return False  # the torn last line of a run that was killed
+        return False  # the last line of a run that was killed may be incomplete
 
 
 class Writer:
-    """Appends one flat object a line to `metrics.jsonl`, and the same to TensorBoard.
+    """Appends one flat object per line to `metrics.jsonl`, and the same values to TensorBoard.
 
     Args:
       workdir: an existing folder.
-      step: the step the run resumes at. Lines of later steps, which an interrupted run
-        wrote after its last checkpoint, are dropped: those steps run again.
+      step: number of finished updates when the run resumes. Lines of later steps, which an
+        interrupted run wrote after its last checkpoint, are dropped: those steps run again.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
@@ -59,7 +59,7 @@ class Writer:
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes the scalars of one step; `step` counts finished updates.
 
-        A value that is not finite becomes null: JSON has no NaN.
+        A value that is not finite becomes null in JSON, which has no NaN.
         """
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
@@ -68,13 +68,13 @@ class Writer:
             self._events.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Flushes and closes both outputs."""
         self._file.close()
         self._events.close()
 
 
 class _BarHandler(logging.Handler):
-    """Writes log lines above the progress line instead of through it."""
+    """Writes log messages above the progress line instead of into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.tqdm.write(self.format(record), file=sys.stderr)
@@ -91,12 +91,12 @@ def show_messages() -> None:
 class Progress:
     """A line with images/s and the time left, redrawn in place on a terminal.
 
-    Its clock starts with the first call of `advance`: what comes before is compilation,
-    not speed. Where standard error is a file, a new state follows every few seconds.
+    Its clock starts with the first call of `advance`, so compilation does not count. If standard
+    error is a file, a new line follows every few seconds.
 
     Args:
-      total: images of the whole run.
-      description: what is going on.
+      total: number of images in the whole run.
+      description: name of the work in progress.
     """
 
     def __init__(self, total: int, description: str):
@@ -105,7 +105,7 @@ class Progress:
         self._bar: tqdm.tqdm[None] | None = None
 
     def advance(self, images: int, message: str) -> None:
-        """Moves on to `images` done, with a few words about the last step."""
+        """Advances to `images` finished images; `message` is shown after the rate."""
         if self._bar is None:
             self._bar = tqdm.tqdm(
                 total=self._total,
@@ -121,6 +121,6 @@ class Progress:
         self._bar.update(images - self._bar.n)
 
     def close(self) -> None:
-        """Leaves the last state of the line standing."""
+        """Closes the line; its last state stays on the screen."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""How several processes find each other, agree, and end together."""
+"""Several processes: how they find each other, agree on values, and end together."""
 
 import importlib.util
 import json
@@ -19,14 +19,16 @@ from byol_jax.runtime import spmd
 
 
 class Hosts(NamedTuple):
-    """How the processes of a job find each other; all None: they are alone, or found by JAX.
+    """How the processes of a job find each other.
+
+    If the first three are None, the process is alone, or JAX finds the others from the environment.
 
     Attributes:
-      coordinator: `HOST:PORT` of process 0.
-      num_processes: how many processes take part; 1 by itself is alone, wherever it was started.
-      process_id: index of this one.
-      join_timeout: seconds to wait for all of them at start.
-      peer_timeout: seconds without a sign of life after which a process counts as lost.
+      coordinator: address `HOST:PORT` of process 0.
+      num_processes: number of processes; 1 without the other two is alone in any environment.
+      process_id: index of this process.
+      join_timeout: seconds to wait at the start until all processes have joined.
+      peer_timeout: seconds without a heartbeat after which a process counts as lost.
     """
 
     coordinator: str | None = None
@@ -37,7 +39,7 @@ class Hosts(NamedTuple):
 
 
 def _is_started_with_others() -> bool:
-    """Whether SLURM, Open MPI or a TPU VM started this process, which `jax.distributed` asks."""
+    """Whether SLURM, Open MPI or a TPU VM started this process, as `jax.distributed` sees it."""
     if "SLURM_STEP_NODELIST" in os.environ:
         return int(os.environ.get("SLURM_NTASKS", 1)) > 1
     if "OMPI_COMM_WORLD_SIZE" in os.environ:
@@ -50,23 +52,25 @@ def check_hosts(hosts: Hosts) -> None:
     """Refuses flags that no set of processes could use.
 
     Raises:
-      UserError: if only some of the three are given, or one is out of range.
+      UserError: only some of the three flags are given, or a value is out of range.
     """
     for name in ("join_timeout", "peer_timeout"):
         seconds = getattr(hosts, name)
-        require(seconds >= 1, f"--{name}={seconds} must be at least 1 second")
+        require(seconds >= 1, f"--{name}={seconds} must be 1 or more (seconds)")
     three = (hosts.coordinator, hosts.num_processes, hosts.process_id)
     if all(value is None for value in three) or three == (None, 1, None):
         return
     require(
         None not in three,
-        "several processes need all of --coordinator=HOST:PORT, --num_processes and --process_id",
+        "several processes need all three of --coordinator=HOST:PORT, --num_processes and "
+        "--process_id: give all or none",
     )
     assert hosts.num_processes is not None and hosts.process_id is not None
     port = re.fullmatch(r"\S+:([0-9]{1,5})", hosts.coordinator or "")
     require(
         port and 0 < int(port[1]) < 2**16,
-        f"--coordinator={hosts.coordinator} must be HOST:PORT, a port of process 0 that is free",
+        f"--coordinator={hosts.coordinator} must be HOST:PORT, the address of process 0 and a port "
+        "that is free there",
     )
     require(
         0 <= hosts.process_id < hosts.num_processes,
@@ -76,41 +80,41 @@ def check_hosts(hosts: Hosts) -> None:
 
 
 def _check_port_is_free(coordinator: str) -> None:
-    """JAX dies without a word where another program has the port."""
+    """Refuses a port in use, with which JAX would abort without a message."""
     try:
         socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
     except OSError as error:
         raise UserError(
-            f"--coordinator={coordinator}: process 0 cannot listen there ({error}); "
-            "name another port, the same on all processes"
+            f"--coordinator={coordinator}: process 0 cannot listen there ({error}); choose "
+            "another port, the same for all processes"
         ) from error
 
 
 def initialize(hosts: Hosts) -> None:
-    """Joins the other processes, if flags or the environment name any.
+    """Joins the other processes, if the flags or the environment name any.
 
-    Where they do not come within `join_timeout`, the process ends with one line and exit code 2,
-    from a thread: JAX would abort it.
+    If they do not join within `join_timeout`, a thread ends this process with one line and exit
+    code 2. Without it JAX would abort the process.
 
     Raises:
-      UserError: as `check_hosts`; if this process cannot join.
+      UserError: as in `check_hosts`; or this process cannot join the others.
     """
     check_hosts(hosts)
     if hosts.num_processes == 1 or not (hosts.coordinator or _is_started_with_others()):
         return
     if hosts.process_id == 0 and hosts.coordinator:
         _check_port_is_free(hosts.coordinator)
-    # CPU devices of different processes talk through gloo; other backends ignore this.
+    # CPU devices of different processes communicate through gloo; other backends ignore this.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take SIGTERM for itself; `interrupts` and `any_process` stop all together.
+    # That service would catch SIGTERM; `interrupts` and `any_process` stop all processes together.
     jax.config.update("jax_enable_preemption_service", False)
-    what = f"--coordinator={hosts.coordinator}" if hosts.coordinator else "the coordinator"
+    address = f"--coordinator={hosts.coordinator}" if hosts.coordinator else "the coordinator"
     late = threading.Timer(
         hosts.join_timeout,
         _give_up,
         (
-            f"error: after --join_timeout={hosts.join_timeout} seconds some process had not come "
-            f"to {what}: start all of them, with the address and a free port of process 0",
+            f"error: not all processes joined {address} within --join_timeout={hosts.join_timeout} "
+            "seconds: start all of them, with the address and a free port of process 0",
         ),
     )
     late.daemon = True
@@ -122,17 +126,17 @@ def initialize(hosts: Hosts) -> None:
             hosts.process_id,
             initialization_timeout=hosts.join_timeout + 60,
             heartbeat_timeout_seconds=hosts.peer_timeout,
-            # At the end some wait for the first process, which evaluates: as long as it lives.
+            # At the end the others wait while the first process evaluates, as long as it is alive.
             shutdown_timeout_seconds=7 * 86400,
         )
         spmd.meet()
         wait_for_all()
     except (OSError, RuntimeError, ValueError) as error:
         if not hosts.coordinator and "coordinator_address" in str(error):
-            return  # a TPU VM by itself, that is part of no pod
+            return  # a single TPU VM, which is not part of a pod
         raise UserError(
-            f"could not join the other processes at {what}: {str(error).splitlines()[0]}; "
-            "--num_processes=1 starts this one alone"
+            f"could not join the other processes at {address}: {str(error).splitlines()[0]}; "
+            "--num_processes=1 starts this process alone"
         ) from error
     finally:
         late.cancel()
@@ -144,11 +148,11 @@ def _give_up(message: str) -> None:
 
 
 def is_joined() -> bool:
-    """Whether this process has been joined to others, which may wait for it or die with it."""
+    """Whether this process has joined others, which may wait for it or fail with it."""
     return jax.distributed.is_initialized()
 
 
-# What gloo, NCCL and JAX's own coordination say when the other end is gone.
+# Words in the errors of gloo, NCCL and JAX's coordination service when another process is lost.
 _LOST = re.compile(
     r"gloo|nccl|coordination.?service|heartbeat|connection (closed|reset|refused)|unavailable",
     re.IGNORECASE,
@@ -156,7 +160,7 @@ _LOST = re.compile(
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error of JAX says that another process is gone."""
+    """Whether an error of JAX says that another process was lost."""
     return (
         isinstance(error, jax.errors.JaxRuntimeError)
         and is_joined()
@@ -165,10 +169,10 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def leave_soon(code: int, seconds: float = 10) -> None:
-    """Ends this process in so many seconds at the latest, after an error.
+    """Ends this process after an error, within `seconds` at the latest.
 
-    JAX waits at its exit for all others, of which some may wait for this one in a collective. Those
-    that have failed with this one are there by then.
+    At exit JAX waits for all other processes, and some of them may be waiting for this one in a
+    collective. Processes that failed for the same reason reach their exit within that time.
     """
     if is_joined():
         timer = threading.Timer(seconds, os._exit, (code,))
@@ -177,10 +181,10 @@ def leave_soon(code: int, seconds: float = 10) -> None:
 
 
 def require_same(values: Mapping[str, Any]) -> None:
-    """Compares JSON-able values by name; all processes must call it together.
+    """Compares JSON-compatible values by name; all processes must call it together.
 
     Raises:
-      UserError: on all of them, naming the first that differ.
+      UserError: values differ. All processes raise it, and the message names the first differences.
     """
     if jax.process_count() == 1:
         return
@@ -188,15 +192,15 @@ def require_same(values: Mapping[str, Any]) -> None:
     sizes = spmd.gather_from_processes(np.asarray(len(text)))
     padded = np.pad(text, (0, int(np.max(sizes)) - len(text)))
     rows = spmd.gather_from_processes(padded)
-    first, *others = (json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True))
-    for process, other in enumerate(others, start=1):
-        names = [n for n in {**first, **other} if first.get(n) != other.get(n)]
-        shown = ", ".join(f"{n}={other.get(n)} and not {first.get(n)}" for n in names[:3])
+    first, *rest = (json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True))
+    for process, entries in enumerate(rest, start=1):
+        names = [n for n in {**first, **entries} if first.get(n) != entries.get(n)]
+        shown = ", ".join(f"{n}={entries.get(n)} instead of {first.get(n)}" for n in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         require(
             not names,
-            f"process {process} has {shown}{more}, as process 0 has: "
-            "all processes need the same command, data and workdir",
+            f"process {process} differs from process 0: {shown}{more}; give all processes the same "
+            "command, data and workdir",
         )
 
 

@@ -1,4 +1,4 @@
-"""A trace of a few steps, for TensorBoard's profile plugin (xprof) or Perfetto."""
+"""A trace of some steps, for TensorBoard's profile plugin (xprof) or Perfetto."""
 
 import contextlib
 import logging
@@ -15,16 +15,16 @@ PyTree = Any
 
 @contextlib.contextmanager
 def traced(folder: pathlib.Path, first: int, count: int) -> Iterator[Callable[[int, PyTree], None]]:
-    """Traces `count` steps, from number `first` on, into `folder`.
+    """Traces `count` steps, beginning with step `first`, into `folder`.
 
     Args:
-      folder: is made if it is not there.
-      first: the first step of the trace. Those before it compile and fill the queues.
-      count: 0 traces nothing.
+      folder: folder of the trace; it is made if it does not exist.
+      first: number of the first step in the trace. Earlier steps compile and fill the queues.
+      count: number of steps in the trace; 0 traces nothing.
 
     Yields:
-      A function for the loop, to be called with the number of each step that has been started and
-      some output of it. It waits for that output at both ends of the trace, nowhere else.
+      A function that the loop calls after it has started a step, with the step's number and some
+      output of the step. The function waits for that output at both ends of the trace only.
     """
     running = False
 

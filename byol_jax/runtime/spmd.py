@@ -1,7 +1,7 @@
-"""One program on several devices: mapping, collectives, and batches on their way to devices.
+"""One program on several devices: mapping, collectives, and the transfer of batches.
 
-The only module that names `pmap` or a collective: the rest of the package is written for one
-device. Haiku's BatchNorm takes `AXIS` by name.
+This is the only module that calls `pmap` or a collective; the rest of the package is written for
+one device. Haiku's BatchNorm takes the name `AXIS`.
 """
 
 import collections
@@ -37,21 +37,21 @@ def pmap(
 
 
 def pmean(tree: PyTree, axis: str | None) -> PyTree:
-    """Mean over the devices of `axis`; the identity when there is no axis."""
+    """Mean over the devices of `axis`; the identity without an axis."""
     return tree if axis is None else jax.lax.pmean(tree, axis_name=axis)
 
 
 def axis_index(axis: str | None) -> jax.Array | int:
-    """Which device of `axis` this is; 0 when there is no axis."""
+    """Index of this device on `axis`; 0 without an axis."""
     return 0 if axis is None else jax.lax.axis_index(axis)
 
 
 def all_gather(x: jax.Array, axis: str | None) -> jax.Array:
     """The rows of all n devices of `axis`, in their order: `[B, D]` -> `[n B, D]`.
 
-    The identity when there is no axis. A cotangent comes back to the device whose rows they were,
-    summed over the devices that used them: with each device's loss the mean over its own rows, the
-    mean over devices of their gradients is the gradient of the mean over all rows.
+    The identity without an axis. The cotangent of a row returns to the device that the row came
+    from, summed over the devices that used it. If the loss of each device is the mean over its own
+    rows, the mean of the devices' gradients is therefore the gradient of the mean over all rows.
     """
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
@@ -62,7 +62,7 @@ def _sharding(devices: Sequence[jax.Device]) -> jax.sharding.NamedSharding:
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
-    """Copies a host tree to every local device: leaves gain a leading device axis."""
+    """Copies a host tree to every local device; leaves gain a leading device axis."""
     devices = list(devices or jax.local_devices())
     sharding = _sharding(devices)
 
@@ -76,8 +76,8 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTr
 def to_host(tree: PyTree) -> PyTree:
     """The first local replica of a replicated tree, as host arrays without the device axis.
 
-    Waits for the values. The copies are real: on CPU a view would be overwritten by the
-    next step, to which the buffers are donated.
+    It waits for the values and copies them. On CPU a view would be overwritten by the next step, to
+    which the buffers are donated.
     """
     return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data)[0], tree)
 
@@ -86,11 +86,11 @@ def check_batch(batch_size: int, micro_batches: int, devices: int | None = None)
     """Raises `UserError` unless the batch divides over micro-batches and devices.
 
     Args:
-      batch_size: global and effective.
-      micro_batches: how many of them make a batch.
-      devices: how many there will be; by default those that there are.
+      batch_size: global, effective batch size.
+      micro_batches: number of micro-batches per batch.
+      devices: number of devices; by default those of the run.
     """
-    require(micro_batches >= 1, f"accumulate={micro_batches} must be at least 1")
+    require(micro_batches >= 1, f"accumulate={micro_batches} must be 1 or more")
     require(
         batch_size > 0 and batch_size % micro_batches == 0,
         f"batch_size={batch_size} does not divide into accumulate={micro_batches} micro-batches",
@@ -99,13 +99,13 @@ def check_batch(batch_size: int, micro_batches: int, devices: int | None = None)
     if micro % devices:
         larger = micro_batches * devices * -(-micro // devices)
         raise UserError(
-            f"batch_size={batch_size} in {micro_batches} micro-batch(es) of {micro} does not "
-            f"divide over {devices} devices: batch_size={larger} would"
+            f"batch_size={batch_size} does not divide over {devices} devices in micro-batches of "
+            f"{micro} (accumulate={micro_batches}): batch_size={larger} would"
         )
 
 
 def device_memory() -> int | None:
-    """Bytes that the first local device has for arrays, None where it does not say (CPUs)."""
+    """Bytes of memory for arrays on the first local device; None if it is not reported (CPUs)."""
     statistics = jax.local_devices()[0].memory_stats()
     return statistics.get("bytes_limit") if statistics else None
 
@@ -116,9 +116,9 @@ def shard(
     """Sends a process's host batch to its devices.
 
     Args:
-      batch: leaves `[micro_batches * b, ...]`, micro-batch by micro-batch.
-      micro_batches: how many of them; more than one adds an axis to the result.
-      devices: defaults to the local devices, D of them.
+      batch: leaves `[micro_batches * b, ...]`, one micro-batch after the other.
+      micro_batches: number of micro-batches; more than one adds an axis to the result.
+      devices: the D devices to send to; by default the local ones.
 
     Returns:
       Leaves `[D, b / D, ...]`, or `[D, micro_batches, b / D, ...]`.
@@ -134,7 +134,7 @@ def shard(
 
 
 def prefetch(batches: Iterable[PyTree], micro_batches: int, depth: int = 2) -> Iterator[PyTree]:
-    """Keeps `depth` batches on their way to the devices ahead of the one in use."""
+    """Sends batches to the devices, `depth` batches ahead of the one in use."""
     queue: collections.deque[PyTree] = collections.deque()
     for batch in batches:
         queue.append(shard(batch, micro_batches))
@@ -144,10 +144,10 @@ def prefetch(batches: Iterable[PyTree], micro_batches: int, depth: int = 2) -> I
 
 
 def limit_ahead(steps: int = 2) -> Callable[[PyTree], None]:
-    """A function to be called with some output of each step as it is started.
+    """A function that the loop calls with some output of each step it has started.
 
-    It waits for the step `steps` before, so that the devices always have work queued, but a signal
-    between two steps need not wait for all that a fast host has started.
+    It waits for the step that was started `steps` steps earlier. So the devices always have work
+    queued, but after a signal the host need not wait for a long queue of steps.
     """
     started: collections.deque[PyTree] = collections.deque()
 
@@ -165,17 +165,18 @@ def map_batches(
     batch_size: int,
     shared: Sequence[PyTree] = (),
 ) -> PyTree:
-    """Applies a function of a batch to host batches one after the other, on all local devices.
+    """Applies a function of a batch to host batches, one after the other, on all local devices.
 
-    Rows come back in order. Batches are padded to the common shape and their padding
-    dropped, so any number of rows works and one program is compiled.
+    Rows are returned in order. Batches are padded to a common shape and the padding is dropped, so
+    any number of rows works and a single program is compiled.
 
     Args:
-      function: maps `[b, ...]` and the trees of `shared` to a tree of `[b, ...]`, rows independent.
-      batches: `[b, ...]`, N rows in all, at least 1; none longer than `batch_size`.
-      batch_size: rows per call, rounded up to a multiple of the local devices.
-      shared: further arguments, the same for every batch. As arguments and not as constants of
-        the program they leave it small, and the same for other values.
+      function: maps rows `[b, ...]` and the trees of `shared` to a tree of `[b, ...]`. It must
+        treat rows independently.
+      batches: arrays `[b, ...]` with N rows in total, at least 1; none longer than `batch_size`.
+      batch_size: rows per call, rounded up to a multiple of the number of local devices.
+      shared: further arguments, the same for every batch. As arguments rather than constants they
+        keep the program small, and other values need no compilation.
 
     Returns:
       A tree of host arrays `[N, ...]`.
@@ -194,14 +195,14 @@ def map_batches(
 
 
 def meet() -> None:
-    """Connects every device with every other one while all processes are at the same place.
+    """Connects every device with every other one while all processes are at the same point.
 
-    gloo waits 30 seconds for the last device where devices meet for the first time. That is short
-    for processes that compile or read images before.
+    When devices communicate for the first time, gloo waits only 30 seconds for the last one.
+    Processes that compile or read images before that point may take longer.
     """
     pmap(lambda x: jax.lax.psum(x, AXIS))(np.ones(jax.local_device_count()))
 
 
 def gather_from_processes(array: np.ndarray) -> np.ndarray:
-    """The array of every process, `[processes, ...]`; all processes must call it together."""
+    """The arrays of all processes, `[processes, ...]`; all processes must call it together."""
     return np.asarray(multihost_utils.process_allgather(array))

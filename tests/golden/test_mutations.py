@@ -151,9 +151,8 @@ MUTATIONS = (
     Mutation(
         "symmetric padding in the blocks",
         "byol_jax/networks/resnet.py",
-        'stride=conv_stride, with_bias=False, name=f"conv_{i}"',
-        "stride=conv_stride, with_bias=False, "
-        'name=f"conv_{i}", padding=[(kernel // 2, kernel // 2)] * 2',
+        'name=f"conv_{i}",',
+        'name=f"conv_{i}", padding=[(kernel // 2, kernel // 2)] * 2,',
         TINY,
     ),
     Mutation(
@@ -188,8 +187,8 @@ MUTATIONS = (
     Mutation(
         "the probe trains the encoder",
         "byol_jax/networks/siamese.py",
-        "probe(jax.lax.stop_gradient(embedding))",
-        "probe(embedding)",
+        'probe(jax.lax.stop_gradient(outputs[0]["embedding"]))',
+        'probe(outputs[0]["embedding"])',
         TRACE,
     ),
     Mutation(

@@ -141,17 +141,17 @@ def test_the_job_operations_writes_a_png(photo, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "key"),
     [
-        ({"image": None}, "config.image is needed"),
-        ({"image": "absent.jpg"}, "config.image=absent.jpg cannot be read: No such file"),
-        ({"image": "text"}, "text cannot be read"),
-        ({"image": "cut"}, "cut cannot be read: the image is damaged"),
-        ({"image_size": 0}, "config.image_size=0 must be at least 1"),
-        ({"seed": -1}, "config.seed=-1 must be from 0"),
+        ({"image": None}, "config.image"),
+        ({"image": "absent.jpg"}, "config.image=absent.jpg .*No such file"),
+        ({"image": "text"}, "config.image=text "),
+        ({"image": "cut"}, "config.image=cut "),
+        ({"image_size": 0}, "config.image_size=0"),
+        ({"seed": -1}, "config.seed=-1"),
     ],
 )
-def test_mistakes_of_the_job_operations(photo, tmp_path, monkeypatch, changes, message) -> None:
+def test_mistakes_of_the_job_operations(photo, tmp_path, monkeypatch, changes, key) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("not an image")
     with open(photo[0], "rb") as whole:
@@ -159,7 +159,7 @@ def test_mistakes_of_the_job_operations(photo, tmp_path, monkeypatch, changes, m
     config = operations.get_config()
     config.image = photo[0]
     config.update(changes)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=key):
         pictures.run_operations(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -168,6 +168,6 @@ def test_mistakes_of_the_job_operations(photo, tmp_path, monkeypatch, changes, m
 def test_mistakes(dataset, tmp_path, name: str) -> None:
     config = config_of(dataset)
     config.views[name] = 0
-    with pytest.raises(UserError, match=f"config.views.{name}=0 must be at least 1"):
+    with pytest.raises(UserError, match=f"config.views.{name}=0"):
         pictures.run(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -56,44 +56,44 @@ def test_chips_are_those_of_their_pages():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (("--preflight=v9:2x2",), "known are v3:32x32, v4:16x16x16, v5e:16x16"),
+        (("--preflight=v9:2x2",), ("--preflight=v9:2x2", "v3:32x32", "v4:16x16x16", "v5e:16x16")),
         (
             ("--preflight=v3:16x16", "--config.batch_size=4000"),
-            "does not divide over 512 devices: batch_size=4096 would",
+            ("batch_size=4000", "512 devices", "batch_size=4096"),
         ),
-        (("--workdir=x", "--largest_batch"), "--largest_batch needs --preflight"),
+        (("--workdir=x", "--largest_batch"), ("--largest_batch", "--preflight")),
     ],
 )
-def test_mistakes_exit_with_2_and_one_line(arguments, message):
+def test_mistakes_exit_with_2_and_one_line(arguments, words):
     done = tiny_runs.program("--config=experiments/byol.py", *arguments)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
-    assert message in line
+    assert all(word in line for word in words)
     assert not done.stdout
 
 
 @pytest.mark.parametrize(
-    ("topology", "changes", "message"),
+    ("topology", "changes", "words"),
     [
-        ("v3:3x3", {}, "known are v3:2x2, v3:4x4"),
-        ("v3", {}, "known are v3:2x2"),
-        ("v4:2x2", {}, "known are v4:2x2x1"),
+        ("v3:3x3", {}, "--preflight=v3:3x3.*v3:2x2, v3:4x4"),
+        ("v3", {}, "--preflight=v3:.*v3:2x2"),
+        ("v4:2x2", {}, "--preflight=v4:2x2:.*v4:2x2x1"),
         ("v3:2x2", {"tau_base": 2.0}, "config.tau_base=2"),
-        ("v3:2x2", {"batch_size": 8, "accumulate": 2}, "over 8 devices: batch_size=16 would"),
-        ("v3:2x2", {"job": "evaluate"}, "config.job=evaluate is not"),
+        ("v3:2x2", {"batch_size": 8, "accumulate": 2}, "batch_size=8 .*8 devices.*batch_size=16"),
+        ("v3:2x2", {"job": "evaluate"}, "config.job=evaluate"),
     ],
 )
-def test_what_is_refused_before_anything_is_compiled(topology, changes, message):
-    with pytest.raises(UserError, match=re.escape(message)):
+def test_what_is_refused_before_anything_is_compiled(topology, changes, words):
+    with pytest.raises(UserError, match=words):
         report.run(tiny_runs.tiny_config("digits", **changes), topology)
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'byol_jax\[tpu\]'"):
+    with pytest.raises(UserError, match=r"byol_jax\[tpu\]"):
         report.run(tiny_runs.tiny_config("digits"), "v3:2x2")
 
 
@@ -109,7 +109,7 @@ def test_a_pod_that_the_compiler_refuses(monkeypatch):
     monkeypatch.setattr(chips, "_ENVIRONMENT", {})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(chips.topologies, "get_topology_desc", refuse)
-    with pytest.raises(UserError, match=r"libtpu refuses it \(INVALID_ARGUMENT: no such thing\)"):
+    with pytest.raises(UserError, match=r"--preflight=v4:4x4x4.*INVALID_ARGUMENT: no such thing"):
         chips.topology_of(chips.pod_of("v4:4x4x4"))
 
 
@@ -133,7 +133,7 @@ def test_the_data_set_by_name(dataset, split, expected):
 def test_a_data_set_that_is_not_there_is_assumed_unlabelled(tmp_path):
     data = report.data_of(tiny_runs.tiny_config(f"npz:{tmp_path / 'absent.npz'}"))
     assert data[:2] == (None, 0)
-    assert "assumed to have no labels" in data.words
+    assert "absent.npz" in data.words
 
 
 def test_table_sizes():
@@ -175,9 +175,9 @@ def test_the_shapes_are_those_that_a_run_passes(dataset, tmp_path, monkeypatch, 
     hparams = hyperparameters(config, 24, 1)
     shapes = report.arguments(config, program, hparams, 24, jax.device_count())
     assert jax.tree.structure(shapes) == jax.tree.structure(arguments)
-    for ours, theirs in zip(jax.tree.leaves(shapes), jax.tree.leaves(arguments), strict=True):
-        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-        assert not theirs.weak_type
+    for expected, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(arguments), strict=True):
+        assert (expected.shape, expected.dtype) == (leaf.shape, leaf.dtype)
+        assert not leaf.weak_type
     batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[1]))
     assert batch_bytes == config.batch_size * report.image_bytes(config)
 
@@ -283,8 +283,7 @@ def test_what_a_refused_program_would_need(message, size):
 
 def test_what_a_refused_program_would_need_may_be_unknown():
     assert math.isnan(hlo.needed("RESOURCE_EXHAUSTED: something else"))
-    line = report.memory_line(math.nan, 0, POD)
-    assert line.endswith("more than the 16.00 GiB of a device: does not fit")
+    assert numbers(report.memory_line(math.nan, 0, POD)) == [16.0]
 
 
 def test_the_bounds():
@@ -320,53 +319,51 @@ def test_splitting_a_batch():
     assert [report.split_for(config, POD, n) for n in (12, 11, 5, 1, 0)] == [1, 2, 3, 12, None]
 
 
+def numbers(line):
+    """The words of a line that are numbers."""
+    words = [word.strip("(),;:").replace(",", "") for word in line.split()]
+    return [float(word) for word in words if re.fullmatch(r"\d+(\.\d+)?", word)]
+
+
 def test_the_report():
     config = tiny_runs.tiny_config("tfds:imagenet2012", batch_size=96, num_steps=7200)
     config.image_size = 10
     data = Data(1000, 10, "counted")
     lines, steps = report.describe(config, data, POD, hosts=2)
     assert steps == 7200
-    assert lines == [
-        "not named; on toy:2x2: 8 devices (each a core), 2 hosts",
-        "data            tfds:imagenet2012, train+valid: 1,000 images, 10 classes (counted)",
-        "batch           96 = 8 devices x 12 images",
-        "schedule        7,200 steps",
-    ]
-    # 6 s a step: 96 / 6 images/s, 7200 x 6 s = 12 h. An image has 2 x 10 x 10 x 3 + 12 bytes.
+    title, *rows = lines
+    assert "toy:2x2" in title and numbers(title)[-2:] == [8, 2]  # devices and hosts
+    assert [row.split()[0] for row in rows] == ["data", "batch", "schedule"]
+    assert "tfds:imagenet2012" in rows[0] and numbers(rows[0]) == [1000, 10]
+    assert [numbers(row) for row in rows[1:]] == [[96, 8, 12], [7200]]
+    # 6 s per step: 96 / 6 images/s, 7200 x 6 s = 12 h. An image has 2 x 10 x 10 x 3 + 12 bytes.
     config.batch_size = 96_000_000
-    assert report.cost(ANALYSIS, config, POD, 2, steps) == [
-        "step, a device  200 FLOP, 30 B read and written",
-        "collectives     20 B in 3 calls",
-        "lower bounds    5500.0 ms: the compiler's estimate",
-        "                6000.0 ms: the chips' peaks (arithmetic 4000.0, memory 6000.0, "
-        "links 6000.0)",
-        "                so at most 16,000,000 images/s; 7,200 steps in at least 12.00 h",
-        "input           each of 2 hosts must deliver, at that rate, 8,000,000 images/s (decoded "
-        "once, 2 views each), 4,896 MB/s to its devices",
-    ]
+    work, exchanged, compiler, peaks, rate, needed = report.cost(ANALYSIS, config, POD, 2, steps)
+    assert numbers(work) == [200, 30] and "FLOP" in work
+    assert numbers(exchanged) == [20, 3] and exchanged.startswith("collectives")
+    assert numbers(compiler) == [5500] and compiler.startswith("lower bounds")
+    assert numbers(peaks) == [6000, 4000, 6000, 6000]
+    assert numbers(rate) == [16_000_000, 7200, 12]
+    # Hosts, images/s of each, views, MB/s of each.
+    assert numbers(needed) == [2, 8_000_000, 2, 4896]
 
 
 def test_the_report_of_micro_batches_and_of_a_schedule_without_end():
     config = tiny_runs.tiny_config("", batch_size=96, num_steps=None, accumulate=3)
     lines, steps = report.describe(config, Data(None, 0, "assumed"), POD, hosts=2)
     assert steps is None
-    assert lines[2] == "batch           96 = 8 devices x 4 images x 3 micro-batches"
-    assert lines[3] == "schedule        length unknown: give config.num_steps"
-    lines = report.cost(ANALYSIS, config, POD, 2, steps)
-    assert lines[0] == (
-        "step, a device  600 FLOP, 90 B read and written (3 times what is counted for one "
-        "micro-batch and its update)"
-    )
-    assert lines[2].startswith("estimates ")
-    assert lines[4] == "                so about 5 images/s"  # 96 in 18 s
+    assert numbers(lines[2]) == [96, 8, 4, 3]
+    assert "config.num_steps" in lines[3]
+    work, _, compiler, _, rate, _ = report.cost(ANALYSIS, config, POD, 2, steps)
+    assert numbers(work)[:3] == [600, 90, 3]
+    assert compiler.startswith("estimates ")
+    assert numbers(rate) == [5]  # 96 in 18 s
 
 
-def test_memory_in_words():
-    assert report.memory_line(2 * GIB, GIB, POD) == (
-        "memory          3.00 GiB of the 16.00 GiB of a device: fits "
-        "(2.00 GiB the step, 1.00 GiB batches kept ready)"
-    )
-    assert "does not fit, by 1.50 GiB" in report.memory_line(17 * GIB, GIB / 2, POD)
+def test_the_line_about_memory():
+    line = report.memory_line(2 * GIB, GIB, POD)
+    assert line.startswith("memory") and numbers(line) == [3, 16, 2, 1]
+    assert numbers(report.memory_line(17 * GIB, GIB / 2, POD)) == [17.5, 16, 1.5, 17, 0.5]
     # Two batches of 12 images of 2 x 8 x 8 x 3 + 12 bytes wait on each device.
     config = tiny_runs.tiny_config("digits", batch_size=96)
     assert report.waiting_bytes(config, POD) == 2 * 12 * 396
@@ -441,35 +438,35 @@ def test_a_config_that_fits(made_up, dataset, capsys):
     report.run(config, "v3:2x2", find_largest=True)
     assert made_up == [4, 4, 8]
     # 15.48 GiB hold 3 and 12 images.
-    assert "largest batch   12 images" in capsys.readouterr().out
+    assert re.search("largest batch +12 ", capsys.readouterr().out)
     # Twice 9 GiB would not fit: half the images are compiled instead.
     config.batch_size = 48
     report.run(config, "v3:2x2", find_largest=True)
     assert made_up == [4, 4, 8, 6, 3]
-    assert "largest batch   12 images" in capsys.readouterr().out
+    assert re.search("largest batch +12 ", capsys.readouterr().out)
 
 
 def test_a_config_that_does_not_fit(made_up, dataset, capsys):
     config = tiny_runs.tiny_config(dataset, batch_size=8 * 32)
-    with pytest.raises(UserError, match=r"config\.accumulate=4 \(by the prediction\)"):
+    with pytest.raises(UserError, match=r"config\.accumulate=4 "):
         report.run(config, "v3:2x2")
     assert made_up == [32, 16]
     out = capsys.readouterr().out
-    assert "does not fit, by 19.52 GiB" in out
-    assert "largest batch   12 images" in out
+    assert "19.52 GiB" in out
+    assert re.search("largest batch +12 ", out)
     assert "lower bounds" not in out
 
 
 def test_a_config_of_which_not_one_image_fits(made_up, dataset, monkeypatch):
     chip = chips.CHIPS["v3"]._replace(memory=3.5 * GIB)
     monkeypatch.setattr(chips, "CHIPS", {"v3": chip})
-    with pytest.raises(UserError, match="not even one image"):
+    with pytest.raises(UserError, match="v3:2x2"):
         report.run(tiny_runs.tiny_config(dataset, batch_size=8), "v3:2x2")
 
 
 def test_resident_images_are_refused(dataset):
     config = tiny_runs.tiny_config(dataset, data__resident=True)
-    with pytest.raises(UserError, match=r"knows no config\.data\.resident: leave it out"):
+    with pytest.raises(UserError, match=r"config\.data\.resident"):
         report.run(config, "v3:2x2")
 
 
@@ -480,14 +477,14 @@ needs_libtpu = pytest.mark.skipif(
 
 def operand_types(hlo, operation):
     """Types of the first two operands of each such operation, from where they are defined."""
-    found = []
+    operand_pairs = []
     for computation in hlo.split("\n\n"):
         types = dict(re.findall(r"(%[\w.\-]+) = (\w+)\[", computation))
         types |= dict(re.findall(r"(%?[\w.\-]+): (\w+)\[", computation))
         for operands in re.findall(rf" {operation}\((.*?)\)", computation):
             names = re.findall(r"%[\w.\-]+", operands)[:2]
-            found.append(tuple(types.get(name) or types[name[1:]] for name in names))
-    return found
+            operand_pairs.append(tuple(types.get(name) or types[name[1:]] for name in names))
+    return operand_pairs
 
 
 @pytest.mark.slow

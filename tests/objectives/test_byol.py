@@ -96,5 +96,5 @@ def test_a_collapsed_batch_has_finite_gradients(normalization):
 
 
 def test_unknown_normalisation():
-    with pytest.raises(UserError, match="normalization=l1 must be one of l2, layer, batch, none"):
+    with pytest.raises(UserError, match=r"normalization=l1 .*l2, layer, batch, none"):
         byol.byol("l1")

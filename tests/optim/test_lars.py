@@ -81,10 +81,36 @@ def test_scheduled_rate_multiplies_after_the_momentum(decay):
         np.testing.assert_allclose(params[module][leaf], value, rtol=2e-6, atol=1e-6)
 
 
-def test_momentum_of_is_shaped_like_the_parameters():
+def test_the_momentum_is_shaped_like_the_parameters():
     state = lars.lars(0, weight_decay=0, trust_coefficient=0, momentum=0).init(PARAMS)
-    momentum = lars.momentum_of(state)
+    momentum = optax.tree_utils.tree_get(state, "trace")
     assert jax.tree.structure(momentum) == jax.tree.structure(PARAMS)
+
+
+def test_trust_ratios_are_those_of_optax():
+    """Norms here are square roots of sums of squares, so only their rounding may differ."""
+    generator = np.random.default_rng(1)
+    shapes = {"kernel": (3, 3, 16, 32), "matrix": (100, 7), "vector": (5,), "scalar": ()}
+    params, updates = (
+        {name: jnp.asarray(generator.normal(size=s), jnp.float32) for name, s in shapes.items()}
+        for _ in range(2)
+    )
+    values, expected = (
+        jax.jit(transform(trust_coefficient=0.01).update)(updates, (), params)[0]
+        for transform in (lars.scale_by_trust_ratio, optax.scale_by_trust_ratio)
+    )
+    for name, value in values.items():
+        # Two norms, a product and two quotients, each rounded once: some 2**-24 each.
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("zero", ["param", "update", "both"])
+def test_a_norm_of_zero_gives_a_trust_ratio_of_1(zero):
+    param = jnp.zeros(3) if zero in ("param", "both") else jnp.ones(3)
+    update = jnp.zeros(3) if zero in ("update", "both") else jnp.array([1.0, -2.0, 0.0])
+    with jax.debug_nans(True):
+        scaled, _ = lars.scale_by_trust_ratio(0.01).update(update, None, param)
+    np.testing.assert_array_equal(scaled, update)
 
 
 @pytest.mark.parametrize(

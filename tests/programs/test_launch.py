@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -40,46 +41,46 @@ def test_scripts_parse(script):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("script", "arguments", "words"),
     [
         ("local_cluster.sh", (), "usage: "),
-        ("local_cluster.sh", ("two", "--config=x"), "N --config=experiments/NAME.py"),
+        ("local_cluster.sh", ("two", "--config=x"), "usage: "),
         ("local_cluster.sh", ("0", "--config=x"), "usage: "),
         ("gpu.sh", ("--config=x",), "usage: "),
         ("slurm.sh", (), "usage: sbatch"),
         ("tpu_pod.sh", (), "create|install|run|follow|stop|delete"),
         ("tpu_pod.sh", ("--dry-run",), "create|install|run|follow|stop|delete"),
         ("tpu_pod.sh", ("destroy",), "create|install|run|follow|stop|delete"),
-        ("tpu_pod.sh", ("run", "--config=x"), "run --config=experiments/NAME.py --workdir=DIR"),
-        ("tpu_pod.sh", ("delete", "all"), "delete takes no all"),
-        ("tpu_pod.sh", ("stop",), "TPU_NAME is not set"),
+        ("tpu_pod.sh", ("run", "--config=x"), "--config=experiments/NAME.py --workdir=DIR"),
+        ("tpu_pod.sh", ("delete", "all"), " all"),
+        ("tpu_pod.sh", ("stop",), "TPU_NAME"),
     ],
 )
-def test_mistakes_exit_with_2_and_one_line(script, arguments, message):
+def test_mistakes_exit_with_2_and_one_line(script, arguments, words):
     done = launch(script, *arguments)
     assert done.returncode == 2
     assert not done.stdout
     (line,) = done.stderr.splitlines()
-    assert message in line
+    assert words in line
 
 
 def test_a_pod_of_no_type_is_not_created():
     done = launch("tpu_pod.sh", "--dry-run", "create", **POD | {"TYPE": ""})
     assert done.returncode == 2
-    assert done.stderr.startswith("error: TYPE is not set")
+    assert done.stderr.startswith("error: TYPE ")
 
 
 def test_slurm_jobs_start_in_the_checkout(tmp_path):
     done = launch("slurm.sh", *JOB, cwd=tmp_path)
     assert done.returncode == 2
-    assert "submit it from the checkout" in done.stderr
+    assert str(tmp_path) in done.stderr
 
 
 def test_a_machine_without_gpu_is_refused(tmp_path):
     executable(tmp_path / "python", "exit 1")
     done = launch("gpu.sh", *JOB, PYTHON=str(tmp_path / "python"))
     assert done.returncode == 2
-    assert "sees no GPU" in done.stderr
+    assert str(tmp_path / "python") in done.stderr
 
 
 @pytest.mark.parametrize("several", [(), ("--coordinator=a:1",)])
@@ -149,23 +150,23 @@ def test_a_worker_of_a_pod_runs_the_command_to_its_exit_code(tmp_path):
         time.sleep(0.05)
     lines = log.read_text().splitlines()
     assert lines[:4] == ["-m", "byol_jax.main", *JOB]
-    assert any(line.startswith("stopped: process 0 lost another process") for line in lines)
+    assert any(line.startswith("stopped: process 0 ") for line in lines)
     assert lines[-1] == "exit code 3"
 
 
 @pytest.mark.parametrize(
-    ("ends", "code", "message"),
+    ("ends", "code", "stopped"),
     [
         (("exit 0", "exit 0"), 0, ""),
         (("exit 3", "exit 2"), 2, ""),
         (("exit 0", "exit 1"), 1, ""),
         (("exit 143", "exit 130"), 130, ""),
-        (("kill -ABRT $$", "exit 2"), 2, "process 0 lost another process, and JAX aborted it"),
-        (("kill -ABRT $$", "kill -KILL $$"), 3, "process 1 was ended by signal 9"),
-        (("exit 143", "kill -KILL $$"), 3, "process 1 was ended by signal 9"),
+        (("kill -ABRT $$", "exit 2"), 2, "stopped: process 0 "),
+        (("kill -ABRT $$", "kill -KILL $$"), 3, "stopped: process 1 .*signal 9"),
+        (("exit 143", "kill -KILL $$"), 3, "stopped: process 1 .*signal 9"),
     ],
 )
-def test_one_exit_code_for_all_processes(ends, code, message):
+def test_one_exit_code_for_all_processes(ends, code, stopped):
     starts = "".join(f"start bash -c {shlex.quote(end)}; " for end in ends)
     done = subprocess.run(
         ["bash", "-c", f"set -euo pipefail; source launch/processes.sh; {starts} finish"],
@@ -175,7 +176,7 @@ def test_one_exit_code_for_all_processes(ends, code, message):
         check=False,
     )
     assert done.returncode == code
-    assert message in done.stderr
+    assert re.search(stopped, done.stderr)
     assert done.stderr.count("stopped: ") == sum("kill" in end for end in ends)
 
 

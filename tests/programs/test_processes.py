@@ -33,8 +33,8 @@ TINY = (
 def environment(devices):
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
     flags += f" --xla_force_host_platform_device_count={devices}"
-    own = {"XLA_FLAGS": flags, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-    return os.environ | own
+    variables = {"XLA_FLAGS": flags, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    return os.environ | variables
 
 
 def run(command, devices):
@@ -49,7 +49,7 @@ def run(command, devices):
     )
 
 
-# gloo writes to standard output, too, piece by piece: what is said goes to a file.
+# gloo writes to standard output, too, in pieces: so the reports go to a file.
 MEETING = """
 import functools
 import sys
@@ -59,25 +59,25 @@ from byol_jax.errors import UserError
 
 processes.initialize(processes.Hosts(join_timeout=120))
 process = jax.process_index()
-say = functools.partial(print, file=open(sys.argv[1], "w"), flush=True)
-say(jax.process_count(), jax.device_count(), jax.local_device_count())
+report = functools.partial(print, file=open(sys.argv[1], "w"), flush=True)
+report(jax.process_count(), jax.device_count(), jax.local_device_count())
 flags = [processes.any_process(process == 1), processes.any_process(False)]
-say(flags, processes.is_joined())
+report(flags, processes.is_joined())
 processes.require_same({"config.seed": 0, "config.network": {"depth": 18}, "data": [1, None]})
-theirs = {"config.tau": 1, "config.a": 1, "config.b": 1, "config.new": "x"} if process else {}
+different = {"config.tau": 1, "config.a": 1, "config.b": 1, "config.new": "x"} if process else {}
 try:
-    processes.require_same({"config.seed": 0, "config.tau": 0.9} | theirs)
+    processes.require_same({"config.seed": 0, "config.tau": 0.9} | different)
 except UserError as error:
-    say(error)
+    report(error)
 """
 
 
 def test_processes_that_slurm_started_meet_and_compare(tmp_path):
     job = random.SystemRandom().randrange(4096)  # JAX makes a port of it
-    said = [tmp_path / "0.txt", tmp_path / "1.txt"]
+    reports = [tmp_path / "0.txt", tmp_path / "1.txt"]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", MEETING, said[index]],
+            [sys.executable, "-c", MEETING, reports[index]],
             env=environment(2)
             | {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
             | {"SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)},
@@ -89,15 +89,15 @@ def test_processes_that_slurm_started_meet_and_compare(tmp_path):
     ]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    for path in said:
+    for path in reports:
         lines = path.read_text().splitlines()
         assert lines[0] == "2 4 2"
         assert lines[1] == "[True, False] True"
-        assert lines[2] == (
-            "process 1 has config.tau=1 and not 0.9, config.a=1 and not None, config.b=1 and not "
-            "None and 1 more, as process 0 has: all processes need the same command, data and "
-            "workdir"
-        )
+        assert lines[2].startswith("process 1 ")
+        # The first three that differ, with the values of both; the rest are counted.
+        for words in ("config.tau=1", "0.9", "config.a=1", "config.b=1", "None", "1 more"):
+            assert words in lines[2]
+        assert "config.new" not in lines[2]
 
 
 def test_a_coordinator_that_does_not_answer_ends_with_2_and_one_line(tmp_path):
@@ -107,9 +107,8 @@ def test_a_coordinator_that_does_not_answer_ends_with_2_and_one_line(tmp_path):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line == (
-        "error: after --join_timeout=2 seconds some process had not come to "
-        "--coordinator=localhost:9: start all of them, with the address and a free port of "
-        "process 0"
+        "error: not all processes joined --coordinator=localhost:9 within --join_timeout=2 "
+        "seconds: start all of them, with the address and a free port of process 0"
     )
     assert not workdir.exists()
 
@@ -128,12 +127,15 @@ def test_two_processes_train_as_one_does_and_one_goes_on(tmp_path):
     done = run((*cluster, *TINY, data, *steps, f"--workdir={together}"), devices=2)
     assert done.returncode == 0, done.stderr
 
-    ours, theirs = tiny_runs.metrics(alone), tiny_runs.metrics(together)
-    assert [line["step"] for line in theirs] == list(range(1, 21))
-    assert ours[0].keys() == theirs[0].keys()
-    for name in ours[0].keys() - {"split"}:
+    expected_lines, lines = tiny_runs.metrics(alone), tiny_runs.metrics(together)
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert expected_lines[0].keys() == lines[0].keys()
+    for name in lines[0].keys() - {"split"}:
         np.testing.assert_allclose(
-            [line[name] for line in theirs], [line[name] for line in ours], atol=1e-6, rtol=1e-6
+            [line[name] for line in lines],
+            [line[name] for line in expected_lines],
+            atol=1e-6,
+            rtol=1e-6,
         )
     saved, record = checkpoints.read(together / "checkpoints", 20)
     expected, _ = checkpoints.read(alone / "checkpoints", 20)
@@ -176,7 +178,7 @@ def test_two_processes_with_different_configs_are_refused(tmp_path):
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 2, errors
-        assert "error: process 1 has config.optimizer.weight_decay=1.0 and not 0.0" in errors
+        assert re.search(r"error: process 1 .*config\.optimizer\.weight_decay=1\.0 .*0\.0", errors)
         assert "Traceback" not in errors
     assert not workdir.exists()
 
@@ -188,9 +190,9 @@ def children(pid: int) -> list[int]:
 
 def endless(workdir, data, step):
     """Two processes in training, once they have logged `step`."""
-    lasting = ("--config.num_steps=1000000", "--config.checkpoint_every=2", "--peer_timeout=20")
+    flags = ("--config.num_steps=1000000", "--config.checkpoint_every=2", "--peer_timeout=20")
     process = subprocess.Popen(
-        ["launch/local_cluster.sh", "2", *TINY, *lasting, data, f"--workdir={workdir}"],
+        ["launch/local_cluster.sh", "2", *TINY, *flags, data, f"--workdir={workdir}"],
         cwd=ROOT,
         env=environment(2),
         stderr=subprocess.PIPE,
@@ -214,8 +216,8 @@ def test_a_killed_process_ends_the_other_and_a_stopped_one_saves_on_both(tmp_pat
         os.kill(children(cluster.pid)[1], signal.SIGKILL)
         _, errors = cluster.communicate(timeout=200)
     assert cluster.returncode == 3, errors
-    assert "stopped: process 1 was ended by signal 9" in errors
-    assert re.search("stopped: (lost another process|process 0 lost another)", errors), errors
+    assert re.search("stopped: process 1 .*signal 9", errors), errors
+    assert re.search("stopped: .*lost ", errors), errors
 
     kept = checkpoints.steps(workdir / "checkpoints")[-1]
     assert kept >= 2
@@ -224,10 +226,9 @@ def test_a_killed_process_ends_the_other_and_a_stopped_one_saves_on_both(tmp_pat
         os.kill(children(cluster.pid)[1], signal.SIGTERM)
         _, errors = cluster.communicate(timeout=200)
     assert cluster.returncode == 143, errors
-    assert f"steps {kept} to" in errors
-    said = re.findall(r"stopped by SIGTERM: saved in (.*); the same command", errors)
+    reported = re.findall(r"SIGTERM.* (\S+/checkpoints/\d+)", errors)
     saved = checkpoints.steps(workdir / "checkpoints")[-1]
-    assert said == [str(workdir / "checkpoints" / str(saved))] * 2
+    assert reported == [str(workdir / "checkpoints" / str(saved))] * 2
     assert saved > kept
     # No step is left out, and none is logged twice.
     assert [line["step"] for line in tiny_runs.metrics(workdir)] == list(range(1, saved + 1))

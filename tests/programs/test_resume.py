@@ -17,7 +17,7 @@ import pathlib, shutil, sys
 import numpy as np
 import jax
 import tiny_runs
-from byol_jax import (train)
+from byol_jax import train
 from byol_jax.runtime import checkpoints
 
 def run(dataset, data_dir, workdir):
@@ -34,11 +34,11 @@ for number, dataset in enumerate(sys.argv[3:]):
     killed = root / f"killed{number}"
     shutil.copytree(root / f"whole{number}" / "checkpoints" / "2", killed / "checkpoints" / "2")
     (killed / "metrics.jsonl").write_text((root / f"whole{number}" / "metrics.jsonl").read_text())
-    ours, our_lines = run(dataset, data_dir, killed)
-    assert our_lines == lines and len(lines) == 6
-    assert ours.keys() == whole.keys()
+    resumed, resumed_lines = run(dataset, data_dir, killed)
+    assert resumed_lines == lines and len(lines) == 6
+    assert resumed.keys() == whole.keys()
     for name in whole:
-        np.testing.assert_array_equal(ours[name], whole[name], err_msg=f"{dataset} {name}")
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=f"{dataset} {name}")
     print("same bits:", dataset)
 """
 

@@ -1,6 +1,7 @@
 """Saving, reading, and refusing what does not fit."""
 
 import errno
+import re
 import zlib
 
 import jax.numpy as jnp
@@ -51,26 +52,26 @@ def test_unfinished_folders_are_no_steps(saved):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "names"),
     [
         (
             {"params": {"net/~/conv": {"w": np.zeros((2, 4), np.float32)}}},
-            r"params/net/~/conv/w is float32\[2, 3\] there and float32\[2, 4\]",
+            r"params/net/~/conv/w .*float32\[2, 3\].*float32\[2, 4\]",
         ),
-        ({"step": np.float32(0)}, r"step is int32\[\] there and float32\[\]"),
-        ({"more": np.zeros(2, np.float32)}, r"more is absent there"),
+        ({"step": np.float32(0)}, r"step .*int32\[\].*float32\[\]"),
+        ({"more": np.zeros(2, np.float32)}, "more "),
     ],
 )
-def test_another_architecture_is_named_by_its_first_leaf(saved, change, message):
+def test_another_architecture_is_named_by_its_first_leaf(saved, change, names):
     flat, _ = checkpoints.read(saved, 3)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=names):
         checkpoints.fill({**TREE, **change}, flat, "checkpoint 3")
 
 
 def test_leaves_that_the_config_lacks_are_named_too(saved):
     flat, _ = checkpoints.read(saved, 3)
     tree = {k: v for k, v in TREE.items() if k != "finite"}
-    with pytest.raises(UserError, match=r"finite is bool\[\] there and absent"):
+    with pytest.raises(UserError, match=r"finite .*bool\[\]"):
         checkpoints.fill(tree, flat, "checkpoint 3")
 
 
@@ -81,18 +82,18 @@ def test_damage_is_found_and_the_step_before_it_named(saved):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 0xFF
     largest.write_bytes(bytes(content))
-    with pytest.raises(UserError, match=r"damaged .* step 2"):
+    with pytest.raises(UserError, match=r"checkpoints/3 .*step 2"):
         checkpoints.read(saved, 3)
 
 
 def test_wrong_checksum_is_damage(saved, monkeypatch):
     monkeypatch.setattr(checkpoints.zlib, "crc32", lambda data: 0)
-    with pytest.raises(UserError, match="differs from its checksum"):
+    with pytest.raises(UserError, match="checkpoints/3 "):
         checkpoints.read(saved, 3)
 
 
 def test_no_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="not a complete checkpoint"):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "7"))):
         checkpoints.read(tmp_path, 7)
 
 
@@ -104,10 +105,10 @@ def test_full_disk_is_a_guard_not_a_traceback(tmp_path, monkeypatch):
 
     monkeypatch.setattr(saver.manager, "save", full)
     checkpoints.save(saver, 1, TREE, {})  # in a thread, which has nobody to tell yet
-    with pytest.raises(GuardError, match="no space left"):
+    with pytest.raises(GuardError, match=re.escape(str(tmp_path / "checkpoints"))):
         checkpoints.save(saver, 2, TREE, {})
     checkpoints.save(saver, 3, TREE, {})
-    with pytest.raises(GuardError, match="no space left"):
+    with pytest.raises(GuardError, match=re.escape(str(tmp_path / "checkpoints"))):
         checkpoints.finish(saver)
     checkpoints.close(saver)
 

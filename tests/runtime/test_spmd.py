@@ -98,17 +98,17 @@ def test_prefetch_keeps_every_batch_in_order(depth):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "micro_batches", "message"),
+    ("batch_size", "micro_batches", "keys"),
     [
-        (9, 1, "does not divide over 2 devices: batch_size=10 would"),
-        (8, 3, "does not divide into accumulate=3"),
-        (8, 0, "accumulate=0 must be at least 1"),
-        (6, 2, "does not divide over 2 devices: batch_size=8 would"),
+        (9, 1, "batch_size=9 .*2 devices.*batch_size=10"),
+        (8, 3, "batch_size=8 .*accumulate=3"),
+        (8, 0, "accumulate=0"),
+        (6, 2, "batch_size=6 .*2 devices.*batch_size=8"),
         (0, 1, "batch_size=0"),
     ],
 )
-def test_batches_that_do_not_divide(batch_size, micro_batches, message):
-    with pytest.raises(UserError, match=message):
+def test_batches_that_do_not_divide(batch_size, micro_batches, keys):
+    with pytest.raises(UserError, match=keys):
         spmd.check_batch(batch_size, micro_batches)
 
 
@@ -118,37 +118,37 @@ def test_batch_that_divides():
 
 def test_batches_for_devices_that_are_not_here():
     spmd.check_batch(16, 2, devices=8)
-    with pytest.raises(UserError, match="does not divide over 8 devices: batch_size=16 would"):
+    with pytest.raises(UserError, match=r"batch_size=8 .*8 devices.*batch_size=16"):
         spmd.check_batch(8, 2, devices=8)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "flag"),
     [
-        (("localhost:1", 2, None), "all of --coordinator"),
-        (("localhost:1", None, None), "all of --coordinator"),
-        ((None, 2, 0), "all of --coordinator"),
-        ((None, None, 0), "all of --coordinator"),
-        (("localhost:1", 2, 2), "from 0 to --num_processes - 1 = 1"),
-        (("localhost:1", 2, -1), "from 0 to --num_processes - 1 = 1"),
-        (("localhost:1", 0, 0), "from 0 to --num_processes - 1 = -1"),
-        (("", 2, 0), "--coordinator= must be HOST:PORT"),
-        (("localhost", 2, 0), "--coordinator=localhost must be HOST:PORT"),
-        (("localhost:port", 2, 0), "must be HOST:PORT"),
-        (("localhost:99999", 2, 0), "must be HOST:PORT"),
-        ((None, None, None, 0), "--join_timeout=0 must be at least 1 second"),
-        ((None, None, None, 9, -1), "--peer_timeout=-1 must be at least 1 second"),
+        (("localhost:1", 2, None), "--coordinator.*--num_processes.*--process_id"),
+        (("localhost:1", None, None), "--coordinator.*--num_processes.*--process_id"),
+        ((None, 2, 0), "--coordinator.*--num_processes.*--process_id"),
+        ((None, None, 0), "--coordinator.*--num_processes.*--process_id"),
+        (("localhost:1", 2, 2), "--process_id=2"),
+        (("localhost:1", 2, -1), "--process_id=-1"),
+        (("localhost:1", 0, 0), "--process_id=0"),
+        (("", 2, 0), "--coordinator= "),
+        (("localhost", 2, 0), "--coordinator=localhost "),
+        (("localhost:port", 2, 0), "--coordinator=localhost:port "),
+        (("localhost:99999", 2, 0), "--coordinator=localhost:99999 "),
+        ((None, None, None, 0), "--join_timeout=0"),
+        ((None, None, None, 9, -1), "--peer_timeout=-1"),
     ],
 )
-def test_flags_that_no_processes_could_use(arguments, message):
-    with pytest.raises(UserError, match=message):
+def test_flags_that_no_processes_could_use(arguments, flag):
+    with pytest.raises(UserError, match=flag):
         processes.initialize(processes.Hosts(*arguments))
 
 
 def test_a_port_that_is_taken_is_refused():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(UserError, match="name another port, the same on all processes"):
+        with pytest.raises(UserError, match=f"--coordinator=localhost:{port}"):
             processes.initialize(processes.Hosts(f"localhost:{port}", 2, 0))
 
 

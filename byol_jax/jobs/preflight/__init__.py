@@ -1,1 +1,1 @@
-"""What a config's update step would be on a pod of TPUs."""
+"""The update step of a config, compiled for a pod of TPUs without having one."""

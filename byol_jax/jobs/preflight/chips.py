@@ -1,4 +1,4 @@
-"""Generations of TPUs, and pods of them."""
+"""Generations of TPU chips, and pods made of them."""
 
 import importlib.util
 import math
@@ -13,8 +13,9 @@ from byol_jax.errors import UserError, require
 
 GIB = 2**30
 
-# libtpu looks for the TPUs of a Google Cloud machine unless it is told what to assume; and for one
-# other program that uses them, which a compiler need not fear. The rest keeps it quiet.
+# By default libtpu asks a Google Cloud machine for its TPUs. It also refuses to load a second time,
+# as two programs might use them. The first variables tell it what to assume and allow the second
+# load; the last two silence it.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -26,17 +27,18 @@ _ENVIRONMENT = {
 
 
 class Chip(NamedTuple):
-    """A generation of TPUs. Rates are peaks, of a whole chip.
+    """A generation of TPUs. Rates are peak rates of a whole chip.
 
     Attributes:
-      devices: what JAX calls a device: a core on v3, on later ones the chip.
-      memory: bytes of HBM that the compiler has for a program on one device.
-      flops: FLOP/s on bfloat16, and so of float32 matrices and convolutions at JAX's default
-        precision, which rounds their inputs to bfloat16.
+      devices: number of JAX devices per chip: two cores on v3, one on later chips.
+      memory: bytes of HBM that the compiler can use for a program on one device.
+      flops: FLOP/s in bfloat16. This is also the rate of float32 matrix products and convolutions
+        at JAX's default precision, which rounds their inputs to bfloat16.
       bandwidth: bytes/s of HBM.
-      links: bytes/s that it sends to other chips over all its links.
-      slices: chips along each side of the pods and slices that are offered.
-      options: of `topologies.get_topology_desc`, that it counts devices as a TPU machine does.
+      links: bytes/s that a chip sends to other chips over all its links.
+      slices: available pods and slices, as numbers of chips along each side.
+      options: options of `topologies.get_topology_desc`, with which it counts devices as a TPU
+        machine does.
     """
 
     devices: int
@@ -51,12 +53,12 @@ class Chip(NamedTuple):
 _SQUARES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 
-# FLOP/s, bandwidth and slices: cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e}; they have no peak of
-# float32 itself. Links: the same pages, half of what is called bidirectional; of v3 four links of
-# 656 Gbit/s (Jouppi et al., Communications of the ACM 63(7), 2020), which agrees with the page's
-# 340 TB/s of all-reduce for 1,024 chips; of v4 six links of 50 GB/s (Jouppi et al., ISCA 2023).
-# Memory is a little less than the chip's 32, 32, 16, 95 and 32 GiB (v3: for two cores): what libtpu
-# 0.0.51 says is available when a program needs more.
+# FLOP/s, bandwidth and slices: cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e}. The pages have no
+# peak rate of float32 itself. Links: half of the bidirectional rate on the same pages, except for
+# v3 and v4. v3 has four links of 656 Gbit/s (Jouppi et al., Communications of the ACM 63(7), 2020),
+# which agrees with the page's 340 TB/s of all-reduce for 1,024 chips. v4 has six links of 50 GB/s
+# (Jouppi et al., ISCA 2023). Memory: the available memory that libtpu 0.0.51 reports when a program
+# needs more. It is a little less than the chip's 32, 32, 16, 95 and 32 GiB (v3: for two cores).
 CHIPS: Mapping[str, Chip] = {
     "v3": Chip(
         *(2, 15.48 * GIB, 123e12, 900e9, 328e9),
@@ -74,7 +76,13 @@ CHIPS: Mapping[str, Chip] = {
 
 
 class Pod(NamedTuple):
-    """What is compiled for, as `v3:16x16`."""
+    """The pod that a step is compiled for.
+
+    Attributes:
+      name: name of the pod, such as `v3:16x16`.
+      chip: generation of its chips.
+      chips: number of its chips.
+    """
 
     name: str
     chip: Chip
@@ -82,44 +90,44 @@ class Pod(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """As JAX counts them."""
+        """Number of devices, as JAX counts them."""
         return self.chips * self.chip.devices
 
 
 def pod_of(name: str) -> Pod:
-    """The pod that a user names.
+    """The pod with the name that a user gave.
 
     Raises:
-      UserError: listing the known ones.
+      UserError: there is no such pod; the message lists the available ones.
     """
     generation, _, sides = name.partition(":")
     require(
         generation in CHIPS,
-        f"--preflight={name}: known are "
-        + ", ".join(f"{known}:{chip.slices[-1]}" for known, chip in CHIPS.items())
-        + " and smaller slices",
+        f"--preflight={name}: choose one of "
+        + ", ".join(f"{key}:{chip.slices[-1]}" for key, chip in CHIPS.items())
+        + " or a smaller slice",
     )
     chip = CHIPS[generation]
     require(
         sides in chip.slices,
-        f"--preflight={name}: known are {', '.join(f'{generation}:{s}' for s in chip.slices)}",
+        f"--preflight={name}: choose one of {', '.join(f'{generation}:{s}' for s in chip.slices)}",
     )
     return Pod(name, chip, math.prod(int(side) for side in sides.split("x")))
 
 
 def topology_of(pod: Pod) -> tuple[jax.Device, ...]:
-    """The pod's devices, for the compiler alone.
+    """The pod's devices, which only the compiler can use.
 
     Raises:
-      UserError: `libtpu` is not there, or does not know the pod.
+      UserError: `libtpu` is not installed, or refuses the pod.
     """
     require(
         importlib.util.find_spec("libtpu"),
-        "--preflight needs the TPU compiler, which needs no TPU: pip install 'byol_jax[tpu]'",
+        "--preflight needs the TPU compiler (but no TPU): pip install 'byol_jax[tpu]'",
     )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # What little is computed here is for the CPU, also where there is an accelerator.
+    # The few computations in this process run on the CPU, even if there is an accelerator.
     jax.config.update("jax_platforms", "cpu")
     try:
         topology = topologies.get_topology_desc(
@@ -127,5 +135,5 @@ def topology_of(pod: Pod) -> tuple[jax.Device, ...]:
         )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--preflight={pod.name}: libtpu refuses it ({reason})") from error
+        raise UserError(f"--preflight={pod.name}: libtpu refuses this pod ({reason})") from error
     return tuple(topology.devices)

@@ -1,4 +1,4 @@
-"""Reading the compiler's text: memory, traffic and collectives of a compiled step."""
+"""Memory, traffic and collectives of a compiled step, read from the compiler's text."""
 
 import math
 import re
@@ -8,11 +8,11 @@ from byol_jax.jobs.preflight.chips import Pod
 
 
 class Collectives(NamedTuple):
-    """What the devices exchange in a step.
+    """Data that the devices exchange in a step.
 
     Attributes:
-      calls: how often.
-      payload: bytes that come out of them on each device.
+      calls: number of collective operations.
+      payload: bytes of their results per device.
       sent: bytes that each chip must send at least.
     """
 
@@ -22,13 +22,16 @@ class Collectives(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """What the compiler says of one device's step. Bytes and seconds.
+    """The compiler's numbers for the step of one device.
+
+    With a loop over micro-batches, `flops`, `traffic` and `seconds` count one micro-batch.
 
     Attributes:
-      memory: all that the program holds.
-      flops, traffic, seconds: FLOPs, bytes of HBM read and written, and the compiler's estimate of
-        its time, 0 if it has none; with a loop over micro-batches these are of one micro-batch.
-      collectives: of the whole step.
+      memory: bytes that the program holds.
+      flops: number of floating-point operations.
+      traffic: bytes of HBM read and written.
+      seconds: the compiler's estimate of the time in seconds; 0 if it has none.
+      collectives: data that the devices exchange in the whole step.
     """
 
     memory: float
@@ -39,7 +42,7 @@ class Analysis(NamedTuple):
 
 
 class TooLarge(Exception):
-    """The compiler found no way to hold the step; `memory` is what it would need, if it said so."""
+    """The step does not fit a device; `memory` is the bytes it needs, nan if they are unknown."""
 
     def __init__(self, memory: float):
         super().__init__(f"{memory} bytes")
@@ -47,10 +50,10 @@ class TooLarge(Exception):
 
 
 def estimate(seconds: float) -> float:
-    """At most the sum of the compiler's estimates.
+    """A lower bound on the sum of the compiler's estimates.
 
-    libtpu adds -1 second for each operation that it has none for: adding as many seconds as make
-    the sum positive leaves no more than the sum of the others.
+    libtpu counts -1 s for every operation it cannot estimate. Taking the sum modulo 1 s removes
+    those, and gives a lower bound.
     """
     return seconds % 1 if seconds < 0 else seconds
 
@@ -66,29 +69,29 @@ _NEEDED = (
 
 
 def needed(message: str) -> float:
-    """Bytes that a program would need, from the compiler's refusal; nan if it does not say."""
-    found = next(filter(None, (pattern.search(message) for pattern in _NEEDED)), None)
-    return float(found[1]) * 1024 ** " KMGT".index(found[2] or " ") if found else math.nan
+    """Bytes that a program would need, from the compiler's error; nan if it does not say."""
+    match = next(filter(None, (pattern.search(message) for pattern in _NEEDED)), None)
+    return float(match[1]) * 1024 ** " KMGT".index(match[2] or " ") if match else math.nan
 
 
 def collectives(hlo: str, pod: Pod, loop_trips: int = 1) -> Collectives:
-    """Sums up what the devices exchange in a compiled step.
+    """Adds up the data that the devices exchange in a compiled step.
 
     Args:
-      hlo: the text of the compiled module.
-      pod: whose chips send it. The devices of one chip combine theirs before it is sent.
-      loop_trips: how often a loop runs that has collectives in it: once a micro-batch.
+      hlo: text of the compiled module.
+      pod: pod of the sending chips. The devices of a chip combine their data before it is sent.
+      loop_trips: number of iterations of a loop with collectives: the number of micro-batches.
     """
-    found: dict[str, list[tuple[str, int]]] = {}
+    results: dict[str, list[tuple[str, int]]] = {}
     called: dict[str, list[tuple[bool, str]]] = {}
     entry, lines = _lines(hlo)
     for name, line in lines:
         for how, names in _CALLED.findall(line):
             called.setdefault(name, []).extend((how == "body", n) for n in names.split(", "))
         match = _COLLECTIVE.search(line)
-        # One that runs in the background has two lines, of which the second has the result.
+        # A collective in the background has two lines, -start and -done; the second has the result.
         if match and match[3] != "-start":
-            found.setdefault(name, []).append((match[2], _bytes_of(match[1])))
+            results.setdefault(name, []).append((match[2], _bytes_of(match[1])))
 
     trips, waiting = {entry: 1}, [entry]
     while waiting:
@@ -97,11 +100,11 @@ def collectives(hlo: str, pod: Pod, loop_trips: int = 1) -> Collectives:
             if callee not in trips:
                 trips[callee] = loop_trips if is_loop else trips[caller]
                 waiting.append(callee)
-    each = [(trips[n], kind, size) for n in trips for kind, size in found.get(n, ())]
+    calls = [(trips[n], kind, size) for n in trips for kind, size in results.get(n, ())]
     return Collectives(
-        calls=sum(count for count, _, _ in each),
-        payload=sum(count * size for count, _, size in each),
-        sent=sum(count * _sent(kind, size, pod) for count, kind, size in each),
+        calls=sum(count for count, _, _ in calls),
+        payload=sum(count * size for count, _, size in calls),
+        sent=sum(count * _sent(kind, size, pod) for count, kind, size in calls),
     )
 
 
@@ -116,25 +119,26 @@ def _lines(hlo: str) -> tuple[str, list[tuple[str, str]]]:
     return entry, lines
 
 
-# Memory spaces of arrays: 0, HBM, is not written; 1 and 3 to 5 are large ones on the chip.
+# Memory spaces of arrays: 0 is HBM, which the text leaves out; 1 and 3 to 5 are large memories on
+# the chip.
 _ON_CHIP = re.compile(r"\[\d[\d,]*\]\{[^}]*S\([1345]\)")
 _PLACED = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?(%[\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)")
-# What these name stays where it is, or was counted where its transfer started.
+# Operations that move nothing themselves. A transfer is counted where it starts.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while")
 _TRANSFERS = ("copy-start", "slice-start")
 
 
 def has_memory_on_chip(hlo: str) -> bool:
-    """Whether a compiled step keeps arrays in a memory on the chip."""
+    """Whether a compiled step keeps arrays in memory on the chip."""
     return bool(_ON_CHIP.search(hlo))
 
 
 def traffic(hlo: str) -> float:
-    """Bytes of HBM that a compiled step reads and writes, each loop counted once.
+    """Bytes of HBM that a compiled step reads and writes, with each loop counted once.
 
-    Every operation reads its operands and writes its result, but for what is in memory on the chip;
-    a transfer to or from there moves the smaller of its two sides.
+    Every operation reads its operands and writes its result. Arrays in memory on the chip do not
+    count. A transfer between that memory and HBM moves the smaller of its two sides.
     """
     held: dict[str, int] = {}
     moved: dict[str, int] = {}
@@ -167,7 +171,7 @@ def traffic(hlo: str) -> float:
 
 
 def _sides(types: str) -> list[tuple[int, bool]]:
-    """Bytes of the arrays of a type, and whether they are in HBM."""
+    """Bytes of each array of a type, and whether it is in HBM."""
     return [
         (_array_bytes(bits, shape), "S(" not in layout)
         for bits, shape, layout in _PLACED.findall(types)
@@ -179,22 +183,29 @@ def _array_bytes(bits: str, shape: str) -> int:
 
 
 def _bytes_of(types: str) -> int:
-    """Of `f32[2,3]{1,0}`, or of a tuple of such."""
+    """Bytes of a type such as `f32[2,3]{1,0}`, or of a tuple of types."""
     return sum(_array_bytes(bits, shape) for _, bits, shape in _ARRAY.findall(types))
 
 
 def _sent(kind: str, size: int, pod: Pod) -> float:
     """Bytes that a chip must send at least for a collective with a result of `size` bytes."""
-    others = (pod.chips - 1) / pod.chips
+    share = (pod.chips - 1) / pod.chips
     if kind == "all-reduce":
-        return 2 * others * size
+        return 2 * share * size
     if kind == "reduce-scatter":
-        return others * size * pod.devices
-    return others * size
+        return share * size * pod.devices
+    return share * size
 
 
 class Bounds(NamedTuple):
-    """Seconds that a step takes at least, each of them for another reason."""
+    """Lower bounds on the time of a step, in seconds.
+
+    Attributes:
+      compiler: the compiler's estimate.
+      arithmetic: time of the floating-point operations at the chip's peak rate.
+      memory: time of the HBM traffic at the chip's peak bandwidth.
+      links: time of the collectives at the peak rate of the chip's links.
+    """
 
     compiler: float
     arithmetic: float
@@ -203,19 +214,19 @@ class Bounds(NamedTuple):
 
     @property
     def roofline(self) -> float:
-        """What the chips' peaks allow."""
+        """The bound from the chips' peak rates."""
         return max(self.arithmetic, self.memory, self.links)
 
     @property
     def step(self) -> float:
-        """The highest of all."""
+        """The highest of all bounds."""
         return max(self)
 
 
 def bounds(analysis: Analysis, pod: Pod, micro_batches: int = 1) -> Bounds:
-    """The compiler's estimate of a step's time, and what the chips' peaks allow.
+    """The compiler's estimate of a step's time, and the bounds from the chips' peak rates.
 
-    The devices of a chip share its peaks.
+    The devices of a chip share its peak rates.
     """
     shared = pod.chip.devices * micro_batches
     return Bounds(

@@ -1,8 +1,8 @@
-"""A pod before it is rented: the update step of a config, compiled for it on a machine without one.
+"""Pre-flight: compiles the update step of a config for a pod, before the pod is rented.
 
-The TPU compiler is a library, `libtpu`, that needs no TPU. What it says of the compiled step, its
-memory, work and collectives, is printed beside what the chips have. No time here is measured: each
-is what a step takes at least.
+The TPU compiler is a library, `libtpu`, that needs no TPU. The report sets the memory, work and
+collectives of the compiled step beside the capacity of the chips. No time in it is measured: times
+are lower bounds.
 """
 
 import logging
@@ -37,12 +37,12 @@ PyTree = Any
 
 
 class Data(NamedTuple):
-    """What a step and its schedule depend on of a data set.
+    """Properties of a data set on which a step and its schedule depend.
 
     Attributes:
-      num_examples: None if nobody knows.
-      num_classes: of the probe.
-      words: where the numbers are from.
+      num_examples: number of training images; None if it is unknown.
+      num_classes: number of outputs of the probe.
+      words: source of these numbers, for the report.
     """
 
     num_examples: int | None
@@ -51,11 +51,11 @@ class Data(NamedTuple):
 
 
 def data_of(config: ml_collections.ConfigDict) -> Data:
-    """The numbers of a config's data set, by its name where BYOL Table 10 has it."""
+    """The numbers of a config's data set, from BYOL Table 10 if it lists the name."""
     row = table10.of_dataset(config.dataset or "")
     count = table10.table_size(row, config.data.split) if row else None
     if row and count:
-        # Where an image has several classes, pre-training is without labels.
+        # Pre-training uses no labels where an image has several classes.
         classes = 0 if row.metric == "map_11" else row.stored_classes or row.classes
         return Data(count, classes, "BYOL Table 10")
     try:
@@ -72,7 +72,7 @@ def arguments(
     num_examples: int,
     devices: int,
 ) -> tuple[PyTree, PyTree, PyTree, PyTree]:
-    """Shapes and types of the state, batch, seed and numbers that `train.mapped_step` gets."""
+    """Shapes and types of the arguments of `train.mapped_step`: state, batch, seed, numbers."""
 
     def on_all(leaf: Any) -> jax.ShapeDtypeStruct:
         leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
@@ -102,13 +102,13 @@ def arguments(
 def compile_step(
     config: ml_collections.ConfigDict, data: Data, pod: Pod, devices: tuple[jax.Device, ...]
 ) -> Analysis:
-    """The update step of the config, compiled for the pod.
+    """Compiles the update step of the config for the pod, and analyses it.
 
     Raises:
-      TooLarge: a device cannot hold it.
+      TooLarge: the step does not fit a device.
     """
     program = train.program_of(config, data.num_classes)
-    # Numbers are traced: any that are allowed will do.
+    # Numbers are traced, so any valid ones will do.
     count = data.num_examples or config.batch_size
     hparams = hyperparameters(config, count, 1)
     shapes = arguments(config, program, hparams, count, len(devices))
@@ -134,7 +134,7 @@ def compile_step(
     return Analysis(
         memory,
         costs["flops"],
-        # The compiler also counts what is read and written in memory on the chip, where it has any.
+        # The compiler's count includes memory on the chip, if the chip has any.
         traffic(text) if has_memory_on_chip(text) else costs["bytes accessed"],
         estimate(costs.get("optimal_seconds", 0.0)),
         collectives(text, pod, config.accumulate),
@@ -142,32 +142,38 @@ def compile_step(
 
 
 def image_bytes(config: ml_collections.ConfigDict) -> int:
-    """Bytes of one image on its way to a device: its views, label, id and epoch."""
+    """Bytes per image in a batch on a device: its views, label, id and epoch."""
     number = 4 if config.augment.placement == "host" else 1
     return sum(3 * number * side**2 for side in train.sizes_of(config)) + 3 * 4
 
 
 def waiting_bytes(config: ml_collections.ConfigDict, pod: Pod) -> int:
-    """Of the batches that a device keeps ready beside the one in use (`spmd.prefetch`)."""
+    """Bytes of the batches that wait on a device beside the one in use (`spmd.prefetch`)."""
     return config.data.prefetch * config.batch_size // pod.devices * image_bytes(config)
 
 
 class Point(NamedTuple):
-    """Images on a device at a time, and the bytes that they and the program need."""
+    """Memory of a step at one batch size.
+
+    Attributes:
+      images: number of images on a device at a time.
+      memory: bytes that the images and the program need; nan if unknown.
+    """
 
     images: int
     memory: float
 
 
 def largest(first: Point, second: Point, available: float) -> int:
-    """The most images that fit, if memory grows by as much with each; 0 if none does.
+    """The largest number of images that fits, if memory is linear in it; 0 if none fits.
 
-    Compilers pad: what lies between or beyond two compiled batches need not be on their line.
+    This is a prediction. Compilers pad, so other batch sizes need not lie on the line through the
+    two compiled ones.
     """
-    an_image = (second.memory - first.memory) / (second.images - first.images)
-    if not an_image > 0:  # also where a number is not known
+    per_image = (second.memory - first.memory) / (second.images - first.images)
+    if not per_image > 0:  # also if a number is nan
         return max((p.images for p in (first, second) if p.memory <= available), default=0)
-    return max(0, math.floor(first.images + (available - first.memory) / an_image))
+    return max(0, math.floor(first.images + (available - first.memory) / per_image))
 
 
 def _per_device(config: ml_collections.ConfigDict, pod: Pod) -> int:
@@ -176,8 +182,8 @@ def _per_device(config: ml_collections.ConfigDict, pod: Pod) -> int:
 
 def split_for(config: ml_collections.ConfigDict, pod: Pod, images: int) -> int | None:
     """The least `accumulate` with at most `images` on a device at a time; None if there is none."""
-    each = config.batch_size // pod.devices
-    return next((n for n in range(1, each + 1) if each % n == 0 and each // n <= images), None)
+    rows = config.batch_size // pod.devices
+    return next((n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= images), None)
 
 
 def _gib(size: float) -> str:
@@ -192,21 +198,21 @@ def _scaled(value: float, unit: str) -> str:
 def describe(
     config: ml_collections.ConfigDict, data: Data, pod: Pod, hosts: int
 ) -> tuple[list[str], int | None]:
-    """The lines that need no compiler, and the number of steps if it is known."""
+    """The lines that need no compiler, and the number of steps, or None if it is unknown."""
     steps = config.num_steps
     if not steps and data.num_examples:
         steps = pipeline.steps_for(config.num_epochs, data.num_examples, config.batch_size)
-    core = "a core" if pod.chip.devices > 1 else "a chip"
-    examples = f"{data.num_examples:,} images" if data.num_examples else "number of images unknown"
+    device = "a core" if pod.chip.devices > 1 else "a chip"
+    examples = f"{data.num_examples:,} images" if data.num_examples else "unknown number of images"
     micro = f" x {config.accumulate} micro-batches" if config.accumulate > 1 else ""
     return [
-        f"{config.recipe}; on {pod.name}: {pod.devices} devices (each {core}), {hosts} hosts",
+        f"{config.recipe}; on {pod.name}: {pod.devices} devices (each {device}), {hosts} hosts",
         f"{'data':<16}{config.dataset}, {config.data.split}: {examples}, "
         f"{data.num_classes} classes ({data.words})",
         f"{'batch':<16}{config.batch_size} = {pod.devices} devices x "
         f"{_per_device(config, pod)} images{micro}",
         f"{'schedule':<16}"
-        + (f"{steps:,} steps" if steps else "length unknown: give config.num_steps"),
+        + (f"{steps:,} steps" if steps else "unknown length: set config.num_steps"),
     ], steps
 
 
@@ -221,14 +227,14 @@ def cost(
     count, exchanged = config.accumulate, analysis.collectives
     limit = bounds(analysis, pod, count)
     rate = config.batch_size / limit.step
-    # The compiler counts a loop once, and with it the update, which is outside of the loop.
+    # The compiler counts the body of a loop once, and the update outside of the loop as well.
     title, most, least, times = "lower bounds", "at most", "at least", ""
     if count > 1:
         title, most, least = "estimates", "about", "about"
-        times = f" ({count} times what is counted for one micro-batch and its update)"
+        times = f" ({count} times the count for one micro-batch and the update)"
     hours = f"; {steps:,} steps in {least} {limit.step * steps / 3600:.2f} h" if steps else ""
     return [
-        f"{'step, a device':<16}{_scaled(count * analysis.flops, 'FLOP')}, "
+        f"{'step per device':<16}{_scaled(count * analysis.flops, 'FLOP')}, "
         f"{_scaled(count * analysis.traffic, 'B')} read and written{times}",
         f"{'collectives':<16}{_scaled(exchanged.payload, 'B')} in {exchanged.calls} calls",
         f"{title:<16}{1e3 * limit.compiler:.1f} ms: the compiler's estimate"
@@ -237,42 +243,60 @@ def cost(
         f"{1e3 * limit.arithmetic:.1f}, memory {1e3 * limit.memory:.1f}, links "
         f"{1e3 * limit.links:.1f})",
         f"{'':<16}so {most} {rate:,.0f} images/s{hours}",
-        f"{'input':<16}each of {hosts} hosts must deliver, at that rate, {rate / hosts:,.0f} "
-        f"images/s (decoded once, {len(train.sizes_of(config))} views each), "
+        f"{'input':<16}at that rate each of {hosts} hosts must deliver {rate / hosts:,.0f} "
+        f"images/s (decoded once, {len(train.sizes_of(config))} views per image), "
         f"{rate * image_bytes(config) / hosts / 1e6:,.0f} MB/s to its devices",
     ]
 
 
 def memory_line(needs: float, ahead: float, pod: Pod) -> str:
-    """What a device has to hold beside what it has."""
+    """The line that compares the memory a device needs with its capacity."""
     total, has = needs + ahead, pod.chip.memory
     verdict = "fits" if total <= has else f"does not fit, by {_gib(total - has)}"
     if math.isnan(total):
         return f"{'memory':<16}more than the {_gib(has)} of a device: does not fit"
     return (
         f"{'memory':<16}{_gib(total)} of the {_gib(has)} of a device: {verdict} "
-        f"({_gib(needs)} the step, {_gib(ahead)} batches kept ready)"
+        f"({_gib(needs)} for the step, {_gib(ahead)} for waiting batches)"
     )
+
+
+def _compile_for(
+    images: int,
+    config: ml_collections.ConfigDict,
+    data: Data,
+    pod: Pod,
+    devices: tuple[jax.Device, ...],
+) -> tuple[Point, Analysis | None]:
+    """Compiles the step with `images` on a device at a time; no analysis if it does not fit."""
+    changed = config.copy_and_resolve_references()
+    changed.batch_size = images * pod.devices * config.accumulate
+    try:
+        analysis = compile_step(changed, data, pod, devices)
+    except TooLarge as error:
+        return Point(images, error.memory + waiting_bytes(changed, pod)), None
+    return Point(images, analysis.memory + waiting_bytes(changed, pod)), analysis
 
 
 def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = False) -> None:
-    """Prints what the config's update step would be on a pod.
+    """Prints the report on the config's update step on a pod.
 
     Args:
-      config: of a pre-training run.
-      topology: as `v3:16x16`.
-      find_largest: whether to compile a second batch size, which predicts the largest.
+      config: config of a pre-training run.
+      topology: name of the pod, such as `v3:16x16`.
+      find_largest: whether to compile a second batch size, to predict the largest that fits.
 
     Raises:
-      UserError: for a config that no such pod could run; after the report if a device is too small.
+      UserError: the pod cannot run this config. If the step does not fit a device, the error comes
+        after the report.
     """
     require(
         config.job == "pretrain",
-        f"--preflight is of pre-training, and config.job={config.job} is not",
+        f"config.job={config.job} has no pre-flight: --preflight needs config.job=pretrain",
     )
     require(
         not config.data.resident,
-        "--preflight knows no config.data.resident: leave it out, and add the images' own bytes",
+        "config.data.resident=True has no pre-flight: set it to False, and add the images' bytes",
     )
     pod = pod_of(topology)
     check(config, pod.devices)
@@ -282,18 +306,9 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
     data = data_of(config)
     lines, steps = describe(config, data, pod, hosts)
     print("\n".join(lines), flush=True)
-    _logger.info("compiling; minutes for a large network")
+    _logger.info("compiling; a large network takes minutes")
 
-    def compiled(images: int) -> tuple[Point, Analysis | None]:
-        changed = config.copy_and_resolve_references()
-        changed.batch_size = images * pod.devices * config.accumulate
-        try:
-            analysis = compile_step(changed, data, pod, devices)
-        except TooLarge as error:
-            return Point(images, error.memory + waiting_bytes(changed, pod)), None
-        return Point(images, analysis.memory + waiting_bytes(changed, pod)), analysis
-
-    first, analysis = compiled(_per_device(config, pod))
+    first, analysis = _compile_for(_per_device(config, pod), config, data, pod, devices)
     ahead = waiting_bytes(config, pod)
     print(memory_line(first.memory - ahead, ahead, pod), flush=True)
     if analysis:
@@ -302,18 +317,23 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
     if fits and not find_largest:
         return
     if not fits and first.images == 1:
-        raise UserError(f"not even one image a device fits {pod.name}: take a narrower network")
-    # Near the limit compilers take long, and need less than they otherwise would.
+        raise UserError(
+            f"--preflight={pod.name}: a device cannot hold one image: choose a narrower network"
+        )
+    # Near the limit a compilation takes long, and trades time for memory.
     is_small = fits and (first.images == 1 or 2 * first.memory <= pod.chip.memory)
-    second, _ = compiled(2 * first.images if is_small else first.images // 2)
+    images = 2 * first.images if is_small else first.images // 2
+    second, _ = _compile_for(images, config, data, pod, devices)
     most = largest(first, second, pod.chip.memory)
     print(
-        f"{'largest batch':<16}{most} images on a device at a time, predicted from the memory of "
+        f"{'largest batch':<16}{most} images on a device at a time, predicted from the memory for "
         f"{first.images} ({_gib(first.memory)}) and {second.images} ({_gib(second.memory)})"
     )
     if not fits:
         split = split_for(config, pod, most)
-        advice = "a pod of larger chips, or a narrower network, would be right"
+        advice = "choose larger chips or a narrower network"
         if split:
-            advice = f"config.accumulate={split} (by the prediction), or a larger pod, would fit"
-        raise UserError(f"a device of {pod.name} cannot hold {first.images} images: {advice}")
+            advice = f"set config.accumulate={split} (by the prediction), or choose a larger pod"
+        raise UserError(
+            f"--preflight={pod.name}: a device cannot hold {first.images} images: {advice}"
+        )
