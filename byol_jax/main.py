@@ -134,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-    """The program: exit codes are 0, 2, 3, 130 and 143 (docs/architecture.md)."""
+    """The program: exit codes are 0, 2, 3, 130 and 143 (docs/outside.md)."""
     code = 0
     try:
         app.run(main, flags_parser=parse)
