@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from byol_jax import train, weights
+from byol_jax import checks, train, weights
 from byol_jax.errors import Diverged, UserError, require
 from byol_jax.jobs import overrides
 from byol_jax.method import check
@@ -56,8 +56,11 @@ def plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Run]:
         for i in range(config.seeds):
             run_config = ml_collections.ConfigDict(row["config"])
             applied = overrides.apply(run_config, changes)
-            unknown = [key for key in changes if not any(a.startswith(f"{key}=") for a in applied)]
-            require(not unknown, f"config.override: a row has no key {', '.join(unknown)}")
+            for key in changes:
+                here = checks.moved(key)
+                require(not here, f"config.override: {key} has moved: it is now {here}")
+                is_applied = any(change.startswith(f"{key}=") for change in applied)
+                require(is_applied, f"config.override: a row has no key {key}")
             run_config.seed += i
             name = f"{config.base}-{row['method']}-row{row['row']}"
             folder = workdir / f"table{config.table}" / name / f"seed{run_config.seed}"
@@ -65,11 +68,27 @@ def plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Run]:
     for run in runs:
         path = run.folder / "config.json"
         require(
-            not path.exists() or json.loads(path.read_text()) == _plain(run.config),
+            not path.exists() or _agree(_upgraded(path), _plain(run.config)),
             f"{run.folder} holds a run with other settings: give another --workdir, or move it "
             "away",
         )
     return runs
+
+
+def _upgraded(path: pathlib.Path) -> dict[str, Any]:
+    """A run's config.json with today's keys; without its words, which change no number."""
+    config = weights.upgrade_config(json.loads(path.read_text()))
+    return {key: value for key, value in config.items() if key != "recipe"}
+
+
+def _agree(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether all values of an old config are those of a new one, which may have further keys."""
+    return all(
+        _agree(value, new[key])
+        if isinstance(value, Mapping) and isinstance(new.get(key), Mapping)
+        else key in new and value == new[key]
+        for key, value in old.items()
+    )
 
 
 def _plain(config: ml_collections.ConfigDict) -> Any:

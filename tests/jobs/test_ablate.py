@@ -10,6 +10,7 @@ from byol_jax import train
 from byol_jax.errors import UserError
 from byol_jax.jobs import ablate
 from byol_jax.results.records import Record, read_results, write_results
+from experiments import ablate as page
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +166,28 @@ def test_other_settings_in_the_same_workdir_are_refused(dataset, finished):
         ablate.run(config_of(dataset, override="num_steps=3"), finished)
     assert (finished / "table.md").read_text() == before
     assert json.loads((finished / "config.json").read_text())["job"] == "ablate"
+
+
+def test_a_folder_of_an_earlier_version_is_the_same_run(tmp_path):
+    """Its config.json has the objective's keys in their old places, and lacks later dials."""
+    config = page.get_config("table=5b,rows=2,base=digits")
+    (run,) = ablate.plan(config, tmp_path)
+    old = json.loads(json.dumps(run.config.to_dict()))
+    own = old["objective"]["info_nce"]
+    old["objective"] = {"name": "info_nce", "normalization": "l2", "margin": 0.4, **own}
+    old["objective"]["semi_hard"] = False
+    del old["augment"]["small"], old["network"]["projector"]["output_norm"]
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps(old))
+    ablate.plan(config, tmp_path)
+    old["objective"]["beta"] = 0.25
+    (run.folder / "config.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match="other settings"):
+        ablate.plan(config, tmp_path)
+
+
+def test_an_override_of_a_moved_key_names_the_new_one(tmp_path):
+    config = page.get_config("table=5b,rows=2,base=digits")
+    config.override = "objective.beta=0.5"
+    with pytest.raises(UserError, match=r"config\.objective\.info_nce\.beta"):
+        ablate.plan(config, tmp_path)
