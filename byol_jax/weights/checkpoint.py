@@ -79,10 +79,10 @@ def load(path: str | pathlib.Path) -> Trained:
     flat, record = checkpoints.read(folder, step)
     # Classifiers and cells of a grid are saved without a config.
     _require_encoder("config" in record, path)
+    _require_encoder(siamese.encoder_params(haiku_tree(flat, "online_params")), path)
     flat, record = upgrade(flat, record)
     trees = {
         name: haiku_tree(flat, name)
         for name in ("online_params", "online_state", "target_params", "target_state")
     }
-    _require_encoder(siamese.encoder_params(trees["online_params"]), path)
     return trained_of(record, step, **trees)

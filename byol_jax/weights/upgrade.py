@@ -78,9 +78,12 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def move_objective_keys(flat: Flat, record: Record) -> tuple[Flat, Record]:
     """One section of `config.objective` per method; dials that came later."""
-    if record["config"].get("job") == "finetune":
+    config = record["config"]
+    if config.get("job") == "finetune":
         return flat, record
-    return flat, {**record, "config": upgrade_config(record["config"])}
+    # The identity of trainings on the checkpoint holds the section `network` as it was saved.
+    config = {**upgrade_config(config), "network": config["network"]}
+    return flat, {**record, "config": config}
 
 
 # Slots under optax's nesting: the position in the chain, the field, then 0 for the online network's

@@ -12,7 +12,7 @@ from byol_jax import keys
 from byol_jax.augment import byol, compose
 from byol_jax.augment.compose import AugmentParams
 from byol_jax.errors import UserError
-from byol_jax.method import check, view_parameters
+from byol_jax.method import check, views_of
 from experiments import base
 
 KEY = jax.random.key(11)
@@ -183,7 +183,7 @@ def test_a_probability_out_of_range_is_a_mistake(name):
 def test_a_run_leaves_out_what_has_no_probability():
     config = base.get_config()
     config.augment.view2.sobel = 0.25
-    first, second = view_parameters(config)
+    first, second = (view.params for view in views_of(config))
     assert first == AugmentParams()
     assert second == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
 
