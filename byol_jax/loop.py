@@ -48,9 +48,9 @@ class Due(NamedTuple):
       traced: `traced(step, outputs)`, called with some output of each step as it is started.
     """
 
-    before: Callable[[int, Any], Any] | None = None
-    after: Callable[[int, Any], None] | None = None
-    traced: Callable[[int, Any], None] | None = None
+    before: Callable[[int, Any], Any] = lambda step, state: state
+    after: Callable[[int, Any], None] = lambda step, state: None
+    traced: Callable[[int, Any], None] = lambda step, outputs: None
 
 
 NOTHING = Due()
@@ -88,14 +88,11 @@ def run(
     next step is already running, so that the host never waits for the step it has just started.
 
     Args:
-      step: the mapped update.
-      state: a replica on each local device.
+      step, state: the mapped update, and a replica of the state on each local device.
       batches: on the devices; at most `span.end - span.start` of them.
-      span: which steps, and how often they are shown and saved.
-      saving: where states go.
+      span, saving, due: which steps, where states go, and the work between steps.
       show: `show(step, logs)`, called with the logs of one replica; None on processes that do not
         write.
-      due: work between steps.
 
     Returns:
       The state after the last step.
@@ -110,14 +107,12 @@ def run(
     with interrupts.signals() as signal_number:
         try:
             for batch in batches:
-                if due.before:
-                    state = due.before(done, state)
+                state = due.before(done, state)
                 with jax.profiler.StepTraceAnnotation("step", step_num=done + 1):
                     state, logs = step(state, batch)
                 done += 1
                 limit(logs)
-                if due.traced:
-                    due.traced(done, logs)
+                due.traced(done, logs)
                 if show and late:
                     finite = _show(show, *late)
                 is_logged = done % span.log_every == 0 or done in (span.start + 1, span.end)
@@ -128,8 +123,7 @@ def run(
                     break
                 if done % span.save_every == 0 and done < span.end:
                     finite = save(saving, state)
-                if due.after:
-                    due.after(done, state)
+                due.after(done, state)
             if show and late:
                 _show(show, *late)
         except Exception:

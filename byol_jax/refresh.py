@@ -25,15 +25,13 @@ OUTPUTS = ("embedding", "projection")
 
 def when_due(
     config: ml_collections.ConfigDict, program: Program, train_set: images.ImageSet
-) -> Callable[[int, TrainState], TrainState] | None:
-    """The work before a step that `loop.run` takes; None if the objective never has any."""
+) -> Callable[[int, TrainState], TrainState]:
+    """The work before a step, for `loop.Due`."""
     objective = program.method.objective()
-    if objective.refresh is None:
-        return None
 
     def before(step: int, state: TrainState) -> TrainState:
         which = objective.when(step, train_set.size, config.batch_size)
-        if which is None:
+        if objective.refresh is None or which is None:
             return state
         found, ids = None, None
         if which != "none":

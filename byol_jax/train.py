@@ -258,18 +258,20 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _evaluate(run, state)
 
 
+def _shared(run: _Run) -> tuple[Any, ...]:
+    """What every step takes beside state and batch: seed, numbers, perhaps resident images."""
+    config, train_set = run.config, run.train_set
+    numbers = hyperparameters(config, train_set.size, run.total_steps)
+    resident = [train_set.images] if config.data.resident else []
+    shared: tuple[Any, ...] = spmd.replicate((np.int32(config.seed), numbers, *resident))
+    return shared
+
+
 def _train(run: _Run, state: TrainState, batches: background.Batches) -> TrainState:
     """Runs the loop, with whatever it shows and writes."""
     config, span = run.config, run.span
-    resident = config.data.resident
-    step = mapped_step(run.program, sizes_of(config) if resident else None)
-    shared = spmd.replicate(
-        (
-            np.int32(config.seed),
-            hyperparameters(config, run.train_set.size, run.total_steps),
-            *([run.train_set.images] if resident else []),
-        )
-    )
+    step = mapped_step(run.program, sizes_of(config) if config.data.resident else None)
+    shared = _shared(run)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(batches))
         saver = checkpoints.saver(run.checkpoints, config.keep_checkpoints or None)

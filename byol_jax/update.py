@@ -139,15 +139,22 @@ def losses(
         probe, probe_logs = probe_loss(first["logits"], batch["labels"], axis)
         loss, logs = loss + probe, logs | probe_logs
 
+    statistics, moments = _statistics(online)
+    changed = {**carry.objective_state, **result.state}
+    carry = _Carry(online_state, target_state, jax.lax.stop_gradient(changed))
+    rows = jax.lax.stop_gradient(dict(result.rows))
+    return loss, (carry, _Results(logs | statistics, moments), rows)
+
+
+def _statistics(online: Mapping[int, Outputs]) -> tuple[Logs, tuple[jax.Array, jax.Array]]:
+    """Norms (BYOL Figure 7), and moments of the normalised projections, of all views."""
+    logs = {}
     for name in ("embedding", "projection"):
         norms = [jnp.mean(l2_norm(outputs[name])) for outputs in online.values()]
         logs[f"{name}_norm"] = jnp.mean(jnp.stack(norms))
     moments = [collapse.normalized_moments(x["projection"]) for x in online.values()]
     mean, mean_of_squares = jax.tree.map(lambda *m: sum(m) / len(m), *moments)
-    changed = {**carry.objective_state, **result.state}
-    carry = _Carry(online_state, target_state, jax.lax.stop_gradient(changed))
-    rows = jax.lax.stop_gradient(dict(result.rows))
-    return loss, (carry, _Results(logs, (mean, mean_of_squares)), rows)
+    return logs, (mean, mean_of_squares)
 
 
 def _optimal_prediction(online: Outputs, target: Outputs, axis: str | None) -> jax.Array:
