@@ -278,3 +278,42 @@ THREE_VIEWS = Entry(
     passes=lambda count: Passes(online=((1, 2), (3,)), target=((1,), (2,))),
     has_negatives=False,
 )
+
+
+def _clusters(which: str = "eval", every: int = 2, axis: str | None = None) -> Objective:
+    """Images are told apart by which side of a plane they lie on; the plane is made anew.
+
+    State: `side` `[N]`, by id. What `refresh` got is kept in it too, for tests to look at.
+    """
+    del axis
+
+    def init(key: jax.Array, outputs: Any, num_examples: int) -> tuple[Any, Any]:
+        dim = outputs[1]["projection"].shape[-1]
+        state = {"side": jnp.zeros(num_examples), "rows": jnp.zeros((), jnp.int32)}
+        return {"plane": {"w": jax.random.normal(key, (dim,))}}, state
+
+    def loss(
+        params: Any, online: Any, target: Any, batch: Any, state: Any, key: Any, step: Any
+    ) -> Loss:
+        del target, key, step
+        sides = state["side"][batch["ids"]]
+        errors = [
+            (unit(x["prediction"]) @ params["plane"]["w"] - sides) ** 2 for x in online.values()
+        ]
+        return Loss(sum(errors), {}, {"sides": jnp.mean(sides)})
+
+    def refresh(key: Any, params: Any, state: Any, features: Any, ids: Any) -> tuple[Any, Any]:
+        name = "projection" if which == "eval" else "view1/projection"
+        rows = unit(jnp.asarray(features[name]))
+        plane = unit(jax.random.normal(key, params["plane"]["w"].shape))
+        side = state["side"].at[ids].set(jnp.sign((rows - rows.mean(axis=0)) @ plane))
+        return {"plane": {"w": plane}}, {"side": side, "rows": jnp.int32(len(rows))}
+
+    def when(step: int, num_examples: int, batch_size: int) -> str | None:
+        assert (num_examples, batch_size) == (24, 8)
+        return which if step % every == 0 else None
+
+    return Objective(init, loss, refresh=refresh, when=when)
+
+
+CLUSTERS = Entry(_clusters, has_negatives=False)
