@@ -1,21 +1,20 @@
-"""Speed of the hot paths, each beside a named alternative in the same run.
+"""Speed of the hot paths, each beside a named alternative that is measured in the same run.
 
     make bench
     .venv/bin/python benchmarks/bench.py --depth=18 --size=32 --batch=64
 
-- Update step, from a host batch to finished logs: what `train` runs (uint8 crops, augmentation on
-  the device, state donated), in float32 and bfloat16 and with resident images, beside a plain one
-  (one jit, nothing donated, float32 views made beforehand and sent from the host at every step, no
-  augmentation at all) and, where torch is importable, one in plain PyTorch (`torch_step.py`).
-  With the time to compile each, the memory that its program holds, and the share of the measured
-  bandwidth of the memory that it would need to read and write what the compiler counts (more than
-  100 % where caches serve).
-- End to end: the loop of `train` on arrays, beside the authors' input for the plain step.
-- Input: two uint8 views of each image, from arrays and from JPEG files, beside the authors' recipe
-  (each view cropped, and of a JPEG decoded, by itself, and resized to float32).
-- Linear evaluation: a step of five rates in one pass beside a step of one.
+- Update step, from a host batch to finished logs: the step of `train` (uint8 crops, augmentation on
+  the device, state donated) in float32, in bfloat16 and with resident images. Beside it is a plain
+  step (one jit, nothing donated, no augmentation; float32 views are made beforehand and sent from
+  the host at every step) and, if torch can be imported, a step in plain PyTorch (`torch_step.py`).
+  For each program: the time to compile it, the memory it holds, and the bandwidth that the
+  compiler's count of bytes would need, as a share of the measured one (above 100 % if caches help).
+- End to end: the loop of `train` on arrays, beside the authors' input pipeline with the plain step.
+- Input: two uint8 views per image, from arrays and from JPEG files, beside the authors' recipe:
+  each view is cropped by itself, from a JPEG also decoded by itself, and resized to float32.
+- Linear evaluation: a step with five rates in one pass, beside a step with one rate.
 
-Only ratios of one run mean anything on a machine that does other work.
+On a machine that does other work, only ratios within one run are meaningful.
 """
 
 import argparse
@@ -42,11 +41,12 @@ from byol_jax.data.views import Stream, View, examples
 def seconds_per_batch(
     makers: Mapping[str, Callable[[], Iterator[object]]], repeats: int
 ) -> dict[str, float]:
-    """Seconds of a batch of each pipeline: the median of three turns, taken one after the other.
+    """Seconds per batch for each pipeline: the median of three rounds, in which they take turns.
 
-    A turn starts afresh and leaves out its first batches, which threads have made ahead.
+    Each round starts the pipeline again, and leaves out the first batches, which threads prepare in
+    advance.
     """
-    turns: dict[str, list[float]] = {name: [] for name in makers}
+    rounds: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(3):
         for name, make in makers.items():
             batches = make()
@@ -55,19 +55,19 @@ def seconds_per_batch(
             start = time.perf_counter()
             for _ in range(repeats):
                 next(batches)
-            turns[name].append((time.perf_counter() - start) / repeats)
+            rounds[name].append((time.perf_counter() - start) / repeats)
             del batches
-    return {name: statistics.median(times) for name, times in turns.items()}
+    return {name: statistics.median(times) for name, times in rounds.items()}
 
 
-def our_input(image_set: images.ImageSet, size: int, batch_size: int) -> background.Batches:
-    """The pipeline that `train` runs, without an end."""
+def package_input(image_set: images.ImageSet, size: int, batch_size: int) -> background.Batches:
+    """The pipeline that `train` runs, without end."""
     stream = Stream(0, image_set.size, batch_size)
     return pipeline.train_batches(image_set, stream, (View(size), View(size)))
 
 
 def array_recipe(size: int, batch_size: int, pixels: np.ndarray) -> Iterator[tuple[object, ...]]:
-    """The authors' recipe for arrays, without an end: two float32 views, each cropped by itself."""
+    """The authors' recipe for arrays, without end: two float32 views, each cropped by itself."""
     tf = tensorflow.import_tensorflow()
     generator = np.random.default_rng(0)
 
@@ -91,21 +91,24 @@ def array_recipe(size: int, batch_size: int, pixels: np.ndarray) -> Iterator[tup
 
 
 def array_seconds(source: int, size: int, batch_size: int, repeats: int) -> dict[str, float]:
-    """Seconds of one batch of two views of arrays, and of the authors' recipe for the same."""
+    """Seconds per batch of two views from arrays, here and with the authors' recipe."""
     pixels = steps.random_images(4 * batch_size, source)
     image_set = images.ImageSet("random", pixels, np.zeros(len(pixels), np.int32), 1)
-    ours = functools.partial(our_input, image_set, size, batch_size)
+    package = functools.partial(package_input, image_set, size, batch_size)
     recipe = functools.partial(array_recipe, size, batch_size, pixels)
-    return seconds_per_batch({"ours": ours, "recipe": recipe}, repeats)
+    return seconds_per_batch({"package": package, "recipe": recipe}, repeats)
 
 
 def jpeg_seconds(
     folder: str, size: int, batch_size: int, repeats: int
 ) -> tuple[dict[str, float], float]:
-    """Seconds of one batch of two views of JPEG files, and of the authors' recipe; how they differ.
+    """Seconds per batch of two views from JPEG files, here and with the authors' recipe.
 
-    Theirs decodes the window of each view by itself, bicubic, to float32 in [0, 1]. It is given the
-    boxes that ours draws. The difference is the mean absolute one of the first batch's views.
+    The recipe decodes the window of each view by itself and resizes it with bicubic interpolation
+    to float32 in [0, 1]. Both use the same boxes.
+
+    Returns:
+      Seconds by name, and the mean absolute difference between the views of the first batch.
     """
     image_set = sources.load(f"folder:{folder}", "train+valid+test")
     records = image_set.images
@@ -135,14 +138,14 @@ def jpeg_seconds(
         iterator: Iterator[dict[str, np.ndarray]] = data.as_numpy_iterator()
         return iterator
 
-    ours = functools.partial(our_input, image_set, size, batch_size)
-    first, theirs = next(ours()), next(recipe())
-    difference = np.mean([abs(first[name] / 255 - theirs[name]) for name in ("view1", "view2")])
-    return seconds_per_batch({"ours": ours, "recipe": recipe}, repeats), float(difference)
+    package = functools.partial(package_input, image_set, size, batch_size)
+    first, expected = next(package()), next(recipe())
+    difference = np.mean([abs(first[name] / 255 - expected[name]) for name in ("view1", "view2")])
+    return seconds_per_batch({"package": package, "recipe": recipe}, repeats), float(difference)
 
 
 def write_jpegs(folder: pathlib.Path, count: int = 64) -> None:
-    """Smooth random pictures of 375 x 500 pixels, about 100 kB each, as ImageNet's median is."""
+    """Smooth random pictures of 375 x 500 pixels and about 100 kB each, ImageNet's median size."""
     generator = np.random.default_rng(0)
     for i in range(count):
         coarse = generator.integers(0, 256, (48, 64, 3), np.uint8)
@@ -153,15 +156,17 @@ def write_jpegs(folder: pathlib.Path, count: int = 64) -> None:
 
 
 def main() -> None:
-    """Prints one table."""
+    """Runs all benchmarks and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--depth", default="18")
     parser.add_argument("--size", type=int, default=32, help="side of the views in pixels")
     parser.add_argument("--source", type=int, default=64, help="side of the stored images")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--jpegs", help="a folder of JPEGs for the input; by default made up")
-    parser.add_argument("--jpeg_size", type=int, default=224, help="side of their views")
+    parser.add_argument(
+        "--jpegs", help="a folder of JPEGs for the input; by default generated ones"
+    )
+    parser.add_argument("--jpeg_size", type=int, default=224, help="side of the views from JPEGs")
     flags = parser.parse_args()
     device = jax.devices()[0]
     print(
@@ -170,13 +175,13 @@ def main() -> None:
         f"batch {flags.batch}; JPEGs to {flags.jpeg_size} px",
         flush=True,
     )
-    print(f"{'what':<26}{'ours':>12}  {'alternative':<42}{'ratio':>6}")
+    print(f"{'what':<26}{'byol_jax':>12}  {'alternative':<42}{'ratio':>6}")
 
-    def show(what: str, ours: float, label: str, other: float) -> None:
-        """A line of the table, from seconds a batch."""
-        alternative = f"{label}: {flags.batch / other:.0f} img/s"
-        rate = f"{flags.batch / ours:.0f} img/s"
-        print(f"{what:<26}{rate:>12}  {alternative:<42}{other / ours:>6.2f}", flush=True)
+    def show(title: str, seconds: float, label: str, alternative: float) -> None:
+        """Prints a line of the table from the seconds per batch of both."""
+        words = f"{label}: {flags.batch / alternative:.0f} img/s"
+        rate = f"{flags.batch / seconds:.0f} img/s"
+        print(f"{title:<26}{rate:>12}  {words:<42}{alternative / seconds:>6.2f}", flush=True)
 
     problem = steps.Problem(flags.depth, flags.size, flags.source, flags.batch)
     runs, compiled = steps.step_runs(problem)
@@ -188,30 +193,30 @@ def main() -> None:
         precision = name.rpartition(", ")[2]
         show(f"step, {precision}", seconds[name.rpartition(", ")[2]], name, seconds[name])
     recipe = functools.partial(array_recipe, flags.size, flags.batch)
-    (_, ours), (label, other) = steps.loop_seconds(problem, recipe, flags.repeats).items()
-    show("end to end, float32", ours, label, other)
+    (_, loop), (label, alternative) = steps.loop_seconds(problem, recipe, flags.repeats).items()
+    show("end to end, float32", loop, label, alternative)
     times = array_seconds(flags.source, flags.size, flags.batch, 100)
-    show("input, arrays", times["ours"], "recipe", times["recipe"])
+    show("input, arrays", times["package"], "recipe", times["recipe"])
     with tempfile.TemporaryDirectory() as temporary:
         if not flags.jpegs:
             write_jpegs(pathlib.Path(temporary))
         jpegs = flags.jpegs or temporary
         times, difference = jpeg_seconds(jpegs, flags.jpeg_size, flags.batch, flags.repeats)
-    show("input, JPEGs", times["ours"], "recipe", times["recipe"])
+    show("input, JPEGs", times["package"], "recipe", times["recipe"])
     sweep = steps.sweep_seconds(flags.depth, flags.size, flags.batch, flags.repeats)
     show("linear, 5 rates", sweep["5 rates"], "1 rate", sweep["1 rate"])
     print(f"JPEGs: same boxes, views differ by {255 * difference:.2f}/255 on average")
     limit = steps.bandwidth(flags.repeats)
-    print(f"memory of a device: {limit / 1e9:,.1f} GB/s, negating a large array")
+    print(f"memory of a device: {limit / 1e9:,.1f} GB/s while it negates a large array")
     for name, step in compiled.items():
         rate = step.traffic / seconds[name]
         print(
             f"step, {name}: compiled in {step.seconds:.1f} s, "
-            f"{step.memory / 2**20:,.0f} MiB a device while it runs; "
+            f"{step.memory / 2**20:,.0f} MiB per device while it runs; "
             f"{step.traffic / 1e9:.1f} GB read and written, {rate / limit:.0%} of that rate"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"all of this: at most {peak:,.0f} MiB of host memory")
+    print(f"the whole benchmark: at most {peak:,.0f} MiB of host memory")
 
 
 if __name__ == "__main__":

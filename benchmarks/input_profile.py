@@ -1,10 +1,10 @@
-"""Where the time of an image goes, from a JPEG file to two views.
+"""The time of each stage of the input pipeline, from a JPEG file to two views.
 
     taskset -c 1 .venv/bin/python benchmarks/input_profile.py --jpegs=FOLDER
 
-Each part by itself, one image after the other, in processor time: milliseconds an image, and the
-share of all of them. Below, what is saved by decoding once. `bench.py` measures the pipeline that
-these are parts of.
+Each stage runs by itself, one image after the other. The table has its processor time in
+milliseconds per image and as a share of the total. The last line is the time to decode each view by
+itself, for comparison with decoding once. `bench.py` measures the whole pipeline.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from byol_jax.data.views import Request, View
 
 
 def milliseconds(part: Callable[[int], object], count: int) -> float:
-    """Median over three rounds, after one to warm up, of the mean of `count` images."""
+    """Mean time per image over `count` images; the median of three rounds after a warm-up."""
     rounds = []
     for _ in range(4):
         start = time.process_time()
@@ -30,11 +30,11 @@ def milliseconds(part: Callable[[int], object], count: int) -> float:
 
 
 def main() -> None:
-    """Prints one table."""
+    """Measures all stages and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jpegs", required=True, help="a folder of JPEGs")
     parser.add_argument("--size", type=int, default=224, help="side of the views in pixels")
-    parser.add_argument("--count", type=int, default=150, help="how many images")
+    parser.add_argument("--count", type=int, default=150, help="number of images")
     flags = parser.parse_args()
     tf = tensorflow.import_tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -66,17 +66,17 @@ def main() -> None:
 
     both = [decode(i, windows[i]) for i in range(count)]
 
-    batch = 32  # boxes are drawn for as many at a time
+    batch = 32  # boxes are drawn for this many images at a time
     parts: dict[str, Callable[[int], object]] = {
         "read": lambda i: records.read(i),
         "header": lambda i: images.prepare(data[i]),
         "boxes": lambda i: place(slice(i, i + batch)) if i % batch == 0 else None,
         "decode once": lambda i: decode(i, windows[i]),
-        "resize twice": lambda i: [crops.place(both[i], one, size) for one in inside[i]],
+        "resize twice": lambda i: [crops.place(both[i], box, size) for box in inside[i]],
     }
     times = {part: milliseconds(run, count) for part, run in parts.items()}
     whole = sum(times.values())
-    twice = milliseconds(lambda i: [decode(i, one[:4]) for one in placements[i]], count)
+    twice = milliseconds(lambda i: [decode(i, box[:4]) for box in placements[i]], count)
     for part, time_ in {**times, "all": whole, "decode twice": twice}.items():
         print(f"{part:<14}{time_:>8.3f} ms{time_ / whole:>8.0%}")
 

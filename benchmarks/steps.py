@@ -1,4 +1,4 @@
-"""Seconds of an update, of linear evaluation's step and of the whole loop, beside alternatives."""
+"""Time of an update, of a step of linear evaluation and of the whole loop, with alternatives."""
 
 import contextlib
 import functools
@@ -26,14 +26,14 @@ NUMBERS = groups.Numbers(0.2, 10, 1000, 1.5e-6, 1e-3, 0.9)
 HPARAMS = Hyperparameters(groups.everywhere(NUMBERS), 1000, 0.996, TABLE_6)
 HIDDEN, OUTPUT, CLASSES = 512, 64, 10
 
-# Waits for its own results.
+# A function that runs a step and waits for its results.
 Run = Callable[[], object]
 
 
 def medians(runs: Mapping[str, Run], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn, so that other work on the machine slows all alike.
+    """Median seconds per run. Runs take turns, so that other work on the machine slows all alike.
 
-    One call of each warms up.
+    The first call of each run warms up and does not count.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -47,12 +47,19 @@ def medians(runs: Mapping[str, Run], repeats: int) -> dict[str, float]:
 
 
 def random_images(count: int, size: int) -> np.ndarray:
-    """uint8 `[count, size, size, 3]`."""
+    """Random images, uint8 `[count, size, size, 3]`."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 class Problem(NamedTuple):
-    """What every update of a run of `bench.py` works on."""
+    """The network and the images of all updates in `bench.py`.
+
+    Attributes:
+      depth: depth of the ResNet.
+      size: side of the views in pixels.
+      source: side of the stored images in pixels.
+      batch_size: images per batch.
+    """
 
     depth: str
     size: int
@@ -60,7 +67,7 @@ class Problem(NamedTuple):
     batch_size: int
 
     def spec(self, precision: str = "float32") -> NetworkSpec:
-        """The network, over all devices."""
+        """The spec of the network, with BatchNorm over all devices."""
         head = HeadSpec(2, HIDDEN, OUTPUT)
         stem = "imagenet" if self.size > 64 else "small"
         return NetworkSpec(
@@ -71,7 +78,14 @@ class Problem(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A step, seconds to compile it, and bytes: held on a device, and moved in a step."""
+    """A compiled step and the compiler's numbers for it.
+
+    Attributes:
+      step: the compiled function.
+      seconds: time to compile it.
+      memory: bytes that it holds on a device.
+      traffic: bytes that it reads and writes.
+    """
 
     step: Callable[..., Any]
     seconds: float
@@ -90,22 +104,28 @@ def _compile(step: Any, *arguments: Any) -> Compiled:
 
 
 def bandwidth(repeats: int, size: int = 2**28) -> float:
-    """Bytes a second of a device's memory: an array of `size` bytes is read and another written."""
+    """Bytes/s of a device's memory, from reading an array of `size` bytes and writing another."""
     array = jax.device_put(np.zeros(size // 4, np.float32))
     negative = jax.jit(lambda x: -x)
     seconds = medians({"copy": lambda: jax.block_until_ready(negative(array))}, repeats)
     return 2 * size / seconds["copy"]
 
 
-class Ours(NamedTuple):
-    """The step of `train`, its state on the devices, and the arguments behind the batch."""
+class Stepper(NamedTuple):
+    """A compiled update with its state.
+
+    Attributes:
+      compiled: the step.
+      carried: a list with the state, which each update replaces.
+      rest: arguments that follow the batch.
+    """
 
     compiled: Compiled
     carried: list[Any]
     rest: tuple[Any, ...]
 
     def update(self, batch: Any) -> Any:
-        """One update; the logs are not waited for."""
+        """Starts one update, and returns its logs without waiting for them."""
         self.carried[0], logs = self.compiled.step(self.carried[0], batch, *self.rest)
         return logs
 
@@ -116,20 +136,20 @@ def _labels(problem: Problem) -> dict[str, np.ndarray]:
 
 
 def crops_batch(problem: Problem) -> dict[str, np.ndarray]:
-    """A host batch of crops."""
+    """A host batch of two crops per image."""
     views = random_images(problem.batch_size, problem.size)
     return _labels(problem) | {"view1": views, "view2": views}
 
 
 def boxes_batch(problem: Problem) -> dict[str, np.ndarray]:
-    """A host batch of boxes."""
+    """A host batch of two boxes per image."""
     half = problem.source // 2
     box = np.tile(np.array([half // 2, 0, half, problem.source], np.int32), (problem.batch_size, 1))
     return _labels(problem) | {"box1": box, "box2": box}
 
 
-def ours(problem: Problem, precision: str = "float32", resident: bool = False) -> Ours:
-    """The step that `train` runs: pmap, state donated, augmentation on the device."""
+def pretraining(problem: Problem, precision: str = "float32", resident: bool = False) -> Stepper:
+    """The step of `train`: pmap, state donated, augmentation on the device."""
     program = Program(siamese(problem.spec(precision)), axis=spmd.AXIS)
     sizes = (problem.size, problem.size)
     step = spmd.pmap(
@@ -140,10 +160,10 @@ def ours(problem: Problem, precision: str = "float32", resident: bool = False) -
         rest += (spmd.replicate(random_images(problem.batch_size, problem.source)),)
     state = spmd.replicate(jax.device_get(init_state(0, program, sizes)))
     batch = boxes_batch(problem) if resident else crops_batch(problem)
-    return Ours(_compile(step, state, spmd.shard(batch), *rest), [state], rest)
+    return Stepper(_compile(step, state, spmd.shard(batch), *rest), [state], rest)
 
 
-def plain(problem: Problem) -> Ours:
+def plain(problem: Problem) -> Stepper:
     """One jit on one device, nothing donated, float32 views from the host, no augmentation."""
     program = Program(siamese(problem.spec()._replace(bn_axis=None)))
 
@@ -158,11 +178,11 @@ def plain(problem: Problem) -> Ours:
         )
 
     state = init_state(0, program, (problem.size, problem.size))
-    return Ours(_compile(jax.jit(step), state, plain_batch(problem)), [state], ())
+    return Stepper(_compile(jax.jit(step), state, plain_batch(problem)), [state], ())
 
 
 def plain_batch(problem: Problem) -> dict[str, np.ndarray]:
-    """What `plain` takes."""
+    """A host batch for `plain`: two float32 views per image."""
     views = np.asarray(
         byol.normalize(byol.to_float(random_images(problem.batch_size, problem.size)))
     )
@@ -170,15 +190,15 @@ def plain_batch(problem: Problem) -> dict[str, np.ndarray]:
 
 
 def step_runs(problem: Problem) -> tuple[dict[str, Run], dict[str, Compiled]]:
-    """The steps to be timed, host batch to finished logs, and what it took to compile them."""
+    """The steps to time, from host batch to finished logs, and their compiled programs."""
     steps = {
-        "float32": (ours(problem), crops_batch(problem), True),
-        "bfloat16": (ours(problem, "bfloat16"), crops_batch(problem), True),
-        "resident": (ours(problem, resident=True), boxes_batch(problem), True),
+        "float32": (pretraining(problem), crops_batch(problem), True),
+        "bfloat16": (pretraining(problem, "bfloat16"), crops_batch(problem), True),
+        "resident": (pretraining(problem, resident=True), boxes_batch(problem), True),
         "plain": (plain(problem), plain_batch(problem), False),
     }
 
-    def runner(step: Ours, batch: Any, is_mapped: bool) -> Run:
+    def runner(step: Stepper, batch: Any, is_mapped: bool) -> Run:
         return lambda: jax.block_until_ready(step.update(spmd.shard(batch) if is_mapped else batch))
 
     runs: dict[str, Run] = {name: runner(*given) for name, given in steps.items()}
@@ -188,10 +208,10 @@ def step_runs(problem: Problem) -> tuple[dict[str, Run], dict[str, Compiled]]:
 
 
 def torch_runs(problem: Problem) -> dict[str, Run]:
-    """The same update in plain PyTorch, by what it is.
+    """The same update in plain PyTorch, by a description of each run.
 
     Raises:
-      ImportError: without torch.
+      ImportError: torch is not installed.
     """
     import torch_step
 
@@ -213,16 +233,17 @@ def torch_runs(problem: Problem) -> dict[str, Run]:
 def loop_seconds(
     problem: Problem, recipe: Callable[[np.ndarray], Iterator[Any]], steps: int
 ) -> dict[str, float]:
-    """Seconds a step of whole loops, the median of three turns.
+    """Seconds per step of whole training loops, the median of three rounds.
 
     Args:
-      problem: as ever.
-      recipe: endless batches of two float32 views of these arrays, as the authors made them.
-      steps: of a turn.
+      problem: network and images.
+      recipe: makes an endless iterator over batches of two float32 views of given arrays, with the
+        authors' recipe.
+      steps: number of steps per round.
     """
     pixels = random_images(4 * problem.batch_size, problem.source)
     labels = np.zeros(len(pixels), np.int32)
-    step, simple = ours(problem), plain(problem)
+    step, simple = pretraining(problem), plain(problem)
     rest = _labels(problem)
 
     def train() -> Iterator[Any]:
@@ -239,24 +260,24 @@ def loop_seconds(
         for view1, view2 in recipe(pixels):
             yield simple.update(rest | {"view1": view1, "view2": view2})
 
-    turns: dict[str, list[float]] = {"ours": [], "recipe and plain step": []}
+    rounds: dict[str, list[float]] = {"package": [], "recipe and plain step": []}
     for _ in range(3):
-        for name, loop in zip(turns, (train(), naive()), strict=True):
+        for name, loop in zip(rounds, (train(), naive()), strict=True):
             logs = [next(loop) for _ in range(4)][-1]
             jax.block_until_ready(logs)
             start = time.perf_counter()
             for _ in range(steps):
                 logs = next(loop)
             jax.block_until_ready(logs)
-            turns[name].append((time.perf_counter() - start) / steps)
+            rounds[name].append((time.perf_counter() - start) / steps)
             loop.close()  # type: ignore[attr-defined]
-    return {name: statistics.median(times) for name, times in turns.items()}
+    return {name: statistics.median(times) for name, times in rounds.items()}
 
 
 def sweep_seconds(
     depth: str, size: int, batch_size: int, repeats: int, classes: int = 1000
 ) -> dict[str, float]:
-    """Seconds of one step of linear evaluation (BYOL App. D.1): its five rates, and one of them."""
+    """Seconds per step of linear evaluation (BYOL App. D.1), with its five rates and with one."""
     network = siamese_module.encoder(NetworkSpec(depth, 1, "small"))
     params, state = init_network(0, "online", network, size)
     frozen = spmd.replicate(jax.device_get((params, state)))

@@ -1,8 +1,8 @@
-"""One BYOL update in plain PyTorch, as a comparator of `bench.py`: nothing of byol_jax.
+"""One BYOL update in plain PyTorch, without byol_jax, for comparison in `bench.py`.
 
-ResNet v1 with the heads and the loss of BYOL App. A and Eq. 2, LARS with momentum, Eq. 1. Views
-come as uint8 and are only normalised: there is no augmentation. channels_last, autocast for
-bfloat16, fused multi-tensor updates, and torch.compile where it works.
+It has a ResNet v1 with the heads and the loss of BYOL App. A and Eq. 2, LARS with momentum, and
+Eq. 1. Views are uint8 and are normalised without any augmentation. It uses channels_last, autocast
+for bfloat16, fused multi-tensor updates, and torch.compile if that works.
 """
 
 import copy
@@ -81,15 +81,15 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def _lars(
     parameters: list[nn.Parameter], momenta: list[torch.Tensor], rate: float, decay: float
 ) -> None:
-    """LARS without trust ratio and decay for vectors (BYOL App. A)."""
+    """LARS; vectors have neither trust ratio nor weight decay (BYOL App. A)."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     matrices = [i for i, p in enumerate(parameters) if p.ndim > 1]
     weights = [parameters[i] for i in matrices]
-    chosen = [gradients[i] for i in matrices]
-    torch._foreach_add_(chosen, weights, alpha=decay)
-    norms = zip(torch._foreach_norm(weights), torch._foreach_norm(chosen), strict=True)
+    adapted = [gradients[i] for i in matrices]
+    torch._foreach_add_(adapted, weights, alpha=decay)
+    norms = zip(torch._foreach_norm(weights), torch._foreach_norm(adapted), strict=True)
     ratios = [1e-3 * w / (g + 1e-12) for w, g in norms]
-    torch._foreach_mul_(chosen, ratios)
+    torch._foreach_mul_(adapted, ratios)
     torch._foreach_mul_(momenta, 0.9)
     torch._foreach_add_(momenta, gradients)
     torch._foreach_add_(parameters, momenta, alpha=-rate)
@@ -105,9 +105,9 @@ def step_runner(
     bfloat16: bool,
     compiled: bool,
 ) -> tuple[Callable[[], None], str]:
-    """A function that makes one update from uint8 views `[B, S, S, 3]`, and what it is.
+    """A function that makes one update from uint8 views `[B, S, S, 3]`, and its description.
 
-    It waits for its own result. Where torch.compile fails the words say so.
+    The function waits for its result. The description says whether the step is compiled.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def step_runner(
         try:
             run()
             return run, f"{words} compiled"
-        except Exception as error:  # whatever its compiler meets on this machine
+        except Exception as error:  # torch.compile can fail in many ways on a given machine
             print(f"torch.compile does not work here: {' '.join(str(error).split())[:160]}")
             forward = loss_of
     return run, words

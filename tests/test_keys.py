@@ -1,4 +1,4 @@
-"""Keyed random numbers against Philox by hand."""
+"""Keyed random numbers against a plain implementation of Philox."""
 
 import zlib
 
@@ -33,16 +33,16 @@ def naive_words(seed: int, name: str, counter: list[int], count: int) -> list[in
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_uniforms_are_the_naive_philox_numbers(count: int) -> None:
     ids, epochs, views = [[0], [3], [2**40]], [5, 0], 2
-    ours = keys.example_uniforms(11, "crop", ids, epochs, views, count)
-    assert ours.shape == (3, 2, count) and ours.dtype == np.float64
+    uniforms = keys.example_uniforms(11, "crop", ids, epochs, views, count)
+    assert uniforms.shape == (3, 2, count) and uniforms.dtype == np.float64
     for row, (example,) in enumerate(ids):
         for column, epoch in enumerate(epochs):
             words = naive_words(11, "crop", [0, example, epoch, views], count)
-            assert ours[row, column].tolist() == [(word >> 11) / 2**53 for word in words]
+            assert uniforms[row, column].tolist() == [(word >> 11) / 2**53 for word in words]
 
 
 def test_uniforms_of_different_keys_share_no_number() -> None:
-    """Neighbouring ids too, when more is drawn than one block of four words holds."""
+    """Nor do neighbouring ids, even if more is drawn than one block of four words holds."""
     draws = [
         keys.example_uniforms(seed, name, np.arange(4), epoch, view, 9)
         for seed in (0, 1)
@@ -71,7 +71,7 @@ def test_permutation_depends_on_every_key() -> None:
 
 
 def test_named_keys_differ_by_seed_and_name() -> None:
-    found = [keys.named_key(seed, name) for seed in (0, 1) for name in ("augment", "online")]
-    assert len({tuple(jax.random.key_data(key).tolist()) for key in found}) == 4
+    drawn = [keys.named_key(seed, name) for seed in (0, 1) for name in ("augment", "online")]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in drawn}) == 4
     traced = jax.jit(keys.named_key, static_argnums=1)(1, "augment")
-    assert (jax.random.key_data(traced) == jax.random.key_data(found[2])).all()
+    assert (jax.random.key_data(traced) == jax.random.key_data(drawn[2])).all()

@@ -85,7 +85,7 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
     ],
 )
-def test_signals_save_and_the_same_command_goes_on(tmp_path, number, code):
+def test_signals_save_and_the_same_command_continues(tmp_path, number, code):
     data = tiny_runs.write_npz(tmp_path / "images.npz")
     workdir = tmp_path / "run"
     arguments = (DIGITS, f"--workdir={workdir}", f"--config.dataset={data}", *tiny_runs.TINY_FLAGS)

@@ -58,12 +58,12 @@ def mutual_information_bound(similarity: Similarities, temperature: jax.Array | 
     return math.log(similarity.other.shape[1]) + jnp.mean(of_positives)
 
 
-def contrastive_logs(both: Sequence[Similarities], temperature: jax.Array | float) -> Logs:
+def contrastive_logs(views: Sequence[Similarities], temperature: jax.Array | float) -> Logs:
     """`contrastive_top1` (percent), `contrastive_entropy` and `mi_bound` (nats) over both views."""
     logs = {
-        "contrastive_top1": [top1(s) for s in both],
-        "contrastive_entropy": [entropy(s, temperature) for s in both],
-        "mi_bound": [mutual_information_bound(s, temperature) for s in both],
+        "contrastive_top1": [top1(s) for s in views],
+        "contrastive_entropy": [entropy(s, temperature) for s in views],
+        "mi_bound": [mutual_information_bound(s, temperature) for s in views],
     }
     return {name: jnp.mean(jnp.stack(values)) for name, values in logs.items()}
 

@@ -53,7 +53,7 @@ def nt_xent(
     """
     return _mean_of_views(
         lambda similarity: nt_xent_loss(similarity, temperature),
-        lambda both: contrastive_logs(both, temperature),
+        lambda views: contrastive_logs(views, temperature),
         axis,
         l2,
     )
@@ -124,9 +124,9 @@ def margin_triplet_loss(
     )
 
 
-def top1_log(both: Sequence[Similarities]) -> Logs:
+def top1_log(views: Sequence[Similarities]) -> Logs:
     """`contrastive_top1` (percent) over both views."""
-    return {"contrastive_top1": jnp.mean(jnp.stack([top1(s) for s in both]))}
+    return {"contrastive_top1": jnp.mean(jnp.stack([top1(s) for s in views]))}
 
 
 def nt_logistic(

@@ -1,4 +1,4 @@
-"""The picture of T and T': the run's own views, beside the untouched image."""
+"""The picture of T and T': the run's own views beside the unchanged image."""
 
 import numpy as np
 import pytest
@@ -31,14 +31,14 @@ def test_views_are_the_crops_of_the_run_where_nothing_is_augmented(dataset) -> N
     config.augment.view2.update(IDENTITY)
     image_set = train.load_images(config)
     ids = np.array([5, 0, 11])
-    ours = pictures.draw(image_set, ids, 2, config)
-    assert ours.shape == (3, 2, 2, 8, 8, 3) and ours.dtype == np.uint8
+    views = pictures.draw(image_set, ids, 2, config)
+    assert views.shape == (3, 2, 2, 8, 8, 3) and views.dtype == np.uint8
     for epoch in (0, 1):
         crops = pipeline.example_views(
             image_set, ids, np.full(3, epoch), config.seed, (View(8), View(8))
         )
-        assert np.array_equal(ours[:, 0, epoch], crops["view1"])
-        assert np.array_equal(ours[:, 1, epoch], crops["view2"])
+        assert np.array_equal(views[:, 0, epoch], crops["view1"])
+        assert np.array_equal(views[:, 1, epoch], crops["view2"])
 
 
 def test_each_row_of_views_has_its_own_column_of_table_6(dataset) -> None:
@@ -47,12 +47,12 @@ def test_each_row_of_views_has_its_own_column_of_table_6(dataset) -> None:
     config.augment.view2.update(IDENTITY | {"solarize": 1.0})
     image_set = train.load_images(config)
     ids = np.array([1, 2, 9])
-    ours = pictures.draw(image_set, ids, 1, config)
+    views = pictures.draw(image_set, ids, 1, config)
     crops = pipeline.example_views(image_set, ids, np.zeros(3, int), 1337, (View(8), View(8)))
     luma = np.asarray(byol.to_grayscale(crops["view1"] / 255.0))
-    assert np.abs(ours[:, 0, 0] - 255 * luma).max() <= 0.5 + 1e-3
+    assert np.abs(views[:, 0, 0] - 255 * luma).max() <= 0.5 + 1e-3
     inverted = np.where(crops["view2"] < 127.5, crops["view2"], 255 - crops["view2"])
-    assert np.array_equal(ours[:, 1, 0], inverted)
+    assert np.array_equal(views[:, 1, 0], inverted)
 
 
 def test_the_grid_shows_image_then_t_then_t_prime() -> None:
@@ -82,8 +82,8 @@ def test_views_share_their_crop_as_the_run_does(dataset) -> None:
     config = config_of(dataset, data__same_crop=True)
     config.augment.view1.update(IDENTITY)
     config.augment.view2.update(IDENTITY)
-    ours = pictures.draw(train.load_images(config), np.array([5, 0, 11]), 1, config)
-    assert np.array_equal(ours[:, 0], ours[:, 1])
+    views = pictures.draw(train.load_images(config), np.array([5, 0, 11]), 1, config)
+    assert np.array_equal(views[:, 0], views[:, 1])
 
 
 @pytest.fixture(scope="module")

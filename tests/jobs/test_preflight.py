@@ -1,4 +1,4 @@
-"""The pre-flight: what it says of a pod, from the compiler's numbers and without a compiler."""
+"""The pre-flight: its report on a pod, from given numbers of the compiler."""
 
 import importlib.util
 import math
@@ -18,7 +18,7 @@ from byol_jax.jobs.preflight.report import Data, Point
 from byol_jax.method import hyperparameters
 from byol_jax.program import init_state
 
-# Round numbers, to be computed by hand: two devices a chip, 100 FLOP/s, 10 B/s, 5 B/s.
+# Round numbers for results by hand: two devices per chip, 100 FLOP/s, 10 B/s, 5 B/s.
 POD = Pod("toy:2x2", Chip(2, 16 * GIB, 100.0, 10.0, 5.0, ("2x2",)), 4)
 ANALYSIS = Analysis(
     memory=2 * GIB, flops=200.0, traffic=30.0, seconds=5.5, collectives=Collectives(3, 20, 30.0)
@@ -45,8 +45,8 @@ def test_the_devices_of_a_pod(name, devices):
     assert chips.pod_of(name).devices == devices
 
 
-def test_chips_are_those_of_their_pages():
-    # FLOP per byte of HBM, and the slices of a whole pod, as computed from the public pages.
+def test_numbers_of_chips_agree_with_the_public_pages():
+    # FLOP per byte of HBM, and chips of a whole pod, computed from the public pages.
     intensity = {n: round(c.flops / c.bandwidth) for n, c in chips.CHIPS.items()}
     assert intensity == {"v3": 137, "v4": 229, "v5e": 241, "v5p": 166, "v6e": 560}
     whole = {n: chips.pod_of(f"{n}:{c.slices[-1]}").chips for n, c in chips.CHIPS.items()}
@@ -86,7 +86,7 @@ def test_mistakes_exit_with_2_and_one_line(arguments, words):
         ("v3:2x2", {"job": "evaluate"}, "config.job=evaluate"),
     ],
 )
-def test_what_is_refused_before_anything_is_compiled(topology, changes, words):
+def test_configs_refused_before_anything_is_compiled(topology, changes, words):
     with pytest.raises(UserError, match=words):
         report.run(tiny_runs.tiny_config("digits", **changes), topology)
 
@@ -120,7 +120,7 @@ def test_a_pod_that_the_compiler_refuses(monkeypatch):
         ("tfds:imagenet2012:5.1.0", "train", (1_271_158, 1000)),
         ("tfds:places365_small", "train+valid", (1_803_460, 365)),
         ("tfds:caltech101", "train+valid", (3_060, 102)),
-        ("tfds:voc/2007", "train+valid", (5_011, 0)),  # several classes an image: unlabelled
+        ("tfds:voc/2007", "train+valid", (5_011, 0)),  # several classes per image: unlabelled
         ("digits", "train+valid", (1_438, 10)),
     ],
 )
@@ -214,8 +214,8 @@ ENTRY %main.7 (p: f32[8]) -> f32[8] {
 
 
 def test_collectives_are_summed_over_loops_and_fusions():
-    # Outside of the loop: 7 x 4 + 1 + 3 and 10 x 4 reduced, 6 x 4 scattered. In it 2 x 3 x 4
-    # reduced and 4 x 5 x 2 gathered. What nothing calls is not counted.
+    # Outside the loop: 7 x 4 + 1 + 3 and 10 x 4 bytes reduced, 6 x 4 scattered. Inside: 2 x 3 x 4
+    # reduced and 4 x 5 x 2 gathered. A computation that is never called does not count.
     outside = 2 * 0.75 * (32 + 40) + 0.75 * 24 * 8
     inside = 2 * 0.75 * 24 + 0.75 * 40
     assert hlo.collectives(HLO, POD) == Collectives(5, 160, outside + inside)
@@ -251,15 +251,16 @@ ENTRY %main.7 (p: f32[8]) -> f32[8] {
 """
 
 
-def test_traffic_is_of_hbm_alone():
-    """To the chip 8 x 4 and 3 x 4 bytes; 8 x 4 read and 4 x 5 x 2 written, and these read again.
+def test_traffic_counts_only_hbm():
+    """Only bytes of HBM count.
 
-    In the loop 8 x 4 read and written.
+    8 x 4 and 3 x 4 bytes are moved to the chip. 8 x 4 are read and 4 x 5 x 2 written, and the
+    latter are read again. In the loop 8 x 4 are read and written.
     """
     assert hlo.traffic(TRAFFIC) == (32 + 12) + (32 + 40) + 40 + (32 + 32)
 
 
-def test_operations_without_an_estimate_count_for_nothing():
+def test_operations_without_an_estimate_count_as_zero():
     assert hlo.estimate(0.039) == 0.039
     assert hlo.estimate(0.0) == 0.0
     assert hlo.estimate(-173 + 0.03125) == 0.03125
@@ -277,17 +278,17 @@ def test_operations_without_an_estimate_count_for_nothing():
         ("the total memory required for arguments (512) exceeds available HBM (15.48G)", 512.0),
     ],
 )
-def test_what_a_refused_program_would_need(message, size):
+def test_memory_of_a_refused_program(message, size):
     assert hlo.needed(message) == pytest.approx(size)
 
 
-def test_what_a_refused_program_would_need_may_be_unknown():
+def test_memory_of_a_refused_program_may_be_unknown():
     assert math.isnan(hlo.needed("RESOURCE_EXHAUSTED: something else"))
     assert numbers(report.memory_line(math.nan, 0, POD)) == [16.0]
 
 
 def test_the_bounds():
-    # Two devices share a chip: 2 x 200 / 100, 2 x 30 / 10, and 30 / 5 for both together.
+    # Two devices share a chip: 2 x 200 / 100, 2 x 30 / 10, and 30 / 5 for the whole chip.
     limit = hlo.bounds(ANALYSIS, POD)
     assert limit == (5.5, 4.0, 6.0, 6.0)
     assert (limit.roofline, limit.step) == (6.0, 6.0)
@@ -304,7 +305,7 @@ def test_the_bounds():
         (Point(8, 17.0), Point(4, 9.0), 7),
         # 20 + b: not even one.
         (Point(2, 22.0), Point(1, 21.0), 0),
-        # Not growing, or not known: the larger that is known to fit.
+        # Memory does not grow, or is unknown: the larger batch that fits.
         (Point(2, 5.0), Point(4, 5.0), 4),
         (Point(8, math.nan), Point(4, 9.0), 4),
         (Point(8, math.nan), Point(4, math.nan), 0),
@@ -371,19 +372,19 @@ def test_the_line_about_memory():
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_a_step_that_compiles(dataset):
-    """With the CPU's compiler: another chip's numbers, but of the same program."""
+def test_the_numbers_of_a_compiled_step(dataset):
+    """The CPU's compiler analyses the same program, though for other hardware."""
     config = tiny_runs.tiny_config(dataset)
     pod, devices = POD._replace(chips=1), tuple(jax.devices()[:2])
     analysis = report.compile_step(config, report.data_of(config), pod, devices)
     program = train.program_of(config, num_classes=2)
     state = init_state(0, program, train.sizes_of(config))
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.online_params))
-    # Gradients, and the statistics of BatchNorm, which are few.
+    # Gradients, and the few statistics of BatchNorm.
     assert 4 * weights < analysis.collectives.payload < 4 * weights + 20_000
-    # Twelve bytes a weight stay: online, target and momentum.
+    # Online, target and momentum take twelve bytes per weight.
     assert 12 * weights < analysis.memory
-    # A multiplication and an addition with each, at least, for two views of 4 images.
+    # At least one multiplication and one addition per weight, for two views of 4 images.
     assert analysis.flops > 2 * weights * 2 * 4
 
 
@@ -411,7 +412,11 @@ def test_a_step_that_does_not_compile(dataset, monkeypatch, message, expected):
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """A compiler that needs 3 GiB and 1 GiB an image; the batches it was asked for, a device."""
+    """Replaces the compiler: a step needs 3 GiB plus 1 GiB per image.
+
+    Returns:
+      A list, filled with the images per device of each compilation.
+    """
     asked = []
 
     def compile_step(config, data, pod, devices):
@@ -457,7 +462,7 @@ def test_a_config_that_does_not_fit(made_up, dataset, capsys):
     assert "lower bounds" not in out
 
 
-def test_a_config_of_which_not_one_image_fits(made_up, dataset, monkeypatch):
+def test_a_config_that_does_not_fit_with_one_image(made_up, dataset, monkeypatch):
     chip = chips.CHIPS["v3"]._replace(memory=3.5 * GIB)
     monkeypatch.setattr(chips, "CHIPS", {"v3": chip})
     with pytest.raises(UserError, match="v3:2x2"):
@@ -476,7 +481,7 @@ needs_libtpu = pytest.mark.skipif(
 
 
 def operand_types(hlo, operation):
-    """Types of the first two operands of each such operation, from where they are defined."""
+    """Types of the first two operands of each such operation, from their definitions."""
     operand_pairs = []
     for computation in hlo.split("\n\n"):
         types = dict(re.findall(r"(%[\w.\-]+) = (\w+)\[", computation))
@@ -497,7 +502,7 @@ def test_half_precision_is_what_the_chip_convolves_in(dataset):
     shapes = report.arguments(config, program, hparams, 24, len(devices))
     step = train.mapped_step(program, devices=devices)
     types = operand_types(step.lower(*shapes).compile().as_text(), "convolution")
-    # Matrix products are convolutions there, too. The chip rounds a float32 operand itself, so that
+    # On the chip matrix products are convolutions, too. The chip itself rounds float32 operands, so
     # the compiler leaves out the conversion of some weights.
     assert types.count(("bf16", "bf16")) >= 2 * 2 * 13
     assert all("bf16" in pair for pair in types), types

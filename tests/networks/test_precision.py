@@ -1,4 +1,4 @@
-"""Half precision: what computes in it, what does not, and how far that moves the numbers."""
+"""Half precision: which parts compute in it, and how far results then differ."""
 
 import collections
 import functools
@@ -25,7 +25,7 @@ HPARAMS = tiny_numbers.hyperparameters(peak_learning_rate=0.2, weight_decay=1e-6
 
 
 def step_of(spec):
-    """The whole update step, and what it is called with; of the state, the shapes."""
+    """The whole update step and its arguments; the state is given by its shapes."""
     network = siamese.siamese(spec)
     ids = np.arange(BATCH, dtype=np.int32)
     crops = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
@@ -37,9 +37,9 @@ def step_of(spec):
 
 
 def operands(program, operation):
-    """How often an operation of StableHLO takes which types of numbers."""
-    found = re.findall(rf"stablehlo\.{operation}\b.*?: \((.*?)\) ->", program)
-    types = (tuple(re.findall(r"(\w+?)>", re.sub(r"\d+x", "", line))) for line in found)
+    """Counts the number formats of the operands of an operation of StableHLO."""
+    lines = re.findall(rf"stablehlo\.{operation}\b.*?: \((.*?)\) ->", program)
+    types = (tuple(re.findall(r"(\w+?)>", re.sub(r"\d+x", "", line))) for line in lines)
     return collections.Counter(types)
 
 
@@ -48,9 +48,10 @@ def test_every_convolution_of_the_step_is_bfloat16(remat):
     step, arguments = step_of(HALF._replace(remat=remat))
     program = step.lower(*arguments).as_text()
     convolutions = operands(program, "convolution")
-    # Online 13 convolutions a view with both gradients, but the images need none; target 13.
+    # 13 convolutions per view and network. The online ones have two gradients each, except that the
+    # images need none.
     forward, backward = 2 * 2 * 13, 2 * (2 * 13 - 1)
-    again = 2 * 12 if remat else 0  # of each view, all but the stem's
+    again = 2 * 12 if remat else 0  # per view, all except the stem
     assert convolutions == {("bf16", "bf16"): forward + backward + again}
     # g and q of both networks; the probe reads the first view forward and backward (weights).
     assert set(operands(program, "dot_general")) == {("bf16", "bf16"), ("f32", "f32")}
@@ -90,18 +91,18 @@ def outputs():
 
 
 @pytest.mark.parametrize("name", ["embedding", "projection", "prediction", "logits"])
-def test_outputs_are_those_of_float32_but_for_rounding(outputs, name):
-    """Each of fourteen layers rounds weights, inputs, products and what follows to 8 bits."""
-    _, _, found = outputs
-    full, half = found["float32"][0][name], found["bfloat16"][0][name]
+def test_outputs_differ_from_float32_by_rounding(outputs, name):
+    """Each of fourteen layers rounds weights, inputs, products and outputs to 8 bits."""
+    _, _, results = outputs
+    full, half = results["float32"][0][name], results["bfloat16"][0][name]
     assert half.dtype == jnp.float32
     error = np.linalg.norm(half - full) / np.linalg.norm(full)
     assert 2**-12 < error < (4 * 14) ** 0.5 * 2**-8
 
 
 def test_batch_statistics_are_summed_in_float32(outputs):
-    """Of the first BatchNorm, beside a mean in double precision of what it is given."""
-    images, params, found = outputs
+    """Averages of the first BatchNorm, beside the statistics of its input in double precision."""
+    images, params, results = outputs
     weights = params["tiny_res_net/~/initial_conv"]["w"]
     convolved = jax.lax.conv_general_dilated(
         images.astype(jnp.bfloat16),
@@ -111,15 +112,15 @@ def test_batch_statistics_are_summed_in_float32(outputs):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     values = np.asarray(convolved, np.float64)
-    state = found["bfloat16"][1]
+    state = results["bfloat16"][1]
     for name, expected in (
         ("mean_ema", values.mean((0, 1, 2))),
         ("var_ema", values.var((0, 1, 2))),
     ):
         got = state[f"tiny_res_net/~/initial_batchnorm/~/{name}"]["average"]
         assert got.dtype == jnp.float32
-        # XLA may leave out the rounding of what it fuses: 2**-9 of 2,048 numbers of about 1, so
-        # 4e-5 of their mean. A sum in bfloat16 would be wrong by a hundred times as much.
+        # XLA may skip the rounding of values that it fuses: an error of 2**-9 in 2,048 numbers of
+        # about 1, so 4e-5 in their mean. The error of a sum in bfloat16 would be 100 times larger.
         np.testing.assert_allclose(np.ravel(got), expected, rtol=5e-4, atol=2e-4)
 
 
@@ -130,7 +131,7 @@ def test_the_policy_ends_with_the_network(outputs):
 
 
 def loss_of(spec):
-    """A loss of a network's parameters and state."""
+    """A loss as a function of a network's parameters and state."""
     network = siamese.siamese(spec)
     images = jnp.asarray(np.random.default_rng(1).normal(size=(4, SIZE, SIZE, 3)), jnp.float32)
 
@@ -153,8 +154,8 @@ def test_remat_changes_no_gradient():
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_remat_keeps_little_more_than_what_goes_into_the_blocks(capsys):
-    """Numbers kept for the gradient of ResNet-18, but for its parameters."""
+def test_remat_keeps_little_more_than_the_inputs_of_blocks(capsys):
+    """Counts the numbers that ResNet-18 keeps for its gradient, without its parameters."""
     kept = {}
     for remat in (False, True):
         spec = FULL._replace(depth="18", width=1 / 8, remat=remat)

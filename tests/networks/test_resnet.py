@@ -54,7 +54,7 @@ def test_parameter_counts_round_to_table_9(depth, width, millions):
 
 
 def bottleneck_count(blocks, width):
-    """Parameters of a bottleneck ResNet v1, added up layer by layer from the paper's plan."""
+    """Number of parameters of a bottleneck ResNet v1, added up layer by layer."""
     channels = 64 * width
     total = 7 * 7 * 3 * channels + 2 * channels
     for i, number in enumerate(blocks):
@@ -98,7 +98,7 @@ def test_width_must_be_a_multiple_of_an_eighth(width):
         shapes("18", width)
 
 
-def test_unknown_depth_names_the_known_ones():
+def test_an_unknown_depth_lists_the_encoders():
     with pytest.raises(UserError, match=r"network\.depth='51' .*tiny, 18, 34, 50, 101, 152, 200"):
         shapes("51")
 

@@ -1,4 +1,4 @@
-"""The whole network: heads, probe, names, knobs."""
+"""The whole network: heads, probe, names of parameters, settings."""
 
 import haiku as hk
 import jax
@@ -43,7 +43,7 @@ def test_outputs_and_their_shapes():
     images = jnp.zeros((4, 8, 8, 3))
     apply = siamese.siamese(TINY).apply
     outputs, _ = jax.eval_shape(
-        lambda *given: apply(*given, None, images, True), *init_shapes(TINY)
+        lambda *trees: apply(*trees, None, images, True), *init_shapes(TINY)
     )
     got = {k: v.shape for k, v in outputs.items() if not k.startswith("feature_map")}
     assert got == {
@@ -130,7 +130,7 @@ def test_kinds_of_heads(projector, predictor, sizes, modules):
 
 
 def test_scale_of_the_initial_weights():
-    """App. G: weights alone; what starts as 0 or 1 stays."""
+    """App. G: only weights are scaled; parameters that start as 0 or 1 stay."""
     _, params, _ = init(TINY)
     _, scaled, _ = init(TINY._replace(init_scale=3.0))
     for module, leaves in params.items():
@@ -144,7 +144,7 @@ def test_last_scale_of_a_bottleneck(knob, value):
     network = siamese.siamese(TINY._replace(depth="50", width=0.125, last_bn_scale=knob))
     block = "res_net50/~/block_group_1/~/block_1/~/"
 
-    @jax.jit  # of the two scales alone: the random weights are not even drawn
+    @jax.jit  # only the two scales are outputs, so no random weights are drawn
     def scales(key):
         params, _ = network.init(key, jnp.zeros((1, 8, 8, 3)), True)
         return [params[f"{block}batchnorm_{i}"]["scale"] for i in (1, 2)]

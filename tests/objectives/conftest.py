@@ -1,4 +1,4 @@
-"""Outputs for an objective, and the check that devices share its work without changing it."""
+"""Outputs for an objective, and a check that its results do not depend on the devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,8 +35,8 @@ def make_outputs() -> Callable[..., tuple[list[Any], list[Any]]]:
 def check_replicas() -> Callable[..., None]:
     """`check_replicas(make)`: 4 replicas of `make(axis)`, or 2 real devices, agree with 1.
 
-    In float64. The gradient is taken as by the step, of each device's mean loss and then averaged.
-    It reaches the one network of all devices through anchors and candidates alike.
+    The check is in float64. As in the update step, the gradients of each device's mean loss are
+    averaged. They reach the shared network through anchors and candidates alike.
     """
 
     def check(make: Callable[[str | None], Objective], devices: bool = False) -> None:

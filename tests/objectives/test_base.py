@@ -62,7 +62,7 @@ def test_every_normalisation_has_a_name():
 
 
 @pytest.mark.parametrize(("normalization", "fill"), [("layer", 3.0), ("batch", 3.0), ("l2", 0.0)])
-def test_nothing_to_divide_by_gives_zeros(normalization, fill):
+def test_norms_of_zero_give_zeros(normalization, fill):
     @jax.jit
     def run(x):
         out, pull = jax.vjp(lambda x: normalize(x, normalization), x)
@@ -78,7 +78,7 @@ def test_batch_statistics_survive_large_outputs():
     # with an error of about 1e6, would leave nothing of a variance of 1e6.
     x = (3e6 + 1e3 * np.random.default_rng(1).normal(size=(64, 2))).astype(np.float32)
     out = batch_normalize(jnp.asarray(x))
-    # The rounding of the mean, 3e6 x 2^-24 a sum, is below a thousandth of the deviation.
+    # The rounding of the mean, 3e6 x 2^-24 per sum, is below a thousandth of the deviation.
     np.testing.assert_allclose(out, naive_normalize(x.astype(np.float64), "batch"), atol=1e-3)
 
 
@@ -109,9 +109,9 @@ def test_a_singular_batch_has_the_predictor_of_least_norm(rows, width):
     mix = np.linalg.qr(rng.normal(size=(width, width)))[0][:rank]
     z = (rng.normal(size=(rows, rank)) @ mix).astype(np.float32)
     target = rng.normal(size=(rows, width)).astype(np.float32)
-    # What float32 rounding left in the other directions is not signal.
-    best, _, found, _ = np.linalg.lstsq(z.astype(np.float64), target, rcond=1e-5)
-    assert found == rank < width
+    # In the other directions there is only float32 rounding.
+    best, _, numerical_rank, _ = np.linalg.lstsq(z.astype(np.float64), target, rcond=1e-5)
+    assert numerical_rank == rank < width
     out = predictor(z, target)
     np.testing.assert_allclose(out, best, atol=1e-4 * np.abs(best).max())
 
@@ -119,7 +119,7 @@ def test_a_singular_batch_has_the_predictor_of_least_norm(rows, width):
 def test_a_collapsed_batch_has_a_finite_predictor():
     zeros = jnp.zeros((6, 3))
     np.testing.assert_array_equal(predictor(zeros, zeros + 1), np.zeros((3, 3)))
-    # One point: z = (1, 2), z' = (5, 0), so that z Q = z' has the least solution z^T z' / 5.
+    # All rows are z = (1, 2) and z' = (5, 0): z Q = z' has the least solution z^T z' / 5.
     z, target = jnp.tile(jnp.array([[1.0, 2.0]]), (6, 1)), jnp.tile(jnp.array([[5.0, 0.0]]), (6, 1))
     out = predictor(z, target)
     np.testing.assert_allclose(out, [[1, 0], [2, 0]], atol=1e-5)
@@ -131,11 +131,11 @@ def test_gradient_reaches_z_through_the_product_alone():
     def error(z, target, q):
         return jnp.sum((z @ q(z, target) - target) ** 3)
 
-    found = jax.jit(jax.grad(lambda z, t: error(z, t, predictor), argnums=(0, 1)))(z, target)
+    gradients = jax.jit(jax.grad(lambda z, t: error(z, t, predictor), argnums=(0, 1)))(z, target)
     q = np.asarray(predictor(z, target))
     slope = 3 * (z @ q - target) ** 2
-    np.testing.assert_allclose(found[0], slope @ q.T, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found[1], -slope, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients[0], slope @ q.T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], -slope, rtol=1e-4, atol=1e-5)
 
 
 def test_optimal_linear_predictor_is_that_of_all_devices(check_replicas):
@@ -167,17 +167,17 @@ def test_similarities_by_hand():
     np.testing.assert_allclose(products.other, [[6, -2], [4, 0]])
 
 
-def test_a_device_knows_its_own_images():
+def test_each_device_marks_its_own_images():
     rows = jnp.arange(8.0).reshape(4, 2, 1) - 3.5
     online, target = [{"prediction": rows}] * 2, [{"projection": rows}] * 2
     mapped = jax.vmap(
         lambda *views: similarities.similarities(*views, spmd.AXIS, l2=False)[0],
         axis_name=spmd.AXIS,
     )
-    found = mapped(online, target)
-    np.testing.assert_array_equal(found.own.reshape(8, 8), np.eye(8, dtype=bool))
+    similarity = mapped(online, target)
+    np.testing.assert_array_equal(similarity.own.reshape(8, 8), np.eye(8, dtype=bool))
     x = np.arange(8) - 3.5
-    np.testing.assert_array_equal(found.other.reshape(8, 8), np.outer(x, x))
+    np.testing.assert_array_equal(similarity.other.reshape(8, 8), np.outer(x, x))
 
 
 def test_top1_counts_ties_as_misses():

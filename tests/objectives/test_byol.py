@@ -47,9 +47,9 @@ def test_default_normalisation_is_the_expression_of_equation_2_to_the_bit():
         values, pull = jax.vjp(function, prediction, target)
         return values, pull(jnp.ones_like(values))
 
-    found = jax.jit(run, static_argnums=0)(byol.regression_loss)
+    values = jax.jit(run, static_argnums=0)(byol.regression_loss)
     expected = jax.jit(run, static_argnums=0)(equation_2)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, values, expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Eq. 5 beside loops over its sums as printed, and its ends: Eq. 2 and SimCLR's Eq. 1."""
+"""Eq. 5 beside loops over its printed sums, and its limits: Eq. 2 and SimCLR's Eq. 1."""
 
 import math
 
@@ -72,8 +72,8 @@ def test_values_and_gradients_are_those_of_equation_5(make_outputs, beta, l2):
         )
 
 
-def relative_difference(found, expected):
-    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
+def relative_difference(values, expected):
+    pairs = list(zip(jax.tree.leaves(values), jax.tree.leaves(expected), strict=True))
     assert pairs and all(np.linalg.norm(b) > 0.01 for _, b in pairs)
     return max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs)
 
@@ -85,11 +85,11 @@ def test_beta_0_is_byol_lowered_by_4(make_outputs, temperature):
             online, target = make_outputs(1, 6, 8)
 
             @jax.jit
-            def found(online, target, temperature, beta):
+            def loss(online, target, temperature, beta):
                 objective = info_nce.info_nce(temperature, beta)
                 return jax.value_and_grad(mean_loss, argnums=1)(objective, online, target)
 
-            value, gradient = found(online, target, temperature, 0.0)
+            value, gradient = loss(online, target, temperature, 0.0)
             expected, eq2 = jax.jit(jax.value_and_grad(lambda o, t: mean_loss(byol.byol(), o, t)))(
                 online, target
             )
@@ -111,16 +111,16 @@ def test_beta_1_is_simclr_times_twice_the_temperature(make_outputs):
             total -= jnp.log(positive / jnp.sum(jnp.exp(sims / alpha)))
         return total / len(z)
 
-    def found(z):
+    def loss(z):
         views = z.reshape(2, len(z) // 2, -1)
         online, target = [{"prediction": v} for v in views], [{"projection": v} for v in views]
         return mean_loss(info_nce.info_nce(alpha, 1.0), online, target)
 
     with jax.enable_x64(True):
         z = jnp.asarray(np.random.default_rng(2).normal(size=(6, 4)))
-        value, gradient = jax.jit(jax.value_and_grad(found))(z)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(z)
         expected, expected_gradient = jax.jit(jax.value_and_grad(equation_1))(z)
-        # Two directions are summed, Eq. 1 averages them.
+        # Two directions are summed here; Eq. 1 averages them.
         np.testing.assert_allclose(value, 2 * 2 * alpha * expected, rtol=1e-12)
         assert relative_difference(gradient, 4 * alpha * expected_gradient) < 1e-10
 
@@ -164,18 +164,18 @@ def test_logs_are_those_of_a_loop_over_the_other_view(make_outputs):
     [
         (np.eye(4), 100, 0, math.log(4)),
         (np.ones((4, 4)), 0, math.log(4), 0),
-        # Two images that look the same: a coin is left to toss.
+        # Two images look the same, so that the choice between them is a coin toss.
         (np.kron(np.eye(2), np.ones((2, 2))), 0, math.log(2), math.log(2)),
-        # Each taken for the next one, at a distance of 1 / temperature = 100.
+        # Each image is taken for the next one, at a distance of 1 / temperature = 100.
         (np.roll(np.eye(4), 1, axis=1), 0, 0, math.log(4) - 100),
     ],
 )
 def test_logs_by_hand(other, top1, entropy, bound):
     # The same view is not among the candidates.
-    given = similarities.Similarities(
+    similarity = similarities.Similarities(
         jnp.asarray(other, jnp.float32), jnp.full((4, 4), 7.0), jnp.eye(4, dtype=bool)
     )
-    logs = jax.jit(info_nce.contrastive_logs)([given] * 2, 0.01)
+    logs = jax.jit(info_nce.contrastive_logs)([similarity] * 2, 0.01)
     np.testing.assert_allclose(logs["contrastive_top1"], top1)
     np.testing.assert_allclose(logs["contrastive_entropy"], entropy, atol=1e-6)
     np.testing.assert_allclose(logs["mi_bound"], bound, atol=1e-5)
@@ -187,21 +187,21 @@ def test_numbers_are_traced(make_outputs):
     traces = []
 
     @jax.jit
-    def found(temperature, beta):
+    def loss(temperature, beta):
         traces.append(1)
         return mean_loss(info_nce.info_nce(temperature, beta), online, target)
 
     for temperature, beta in ((0.1, 0.0), (0.1, 1.0), (2.0, 0.5)):
         expected = naive(online, target, temperature, beta)
-        np.testing.assert_allclose(found(temperature, beta), expected, rtol=1e-5)
+        np.testing.assert_allclose(loss(temperature, beta), expected, rtol=1e-5)
     assert len(traces) == 1
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_a_temperature_of_a_hundredth_is_finite(make_outputs, sign, beta):
-    # Positives and negatives at either end of [-1, 1], and anchors equal to the candidates that
-    # are themselves and do not count: exp(200) is beyond float32.
+    # Positives and negatives are at the ends of [-1, 1]. Each anchor equals a candidate that does
+    # not count, the anchor itself. exp(200) is beyond float32.
     online, _ = make_outputs(5, 4, 2)
     z = online[0]["prediction"]
     target = [{"projection": z}, {"projection": sign * z}]

@@ -31,7 +31,7 @@ def cosine(a, b, l2=True):
 
 
 def algorithm_1(views1, views2, tau, l2=True):
-    """SimCLR's Algorithm 1, from its line on z: the loss, counting from 1 as it does."""
+    """The loss of SimCLR's Algorithm 1, from its line about z on; indices start at 1 as there."""
     count = len(views1)
     z = {}
     for k in range(1, count + 1):
@@ -48,7 +48,7 @@ def algorithm_1(views1, views2, tau, l2=True):
 
 
 def naive(name, online, target, number):
-    """The triplets of Table 2, one by one: `[B]`."""
+    """Losses over the triplets of Table 2, one triplet after the other: `[B]`."""
     count = len(online[0]["prediction"])
     losses = np.zeros(count)
     for a, b in ((0, 1), (1, 0)):
@@ -98,7 +98,7 @@ def test_relatives_are_loops_over_triplets(make_outputs, name, number):
 
 
 def table_2_gradient(name, u, plus, minus, number):
-    """The last column of Table 2, of the negative loss, averaged over one-negative triplets."""
+    """The last column of Table 2 (gradient of minus the loss), averaged over the negatives."""
 
     def sigma(x):
         return 1 / (1 + np.exp(-x))
@@ -120,7 +120,7 @@ def table_2_gradient(name, u, plus, minus, number):
 
 @pytest.mark.parametrize("name", ["nt_xent", "nt_logistic", "margin"])
 def test_gradients_of_table_2(name):
-    """Of vectors that have norm 1 already, so that no gradient of the normalisation enters."""
+    """Vectors of norm 1 are not normalised, so the gradient of the normalisation plays no part."""
     rng = np.random.default_rng(3)
     arrays = rng.normal(size=(4, 4, 3))
     arrays /= np.linalg.norm(arrays, axis=-1, keepdims=True)
@@ -130,7 +130,7 @@ def test_gradients_of_table_2(name):
         def total(phi1):
             online = [{"prediction": phi1}, {"prediction": jnp.asarray(phi[1])}]
             target = [{"projection": jnp.asarray(view)} for view in psi]
-            # The two directions are averaged, and this is the gradient of one.
+            # The loss is the mean of two directions; this is the gradient of one of them.
             return 2 * jnp.sum(run(MAKERS[name](0.5, l2=False), online, target)[0])
 
         gradient = jax.jit(jax.grad(total))(jnp.asarray(phi[0]))
@@ -162,7 +162,7 @@ def test_margin_triplet_at_the_margin_has_no_gradient():
         similarity = similarities.Similarities(other, other, jnp.array([[True, False, False]]))
         return jnp.sum(simclr.margin_triplet_loss(similarity, ~similarity.own, 0.5))
 
-    # u v+ - u v- is 0.5, not below it, and 0.25.
+    # u v+ - u v- is 0.5, which is not below the margin, and 0.25.
     np.testing.assert_array_equal(jax.grad(loss)(jnp.array([[0.5, 0.0, 0.25]])), [[-0.5, 0, 0.5]])
 
 
@@ -171,7 +171,7 @@ def test_nt_logistic_by_hand():
     similarity = one_anchor(0.0, 0.0, math.log(3))
     loss = simclr.nt_logistic_loss(similarity, ~similarity.own, 1.0)
     np.testing.assert_allclose(loss, [math.log(2) + (math.log(2) + math.log(4)) / 2], rtol=1e-6)
-    # The temperature divides all of them.
+    # The temperature divides all similarities.
     similarity = one_anchor(0.0, 0.0, 0.1 * math.log(3))
     same = simclr.nt_logistic_loss(similarity, ~similarity.own, 0.1)
     np.testing.assert_allclose(same, loss, rtol=1e-6)
@@ -183,7 +183,7 @@ def test_nt_logistic_by_hand():
         # 0.45 and 0.2 lie within (0.1, 0.5): the closest. 0.8 is harder than the positive.
         ((0.5, 0.2, 0.45, 0.8, 0.0), 0.4, 2),
         ((0.5, 0.2, 0.45, 0.8, 0.0), np.inf, 2),
-        # As far as the positive, or at the very margin, is not inside.
+        # A negative at the distance of the positive, or exactly at the margin, does not count.
         ((0.5, 0.5, 0.25, 0.75), 0.25, None),
         ((0.5, 0.2, 0.3), 0.125, None),
         ((0.5, 0.6, 0.7), np.inf, None),
@@ -194,18 +194,20 @@ def test_nt_logistic_by_hand():
 )
 def test_semi_hard_negatives_by_hand(row, margin, chosen):
     expected = [[j == chosen for j in range(len(row))]]
-    found = simclr.semi_hard_negatives(one_anchor(*row), margin)
-    np.testing.assert_array_equal(found, expected)
+    negatives = simclr.semi_hard_negatives(one_anchor(*row), margin)
+    np.testing.assert_array_equal(negatives, expected)
 
 
 def test_semi_hard_losses_by_hand():
-    with_one, without = one_anchor(0.5, 0.45, 0.2, 0.8), one_anchor(0.5, 0.6, 0.8, 0.9)
-    found = simclr.semi_hard_negatives(with_one, 0.4)
-    np.testing.assert_allclose(simclr.margin_triplet_loss(with_one, found, 0.4), [0.35], rtol=1e-6)
-    found = simclr.semi_hard_negatives(without, 0.4)
-    np.testing.assert_allclose(simclr.margin_triplet_loss(without, found, 0.4), [0], atol=0)
+    with_negative, without = one_anchor(0.5, 0.45, 0.2, 0.8), one_anchor(0.5, 0.6, 0.8, 0.9)
+    negatives = simclr.semi_hard_negatives(with_negative, 0.4)
+    np.testing.assert_allclose(
+        simclr.margin_triplet_loss(with_negative, negatives, 0.4), [0.35], rtol=1e-6
+    )
+    negatives = simclr.semi_hard_negatives(without, 0.4)
+    np.testing.assert_allclose(simclr.margin_triplet_loss(without, negatives, 0.4), [0], atol=0)
     # The positive still attracts: -ln sigma(0.5 / 0.5).
-    loss = simclr.nt_logistic_loss(without, found, 0.5)
+    loss = simclr.nt_logistic_loss(without, negatives, 0.5)
     np.testing.assert_allclose(loss, [math.log(1 + math.exp(-1))], rtol=1e-6)
 
 
@@ -220,11 +222,11 @@ def test_numbers_are_traced(make_outputs, name):
     traces = []
 
     @jax.jit
-    def found(number):
+    def losses(number):
         traces.append(1)
         return run(MAKERS[name](number), online, target)[0]
 
-    results = [found(number) for number in (0.3, 1.5)]
+    results = [losses(number) for number in (0.3, 1.5)]
     assert len(traces) == 1
     assert np.max(np.abs(results[0] - results[1])) > 0.01
     fixed, _ = run(MAKERS[name](1.5), online, target)

@@ -1,4 +1,4 @@
-"""Optimisers by group: each against plain numpy in float64, and what tells groups apart."""
+"""Groups of the optimiser: each kind against plain numpy in float64, and rules per group."""
 
 import functools
 
@@ -27,7 +27,7 @@ SHAPES = {
 
 
 def arrays():
-    """Numbers of the shapes above."""
+    """Random arrays of the shapes above."""
     return jax.tree.map(
         lambda shape: RNG.normal(size=shape), SHAPES, is_leaf=lambda x: isinstance(x, tuple)
     )
@@ -43,14 +43,14 @@ CONSTANT = Group(schedule="constant")
 
 @functools.partial(jax.jit, static_argnums=0)
 def step(table, numbers, index, gradients, slots, params):
-    """One update, with every number traced."""
+    """One update; all numbers are traced."""
     rates = groups.rates(table, numbers, index)
     update = groups.Update(table, numbers, rates, index)
     return groups.apply(update, gradients, slots, params)
 
 
 def train(table, numbers, params=PARAMS, gradients=GRADIENTS):
-    """Parameters and slots after each step; `numbers` is one table or one per step."""
+    """Parameters and slots after each step; `numbers` is a table, or a list of one per step."""
     slots, history = groups.init(table, params), []
     for index, gradient in enumerate(gradients):
         now = numbers[index] if isinstance(numbers, list) else numbers
@@ -70,13 +70,13 @@ def leaves(tree):
 
 
 def is_weight(name):
-    """Neither a bias nor a parameter of a normalisation (BYOL App. A)."""
+    """Whether a parameter is neither a bias nor part of a normalisation (BYOL App. A)."""
     module, _, leaf = name.rpartition("/")
     return leaf != "b" and "norm" not in module
 
 
 def naive_update(kind, p, g, slots, number, is_adapted, is_decayed):
-    """What is added to one array at step `number`, from 1, at a rate of 1; changes `slots`."""
+    """The change of one array at step `number`, from 1, at a rate of 1. It updates `slots`."""
     norm = np.linalg.norm
     if kind == "adam":
         slots["first"] = MOMENTUM * slots["first"] + (1 - MOMENTUM) * g
@@ -128,12 +128,12 @@ def test_each_optimiser_against_plain_numpy(kind, adapted, decayed):
 @pytest.mark.parametrize(
     ("kind", "rate", "weight", "bias"),
     [
-        # The ratio is 0.01 * 5 / sqrt(1.25), so that the rate leaves 1 of the two.
+        # The ratio is 0.01 * 5 / sqrt(1.25); times the rate it is 1.
         ("lars", 20 * 1.25**0.5, (3 - 1.1, 4 + 0.2), 2 - 20 * 1.25**0.5 * 0.5),
-        # The ratio is 0.01 * 5 / (1 + 0.1 * 5) = 1 / 30.
+        # The ratio is 0.01 * 5 / (1 + 0.1 * 5) = 1 / 30; times the rate it is 1.
         ("larc", 30.0, (3 - 1.1, 4 + 0.2), 2 - 30 * 0.5),
         ("sgd", 10.0, (3 - 11, 4 + 2), 2 - 10 * 0.5),
-        # Bias correction makes the first step the sign of the gradient; then the decay.
+        # With bias correction the first step is the sign of the gradient; decay is added to it.
         ("adam", 10.0, (3 - 10 - 3, 4 + 10 - 4), 2 - 10),
     ],
 )
@@ -151,7 +151,7 @@ def test_first_step_by_hand(kind, rate, weight, bias):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("kind", KINDS)
 def test_factors_scale_whole_heads_and_nothing_else(kind):
-    """mu and lambda of Tables 21 and 22: after the trust ratio, biases and BatchNorm included."""
+    """mu and lambda of Tables 21 and 22 scale updates, those of biases and BatchNorm included."""
     table = groups.everywhere(Group(kind, "constant"))
     numbers = groups.everywhere(NUMBERS)
     scaled = numbers._replace(
@@ -164,7 +164,7 @@ def test_factors_scale_whole_heads_and_nothing_else(kind):
         factor = {"projector": 2.0, "predictor": 10.0}.get(groups.role_of(name), 1.0)
         expected = before[name] + factor * (leaves(plain)[name] - before[name])
         np.testing.assert_allclose(value, expected, rtol=1e-12, err_msg=name)
-    # After the momentum, too: the slots do not know the factor.
+    # The factor applies after the momentum: slots do not depend on it.
     jax.tree.map(np.testing.assert_array_equal, moved_slots, plain_slots)
 
 
@@ -212,7 +212,7 @@ def assert_equal_bits(tree, expected):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_frozen_group_keeps_every_bit_and_then_trains(kind):
-    """Its first update is that of an optimiser that starts at the step of its release."""
+    """Its first update equals that of an optimiser that starts at that step."""
     table = groups.everywhere(Group(kind, "constant"))
     released_at = {
         first: groups.everywhere(NUMBERS)._replace(objective=NUMBERS._replace(frozen_until=first))
@@ -232,7 +232,7 @@ def test_a_frozen_group_keeps_every_bit_and_then_trains(kind):
     assert all(np.any(moved[name] != start[name]) for name in start)
 
 
-def test_other_numbers_compile_nothing():
+def test_other_numbers_need_no_compilation():
     table = Groups(
         Group(), Group("larc"), Group("sgd", "constant"), CONSTANT, Group("adam"), CONSTANT
     )
@@ -246,7 +246,7 @@ def test_other_numbers_compile_nothing():
     assert step._cache_size() == compiled
 
 
-def test_slots_are_named_after_what_they_hold_and_their_parameter():
+def test_slots_are_named_by_kind_and_parameter():
     table = groups.everywhere(Group())._replace(probe=Group("adam"))
     slots = groups.init(table, PARAMS)
     names = set(leaves(PARAMS))

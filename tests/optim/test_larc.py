@@ -60,7 +60,7 @@ def distance(arrays, reference):
 
 
 def check(golden, results, prefix, params_tolerance, momentum_tolerance):
-    """Steps by the distance gone, over all arrays; the momentum of each by its largest number."""
+    """Errors of a step relative to the distance from the start, of momentum to its maximum."""
     expected = {key: np.float64(golden[prefix + key]) for key in results}
     for index in range(len(golden["larc/lr"])):
         stage = f"larc/after/{index}/"
@@ -84,6 +84,6 @@ def test_float64_steps(golden):
 
 
 def test_the_special_cases_are_in_the_file(golden):
-    """A weight and a gradient of norm 0: then the gradient is taken as it is."""
+    """For a weight or a gradient of norm 0, the gradient is used without a ratio or decay."""
     assert not golden["larc/init/zero_w"].any()
     assert any(not golden[f"larc/grads/{i}/zero_g"].any() for i in range(len(golden["larc/lr"])))

@@ -26,7 +26,7 @@ def test_first_step_by_hand():
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     # u = (0.6, 0.8) + 0.1 (3, 4) = (0.9, 1.2), |u| = 1.5, |p| = 5: ratio 0.01 * 5 / 1.5.
     np.testing.assert_allclose(updates["encoder/~/conv"]["w"], [[-0.3, -0.4]], rtol=1e-6)
-    # Excluded: neither decay nor ratio.
+    # Excluded parameters have neither decay nor ratio.
     np.testing.assert_allclose(
         updates["encoder/~/initial_batchnorm"]["scale"], [-1.0, -2.0], rtol=1e-6
     )
@@ -100,7 +100,7 @@ def test_trust_ratios_are_those_of_optax():
         for transform in (lars.scale_by_trust_ratio, optax.scale_by_trust_ratio)
     )
     for name, value in values.items():
-        # Two norms, a product and two quotients, each rounded once: some 2**-24 each.
+        # Two norms, two products and a quotient: each rounding is at most 2**-24.
         np.testing.assert_allclose(value, expected[name], rtol=1e-6)
 
 

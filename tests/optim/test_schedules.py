@@ -31,7 +31,7 @@ def test_no_warm_up_starts_at_the_peak():
     np.testing.assert_allclose(rate, 2.0)
 
 
-def test_nothing_but_warm_up_is_finite():
+def test_a_schedule_that_is_all_warm_up_is_finite():
     rate = schedules.learning_rate(3, peak=2.0, warmup_steps=3, total_steps=3)
     assert np.isfinite(rate)
 
@@ -51,8 +51,8 @@ def test_other_scalings_of_the_rate(batch_size):
 
 
 @pytest.mark.parametrize("step", [0, 3, 10])
-def test_a_tau_that_stays(step):
+def test_tau_can_be_constant(step):
     """Table 5a, stop gradient of online: tau = 0 throughout."""
     for tau in (0.0, 0.9):
-        found = schedules.target_decay_rate(step, base=tau, end=tau, total_steps=10)
-        np.testing.assert_allclose(found, tau, rtol=1e-6)
+        rate = schedules.target_decay_rate(step, base=tau, end=tau, total_steps=10)
+        np.testing.assert_allclose(rate, tau, rtol=1e-6)

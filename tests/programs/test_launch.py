@@ -1,4 +1,4 @@
-"""The launchers: their refusals, what they would run, and the exit codes they make."""
+"""The launchers: their refusals, their commands, and their exit codes."""
 
 import os
 import pathlib
@@ -101,8 +101,8 @@ def test_slurm_starts_every_task_with_the_same_command(tmp_path):
     assert program.splitlines() == ["-m", "byol_jax.main", *JOB]
 
 
-def test_dry_runs_print_what_would_be_run(tmp_path):
-    """And run nothing: there is a gcloud that would tell."""
+def test_dry_runs_print_commands(tmp_path):
+    """They run none of them: the stand-in for gcloud would leave a file."""
     executable(tmp_path / "gcloud", f"touch {tmp_path}/called")
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     vm = ["gcloud", "compute", "tpus", "tpu-vm"]
@@ -134,7 +134,7 @@ def test_dry_runs_print_what_would_be_run(tmp_path):
 
 
 def test_a_worker_of_a_pod_runs_the_command_to_its_exit_code(tmp_path):
-    """The line that a worker gets, through two shells, in a home with a stand-in for Python."""
+    """The command passes through two shells, in a home folder with a stand-in for Python."""
     home = tmp_path / "home"
     executable(home / "byol_jax" / ".venv" / "bin" / "python", 'printf "%s\\n" "$@"; kill -ABRT $$')
     (home / "byol_jax" / "launch").symlink_to(LAUNCH)
@@ -181,7 +181,7 @@ def test_one_exit_code_for_all_processes(ends, code, stopped):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_launchers_hand_signals_on_and_wait_for_what_is_saved(tmp_path, number):
+def test_launchers_forward_signals_and_wait_until_processes_have_saved(tmp_path, number):
     program = tmp_path / "program.py"
     program.write_text(
         "import pathlib, signal, sys, time\n"
@@ -197,7 +197,7 @@ def test_launchers_hand_signals_on_and_wait_for_what_is_saved(tmp_path, number):
     names = [tmp_path / "0", tmp_path / "1"]
     starts = "".join(f"start {sys.executable} {program} {name}; " for name in names)
     with subprocess.Popen(
-        # A shell cannot trap a SIGINT that was ignored when it started, as in background jobs.
+        # A shell cannot trap a SIGINT that it inherits as ignored, as in background jobs.
         [
             *("env", "--default-signal=INT", "bash", "-c"),
             f"set -euo pipefail; source launch/processes.sh; {starts} finish",

@@ -1,4 +1,4 @@
-"""Several real processes: they train as one does, refuse what differs, and end together."""
+"""Several real processes: they train as one does, compare configs, and end together."""
 
 import os
 import pathlib
@@ -72,7 +72,7 @@ except UserError as error:
 """
 
 
-def test_processes_that_slurm_started_meet_and_compare(tmp_path):
+def test_processes_started_by_slurm_meet_and_compare_values(tmp_path):
     job = random.SystemRandom().randrange(4096)  # JAX makes a port of it
     reports = [tmp_path / "0.txt", tmp_path / "1.txt"]
     processes = [
@@ -115,8 +115,8 @@ def test_a_coordinator_that_does_not_answer_ends_with_2_and_one_line(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_two_processes_train_as_one_does_and_one_goes_on(tmp_path):
-    """At a rate so low that 20 steps do not multiply the rounding of sums in another order."""
+def test_two_processes_train_as_one_does_and_one_continues(tmp_path):
+    """The rate is so low that 20 steps do not amplify the rounding of sums in another order."""
     data = f"--config.dataset={tiny_runs.write_npz(tmp_path / 'images.npz')}"
     alone, together = tmp_path / "alone", tmp_path / "together"
     python = (sys.executable, "-m", "byol_jax.main")
@@ -141,12 +141,12 @@ def test_two_processes_train_as_one_does_and_one_goes_on(tmp_path):
     expected, _ = checkpoints.read(alone / "checkpoints", 20)
     assert saved.keys() == expected.keys()
     for name in expected:
-        # The momentum sums gradients, which are larger than the steps that they make.
+        # The momentum sums gradients, which are larger than the resulting steps.
         atol = 1e-5 if name.startswith("opt_state/") else 1e-6
         np.testing.assert_allclose(saved[name], expected[name], atol=atol, rtol=1e-6, err_msg=name)
     assert record["step"] == 20
 
-    # One process goes on from what two saved.
+    # One process continues from the checkpoint of two.
     done = run((*python, *TINY, data, "--config.num_steps=22", f"--workdir={together}"), devices=4)
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in tiny_runs.metrics(together)] == list(range(1, 23))
@@ -189,7 +189,7 @@ def children(pid: int) -> list[int]:
 
 
 def endless(workdir, data, step):
-    """Two processes in training, once they have logged `step`."""
+    """Starts two processes of a long run, and returns once they have logged `step`."""
     flags = ("--config.num_steps=1000000", "--config.checkpoint_every=2", "--peer_timeout=20")
     process = subprocess.Popen(
         ["launch/local_cluster.sh", "2", *TINY, *flags, data, f"--workdir={workdir}"],
@@ -222,7 +222,7 @@ def test_a_killed_process_ends_the_other_and_a_stopped_one_saves_on_both(tmp_pat
     kept = checkpoints.steps(workdir / "checkpoints")[-1]
     assert kept >= 2
     with endless(workdir, data, step=kept + 3) as cluster:
-        # As a pod's worker that is about to be taken away.
+        # A worker of a pod that is about to be preempted gets SIGTERM.
         os.kill(children(cluster.pid)[1], signal.SIGTERM)
         _, errors = cluster.communicate(timeout=200)
     assert cluster.returncode == 143, errors
@@ -230,5 +230,5 @@ def test_a_killed_process_ends_the_other_and_a_stopped_one_saves_on_both(tmp_pat
     saved = checkpoints.steps(workdir / "checkpoints")[-1]
     assert reported == [str(workdir / "checkpoints" / str(saved))] * 2
     assert saved > kept
-    # No step is left out, and none is logged twice.
+    # No step is missing, and none is logged twice.
     assert [line["step"] for line in tiny_runs.metrics(workdir)] == list(range(1, saved + 1))

@@ -1,4 +1,4 @@
-"""A run from files or records goes on with the bits of an uninterrupted one, on 1 and 4 devices."""
+"""A resumed run from files or records has the bits of an uninterrupted one, on 1 and 4 devices."""
 
 import os
 import pathlib
@@ -30,7 +30,7 @@ assert jax.device_count() == devices
 for number, dataset in enumerate(sys.argv[3:]):
     data_dir = str(root) if dataset.startswith("tfds:") else None
     whole, lines = run(dataset, data_dir, root / f"whole{number}")
-    # What is left of a run that was killed after step 2.
+    # The files of a run that was killed after step 2.
     killed = root / f"killed{number}"
     shutil.copytree(root / f"whole{number}" / "checkpoints" / "2", killed / "checkpoints" / "2")
     (killed / "metrics.jsonl").write_text((root / f"whole{number}" / "metrics.jsonl").read_text())

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and who decides."""
+"""The folder of compiled programs, and the settings that choose it."""
 
 import pathlib
 
@@ -32,7 +32,7 @@ def test_programs_are_kept(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("chosen", ["", "/elsewhere"])
-def test_what_the_user_set_stays(monkeypatch, tmp_path, chosen):
+def test_the_setting_of_the_user_stays(monkeypatch, tmp_path, chosen):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", chosen)
     cache.keep_compilations()
@@ -40,7 +40,7 @@ def test_what_the_user_set_stays(monkeypatch, tmp_path, chosen):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_costs_nothing(monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_made_is_not_used(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     cache.keep_compilations()

@@ -1,4 +1,4 @@
-"""Saving, reading, and refusing what does not fit."""
+"""Saving and reading checkpoints, and refusing those that do not fit."""
 
 import errno
 import re
@@ -45,7 +45,7 @@ def test_round_trip_keeps_every_bit_and_the_newest_steps(saved):
     assert tree["empty"] == {}
 
 
-def test_unfinished_folders_are_no_steps(saved):
+def test_unfinished_folders_do_not_count_as_steps(saved):
     (saved / "4.orbax-checkpoint-tmp").mkdir()
     assert checkpoints.steps(saved) == [2, 3]
     assert checkpoints.steps(saved / "absent") == []
@@ -104,7 +104,7 @@ def test_full_disk_is_a_guard_not_a_traceback(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(saver.manager, "save", full)
-    checkpoints.save(saver, 1, TREE, {})  # in a thread, which has nobody to tell yet
+    checkpoints.save(saver, 1, TREE, {})  # fails in a thread; the next call reports it
     with pytest.raises(GuardError, match=re.escape(str(tmp_path / "checkpoints"))):
         checkpoints.save(saver, 2, TREE, {})
     checkpoints.save(saver, 3, TREE, {})
@@ -114,7 +114,7 @@ def test_full_disk_is_a_guard_not_a_traceback(tmp_path, monkeypatch):
 
 
 def test_checksums_are_those_of_the_bytes(tmp_path):
-    """Also where an array has no axis, is not contiguous, or is of half precision."""
+    """Also if an array has no axis, is not contiguous, or has half precision."""
     tree = {
         "scalar": np.int32(3),
         "turned": np.arange(6.0).reshape(2, 3).T,

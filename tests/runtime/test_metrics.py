@@ -1,4 +1,4 @@
-"""metrics.jsonl: one flat object a line, no step twice."""
+"""metrics.jsonl: one flat object per line, no step twice."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
 
 
 def test_progress_shows_speed_and_time_left_from_the_second_call_on(capsys, monkeypatch):
-    clock = iter(range(0, 1000, 10))  # ten seconds between any two looks at it
+    clock = iter(range(0, 1000, 10))  # ten seconds between any two readings
     monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
     with contextlib.closing(metrics.Progress(1000, "pretrain")) as progress:
         progress.advance(100, "step 1")
@@ -47,7 +47,7 @@ def test_progress_shows_speed_and_time_left_from_the_second_call_on(capsys, monk
         progress.advance(300, "step 3")
     shown = capsys.readouterr().err
     assert "step 3" in shown
-    # 300 of 1000 images, and a rate in images a second with the time left before it.
+    # 300 of 1000 images, the time left, and a rate in images per second.
     assert re.search(r"300/1\.00k \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(img/s|s/img)", shown)
 
 

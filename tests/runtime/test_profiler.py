@@ -1,4 +1,4 @@
-"""The trace of a few steps: exactly those, and nothing where none are asked for."""
+"""The trace of some steps: exactly the requested ones, and no trace by default."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ def run(folder, first, count, last):
     ("first", "count", "last", "expected"),
     [(3, 2, 6, {3, 4}), (2, 1, 3, {2}), (2, 9, 4, {2, 3, 4})],  # the last one ends early
 )
-def test_the_steps_that_are_asked_for_are_traced(tmp_path, first, count, last, expected):
+def test_exactly_the_requested_steps_are_traced(tmp_path, first, count, last, expected):
     run(tmp_path / "profile", first, count, last)
     assert steps_traced(tmp_path / "profile") == expected
 

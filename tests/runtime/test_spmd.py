@@ -58,7 +58,7 @@ def test_rows_of_all_devices_are_gathered_in_order():
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
-def test_gradients_through_gathered_rows_average_to_that_of_the_whole(replicas):
+def test_gradients_through_gathered_rows_average_to_the_gradient_of_the_whole(replicas):
     x = jnp.arange(1.0, 9.0)
 
     def gradient(scale, x, axis):
@@ -116,7 +116,7 @@ def test_batch_that_divides():
     spmd.check_batch(8, 2)
 
 
-def test_batches_for_devices_that_are_not_here():
+def test_batches_for_devices_of_another_machine():
     spmd.check_batch(16, 2, devices=8)
     with pytest.raises(UserError, match=r"batch_size=8 .*8 devices.*batch_size=16"):
         spmd.check_batch(8, 2, devices=8)
@@ -163,7 +163,7 @@ def test_a_port_that_is_taken_is_refused():
         ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
     ],
 )
-def test_who_asks_the_environment_for_others(monkeypatch, variables, started):
+def test_environments_in_which_processes_join(monkeypatch, variables, started):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: joined.append((a, k)))
     monkeypatch.setattr(jax.config, "update", lambda *a: None)
@@ -176,11 +176,11 @@ def test_who_asks_the_environment_for_others(monkeypatch, variables, started):
     for arguments, settings in joined:
         assert arguments == (None, None, None)
         assert settings["heartbeat_timeout_seconds"] == 7
-    processes.initialize(processes.Hosts(num_processes=1))  # alone, wherever it is
+    processes.initialize(processes.Hosts(num_processes=1))  # alone in any environment
     assert len(joined) == started
 
 
-def test_one_process_has_nothing_to_compare_and_nobody_to_lose():
+def test_a_single_process_compares_nothing_and_loses_no_peer():
     processes.require_same({"config.seed": object()})
     assert not processes.is_joined()
     assert not processes.is_lost_peer(jax.errors.JaxRuntimeError("UNAVAILABLE: gone"))
