@@ -25,10 +25,7 @@ def held(device: jax.Device) -> int:
 
 @pytest.fixture
 def config(tmp_path: pathlib.Path):
-    # Heads that outweigh the images.
-    size = {"network__projector__hidden_size": 256, "network__predictor__hidden_size": 256}
-    dataset = tiny_runs.write_npz(tmp_path / "images.npz")
-    return tiny_runs.tiny_config(dataset, num_steps=3, **size)
+    return tiny_runs.tiny_config(tiny_runs.write_npz(tmp_path / "images.npz"), num_steps=3)
 
 
 @pytest.mark.parametrize("from_checkpoint", [False, True], ids=["from nothing", "resumed"])
@@ -57,6 +54,8 @@ def test_a_run_holds_one_state(config, tmp_path, monkeypatch, from_checkpoint) -
     print(f"states held on a device after two steps: {ratio:.3f}")
     assert 1 <= ratio < 1.2
 
+    if from_checkpoint:
+        return
     # What the compiler says of the same step covers it, but for batches that wait.
     pod = Pod("v3:2x2", CHIPS["v3"]._replace(devices=1), jax.device_count())
     analysis = report.compile_step(config, report.data_of(config), pod, tuple(jax.devices()))

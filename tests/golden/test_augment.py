@@ -209,7 +209,9 @@ def draws(view: str) -> np.ndarray:
 VIEWS = ("view1", "view2")
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    "view", ["view1", pytest.param("view2", marks=[pytest.mark.slow, pytest.mark.ci])]
+)
 def test_distribution_of_views(view: str) -> None:
     golden = golden_data.load("augment_stats")
     levels = golden.arrays["quantile_levels"]

@@ -21,10 +21,12 @@ FLOAT32, FLOAT64 = "", "float64/"
 STEM_OR_BLOCK = r"[^/]+/~/(initial_(conv|batchnorm)|block_group_\d+(/~/block_\d+)?)"
 
 
+CI = [pytest.mark.slow, pytest.mark.ci]
+
+
 def heavy_if_large(name: str) -> Any:
     """A ResNet-50 takes some twenty seconds for each of these: CI has the time."""
-    marks = [pytest.mark.slow, pytest.mark.ci] if "resnet50" in name else []
-    return pytest.param(name, marks=marks)
+    return pytest.param(name, marks=CI if "resnet50" in name else [])
 
 
 def encoder(golden: golden_data.Golden, axis: str | None) -> hk.TransformedWithState:
@@ -205,7 +207,10 @@ def test_complete(name: str) -> None:
     golden_data.check_complete(name, (FLOAT32, FLOAT64))
 
 
-@pytest.mark.parametrize("name", golden_data.NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=CI if n == "net_resnet50_224" else []) for n in golden_data.NETWORKS],
+)
 def test_encoder(name: str) -> None:
     golden = golden_data.load(name)
     fixed = names_and_sums(name) | compute(name, "eval", devices=1, prefix=FLOAT32)

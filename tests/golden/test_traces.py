@@ -241,9 +241,9 @@ def test_one_device(name: str) -> None:
     check_on(1, name, (FLOAT32,))
 
 
-@pytest.mark.parametrize(
-    "name", ["trace_a", pytest.param("trace_b", marks=[pytest.mark.slow, pytest.mark.ci])]
-)
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("name", golden_data.TRACES)
 def test_two_devices(name: str) -> None:
     check_on(2, name, (FLOAT32, TWO_DEVICES))
 

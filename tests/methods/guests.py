@@ -306,7 +306,7 @@ def _clusters(which: str = "eval", every: int = 2, axis: str | None = None) -> O
         name = "projection" if which == "eval" else "view1/projection"
         rows = unit(jnp.asarray(features[name]))
         plane = unit(jax.random.normal(key, params["plane"]["w"].shape))
-        side = state["side"].at[ids].set(jnp.sign((rows - rows.mean(axis=0)) @ plane))
+        side = jnp.asarray(state["side"]).at[ids].set(jnp.sign((rows - rows.mean(axis=0)) @ plane))
         return {"plane": {"w": plane}}, {"side": side, "rows": jnp.int32(len(rows))}
 
     def when(step: int, num_examples: int, batch_size: int) -> str | None:

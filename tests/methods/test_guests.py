@@ -253,8 +253,18 @@ def swav_results(prefix: str, devices: int, change: Change = unchanged) -> dict[
 RESULTS = {"moco": moco_results, "swav": swav_results}
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
+SLOW = [pytest.mark.slow, pytest.mark.ci]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "devices"),
+    [
+        pytest.param(FLOAT32, 1, id="float32-1"),
+        pytest.param(FLOAT64, 2, id="float64-2"),
+        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOW),
+        pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
+    ],
+)
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_guest_repeats_the_trace_of_its_authors(name: str, prefix: str, devices: int) -> None:
     with jax.enable_x64(prefix == FLOAT64):
@@ -285,16 +295,20 @@ def with_groups(**changes: Any) -> Change:
     ("name", "change"),
     [
         ("moco", lambda m: m._replace(target_update="after")),
-        ("moco", with_groups(decayed="weights")),
-        ("swav", with_objective(prepare=lambda params: params)),
         ("swav", lambda m: m._replace(passes=m.passes._replace(head="group"))),
-        ("swav", with_groups(adapted="weights")),
-        ("swav", with_groups(kind="lars", adapted="all", decayed="all")),
+        *(
+            pytest.param(name, change, marks=SLOW)
+            for name, change in (
+                ("moco", with_groups(decayed="weights")),
+                ("swav", with_objective(prepare=lambda params: params)),
+                ("swav", with_groups(adapted="weights")),
+                ("swav", with_groups(kind="lars", adapted="all", decayed="all")),
+            )
+        ),
     ],
     ids=[
-        *("target after the step", "biases not decayed"),
-        *("prototypes not prepared", "head per group"),
-        *("biases not adapted", "LARS for LARC"),
+        *("target after the step", "head per group", "biases not decayed"),
+        *("prototypes not prepared", "biases not adapted", "LARS for LARC"),
     ],
 )
 def test_a_mistake_is_off_the_trace(name: str, change: Change) -> None:

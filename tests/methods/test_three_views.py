@@ -37,6 +37,8 @@ def losses(config, workdir: pathlib.Path) -> list[float]:
     return [line["loss"] for line in tiny_runs.metrics(workdir)]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_they_train_on_two_devices(dataset, tmp_path) -> None:
     assert jax.device_count() == 2
     config = config_of(dataset)
