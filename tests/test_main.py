@@ -51,6 +51,8 @@ def test_a_refused_run_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_run_and_evaluate_from_another_folder(tmp_path):
     """Pages are found by path; a checkpoint is evaluated with its own config."""
     data = tiny_runs.write_npz(tmp_path / "images.npz")

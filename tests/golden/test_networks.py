@@ -326,6 +326,8 @@ _SECOND_MOMENT = 1 - 4 * _DENSITY_AT_2
 _FOURTH_MOMENT = 3 * _SECOND_MOMENT - 16 * _DENSITY_AT_2
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_fresh_initialisation() -> None:
     stats = golden_data.load_json("init_stats")
     assert stats

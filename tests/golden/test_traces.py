@@ -236,7 +236,9 @@ def check_on(devices: int, name: str, prefixes: tuple[str, ...]) -> None:
     golden_data.check_any(golden, roundings(), keys, f"{devices} device(s)")
 
 
-@pytest.mark.parametrize("name", golden_data.TRACES)
+@pytest.mark.parametrize(
+    "name", ["trace_a", pytest.param("trace_b", marks=[pytest.mark.slow, pytest.mark.ci])]
+)
 def test_one_device(name: str) -> None:
     check_on(1, name, (FLOAT32,))
 
