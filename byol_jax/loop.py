@@ -107,9 +107,8 @@ def run(
     with interrupts.signals() as signal_number:
         try:
             for batch in batches:
-                state = due.before(done, state)
                 with jax.profiler.StepTraceAnnotation("step", step_num=done + 1):
-                    state, logs = step(state, batch)
+                    state, logs = step(due.before(done, state), batch)
                 done += 1
                 limit(logs)
                 due.traced(done, logs)
@@ -130,11 +129,12 @@ def run(
             # The error is what counts. No collective here, since other processes may be elsewhere;
             # and a step that failed may have used the state up.
             with contextlib.suppress(Exception):
-                save(saving, state)
-                checkpoints.finish(saving.to)
+                if done > span.start:
+                    save(saving, state)
+                    checkpoints.finish(saving.to)
             raise
         if done > span.start:
-            _end(state, saving, signal_number() or is_stopping * signal.SIGTERM)
+            _end(state, saving, is_stopping, signal_number)
     return state
 
 
@@ -159,7 +159,7 @@ def save(saving: Saving, state: Any) -> bool:
     return finite
 
 
-def _end(state: Any, saving: Saving, number: int) -> None:
+def _end(state: Any, saving: Saving, is_stopping: bool, signal_number: Callable[[], int]) -> None:
     """Saves the state, and says why a run ended early."""
     finite = save(saving, state)
     checkpoints.finish(saving.to)
@@ -170,6 +170,8 @@ def _end(state: Any, saving: Saving, number: int) -> None:
             f"a loss or an update of step {step + 1} is not finite: the state before it is saved "
             f"in {saving.place}/{step}; {saving.hint}"
         )
+    # Asked for last: one may have come while the state was saved.
+    number = signal_number() or is_stopping * signal.SIGTERM
     if number:
         raise Stopped(
             number,

@@ -68,7 +68,10 @@ def parse(argv: Sequence[str]) -> list[str]:
     Raises:
       UserError: with one line, and the nearest name for one that does not exist.
     """
+    words = [*argv, ""]
     path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+    if "--config" in argv:
+        path = words[words.index("--config") + 1]
     for argument in argv:
         key = argument.partition("=")[0].removeprefix("--config.")
         here = checks.moved(key) if argument.startswith("--config.") else None

@@ -194,7 +194,21 @@ def _check_objective(config: ml_collections.ConfigDict, entry: Entry) -> None:
     )
     count = config.augment.small.count
     passes = entry.passes(2 + count)
-    used = {view for group in (*passes.online, *passes.target) for view in group}
+    online, target = (
+        {view for group in groups_of_views for view in group}
+        for groups_of_views in (passes.online, passes.target)
+    )
+    used = online | target
+    require(
+        config.target in ("ema", "constant") or target <= online,
+        f"config.target={config.target} has no network for the views that pass the target of "
+        f"config.objective.name={name}: give ema or constant",
+    )
+    require(
+        config.network.predictor.kind != "optimal_linear" or passes == Passes(),
+        f"config.network.predictor.kind=optimal_linear is for two views that predict each other, "
+        f"and config.objective.name={name} has other passes: give mlp, linear or none",
+    )
     require(
         used >= set(range(1, 3 + count)),
         f"config.augment.small.count={count}: config.objective.name={name} has no use for views "
@@ -293,7 +307,11 @@ def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
 
 def method_of(config: ml_collections.ConfigDict) -> Method:
     """The dials of a config that change the program; the same object for the same dials."""
-    switches = {k: v for k, v in _keywords(config).items() if not isinstance(v, float)}
+    switches = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in _keywords(config).items()
+        if not isinstance(value, float)
+    }
     return _method(
         entry_of(config),
         tuple(sorted(switches.items())),
@@ -363,5 +381,10 @@ def hyperparameters(
         tau_base=config.tau_base,
         views=tuple(view.params for view in views_of(config)),
         tau_end=config.tau_base if config.tau_schedule == "constant" else 1.0,
-        objective={k: v for k, v in _keywords(config).items() if isinstance(v, float)},
+        objective=objective_numbers(config),
     )
+
+
+def objective_numbers(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """The keywords of the objective that are numbers, traced in the step."""
+    return {k: v for k, v in _keywords(config).items() if isinstance(v, float)}

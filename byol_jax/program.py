@@ -138,7 +138,7 @@ class Hyperparameters(NamedTuple):
     tau_base: jax.Array | float
     views: tuple[compose.AugmentParams, ...]
     tau_end: jax.Array | float = 1.0
-    objective: dict[str, jax.Array | float] | None = None
+    objective: Mapping[str, jax.Array | float] | None = None
 
 
 def init_state(
@@ -147,6 +147,7 @@ def init_state(
     sizes: tuple[int, ...],
     num_examples: int = 1,
     target_init: str = "paper",
+    objective: Mapping[str, float] | None = None,
 ) -> TrainState:
     """The state before step 0; may be traced.
 
@@ -157,6 +158,7 @@ def init_state(
       num_examples: N, images in the data set.
       target_init: `paper` starts the target as a copy of the online network
         (pseudo-code J.5), `released` independently of it (docs/deviations.md, 2).
+      objective: keyword arguments of `Method.objective`, as in `Hyperparameters`.
     """
     network, method, _ = program
     online_params, online_state = siamese.init_network(seed, "online", network, sizes[0])
@@ -174,7 +176,7 @@ def init_state(
         shapes |= jax.eval_shape(
             lambda outputs=outputs: outputs(network, online_params, online_state, views)[0]
         )
-    objective_params, objective_state = method.objective().init(
+    objective_params, objective_state = method.objective(**(objective or {})).init(
         keys.named_key(seed, "objective"), shapes, num_examples
     )
     return TrainState(

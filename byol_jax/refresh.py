@@ -14,7 +14,7 @@ from byol_jax.augment import compose
 from byol_jax.data import images, pipeline
 from byol_jax.data.views import Reading, Stream
 from byol_jax.evals import features
-from byol_jax.method import views_of
+from byol_jax.method import objective_numbers, views_of
 from byol_jax.program import Program, TrainState, forward, refresh
 from byol_jax.runtime import spmd
 
@@ -27,18 +27,22 @@ def when_due(
     config: ml_collections.ConfigDict, program: Program, train_set: images.ImageSet
 ) -> Callable[[int, TrainState], TrainState]:
     """The work before a step, for `loop.Due`."""
-    objective = program.method.objective()
+    objective = program.method.objective(**objective_numbers(config))
 
     def before(step: int, state: TrainState) -> TrainState:
         which = objective.when(step, train_set.size, config.batch_size)
         if objective.refresh is None or which is None:
+            return state
+        if not spmd.to_host(state.finite):  # the last good state stays as it is
             return state
         found, ids = None, None
         if which != "none":
             make = {"eval": evaluation_features, "train": training_features}[which]
             found, ids = make(config, program, train_set, state)
         old = spmd.to_host((state.objective_params, state.objective_state))
-        new = spmd.replicate(refresh(objective, program.method, config.seed, step, old, found, ids))
+        made = refresh(objective, program.method, config.seed, step, old, found, ids)
+        # Clusters of features that differ by a rounding may differ as a whole.
+        new = spmd.replicate(spmd.from_first_process(jax.device_get(made)))
         slots = {slot: {**own, **new.slots.get(slot, {})} for slot, own in state.slots.items()}
         return state._replace(
             objective_params=new.objective_params,
@@ -121,9 +125,10 @@ def training_features(
       float32 `[N, ...]` by names such as `view1/projection`; ids, int32 `[N]`.
     """
     size, step = config.batch_size, int(spmd.to_host(state.step))
-    count = train_set.size // size
     # The epoch of the first image of the next batch.
-    start = -(-(step * size // train_set.size * train_set.size) // size)
+    epoch = step * size // train_set.size
+    start = -(-epoch * train_set.size // size)
+    count = (epoch + 1) * train_set.size // size - start
     views = views_of(config)
     stream = Stream(
         config.seed,

@@ -16,7 +16,7 @@ from byol_jax.data import background, images, pipeline, sources, stored
 from byol_jax.data.views import Reading, Stream
 from byol_jax.errors import require
 from byol_jax.evals import evaluate, follow
-from byol_jax.method import check, hyperparameters, method_of, views_of
+from byol_jax.method import check, hyperparameters, method_of, objective_numbers, views_of
 from byol_jax.networks import siamese
 from byol_jax.program import Program, TrainState, init_state
 from byol_jax.runtime import checkpoints, metrics, processes, profiler, spmd
@@ -204,7 +204,10 @@ def _state(run: _Run) -> TrainState:
       UserError: the newest checkpoint is damaged, or of another architecture.
     """
     config, start = run.config, run.span.start
-    arguments = (config.seed, run.program, sizes_of(config), run.train_set.size, config.target_init)
+    arguments = (
+        *(config.seed, run.program, sizes_of(config), run.train_set.size),
+        *(config.target_init, objective_numbers(config)),
+    )
     if not start:
         drawn: TrainState = jax.device_get(init_state(*arguments))
         return drawn

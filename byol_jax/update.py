@@ -216,7 +216,10 @@ def step(
     rates = groups.rates(method.groups, hparams.groups, state.step)
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]
     scalars = [logs["loss"], logs.get("probe_loss", 0.0), sum(squares), tau]
-    verdicts = [jnp.isfinite(x) for x in jax.tree.leaves((scalars, rates, hparams.groups))]
+    # A rate whose square overflows makes updates that do.
+    scalars += [jnp.square(rate) for rate in rates]
+    small = (carry, {name: values for name, (_, values) in rows.items()})
+    verdicts = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((scalars, hparams.groups, small))]
     finite = state.finite & jnp.all(jnp.stack(verdicts))
     return _guarded(new, state, rows, finite), logs | {"finite": finite}
 
@@ -338,7 +341,8 @@ def _guarded(
     for name, (at, values) in rows.items():
         array = objective_state[name]
         nowhere = jnp.asarray(len(array), at.dtype)
-        place = jnp.where(finite, at, nowhere)
+        # A negative index would count from the end.
+        place = jnp.where(finite & (at >= 0), at, nowhere)
         objective_state[name] = array.at[place].set(values.astype(array.dtype), mode="drop")
     guarded = select(
         new._replace(objective_state={}, finite=finite), old._replace(objective_state={})

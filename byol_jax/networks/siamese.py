@@ -82,6 +82,17 @@ def make_spec(
       UserError: a value is not allowed; the message names its key.
     """
     values = dict(network)
+    given_in: dict[str, tuple[Mapping[str, Any], Any]] = {
+        "": (values, NetworkSpec),
+        "projector.": (values["projector"], HeadSpec),
+        "predictor.": (values["predictor"], HeadSpec),
+    }
+    for section, (given, kind) in given_in.items():
+        for key in given:
+            require(
+                key in kind._fields,
+                f"network.{section}{key} is no key of a network{checks.nearest(key, kind._fields)}",
+            )
     projector = HeadSpec(**values.pop("projector"))
     predictor = HeadSpec(output_size=projector.output_size, **values.pop("predictor"))
     spec = NetworkSpec(

@@ -62,7 +62,7 @@ def _never(step: int, num_examples: int, batch_size: int) -> str | None:
 
 
 # Features for `refresh`: none; those of evaluation crops, with BatchNorm on its moving averages;
-# those of the views of the first epoch, with BatchNorm on the statistics of each batch.
+# those of the views of the current epoch, with BatchNorm on the statistics of each batch.
 FEATURES = ("none", "eval", "train")
 
 

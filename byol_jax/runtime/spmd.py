@@ -203,6 +203,13 @@ def meet() -> None:
     pmap(lambda x: jax.lax.psum(x, AXIS))(np.ones(jax.local_device_count()))
 
 
+def from_first_process(tree: PyTree) -> PyTree:
+    """The host arrays of process 0, on all processes; all must call it together."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
 def gather_from_processes(array: np.ndarray) -> np.ndarray:
     """The arrays of all processes, `[processes, ...]`; all processes must call it together."""
     return np.asarray(multihost_utils.process_allgather(array))

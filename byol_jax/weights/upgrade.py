@@ -66,7 +66,7 @@ _DIALS = {
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A pre-training config of commit 4d67216 or before with today's keys."""
-    objective = config["objective"]
+    objective = config.get("objective", {"name": "byol"})
     if not any(isinstance(value, Mapping) for value in objective.values()):
         sections = {
             name: {key: objective[key] for key in keys if key in objective}
