@@ -164,9 +164,9 @@ def _optimal_prediction(online: Outputs, target: Outputs, axis: str | None) -> j
     return jnp.matmul(z, best.astype(z.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
-def exponential_moving_average(target: PyTree, online: PyTree, tau: jax.Array) -> PyTree:
-    """xi <- tau xi + (1 - tau) theta (BYOL Eq. 1), as xi + (1 - tau)(theta - xi)."""
-    return jax.tree.map(lambda xi, theta: xi + (1 - tau) * (theta - xi), target, online)
+def exponential_moving_average(target: PyTree, online: PyTree, rate: jax.Array) -> PyTree:
+    """xi <- tau xi + (1 - tau) theta (BYOL Eq. 1), as xi + rate (theta - xi), rate = 1 - tau."""
+    return jax.tree.map(lambda xi, theta: xi + rate * (theta - xi), target, online)
 
 
 def step(
@@ -196,9 +196,9 @@ def step(
       projection), `finite`, and what the objective adds.
     """
     method = program.method
-    tau = _tau(state.step, hparams) if method.target == "ema" else None
-    if tau is not None and method.target_update == "before":
-        moved = exponential_moving_average(state.target_params, state.online_params, tau)
+    target_rate = _target_rate(state.step, hparams) if method.target == "ema" else None
+    if target_rate is not None and method.target_update == "before":
+        moved = exponential_moving_average(state.target_params, state.online_params, target_rate)
         before = state._replace(target_params=moved)
     else:
         before = state
@@ -208,24 +208,26 @@ def step(
     gradients, carry, results, rows = _differentiate(
         before, batch, seed, objective, make_views, program
     )
-    new, logs = _update(before, gradients, carry, tau, hparams, method)
+    new, logs = _update(before, gradients, carry, target_rate, hparams, method)
     logs |= results.logs | {"projection_std": collapse.std_sqrt_dim(*results.moments)}
 
     # Gradients, losses and the scalars of the update decide, before the update: so that its `where`
     # is part of the pass over the parameters that makes it. A rate of inf spoils no gradient.
     rates = groups.rates(method.groups, hparams.groups, state.step)
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]
-    scalars = [logs["loss"], logs.get("probe_loss", 0.0), sum(squares), tau]
+    scalars = [logs["loss"], logs.get("probe_loss", 0.0), sum(squares), target_rate]
     # A rate whose square overflows makes updates that do.
     scalars += [jnp.square(rate) for rate in rates]
-    small = (carry, {name: values for name, (_, values) in rows.items()})
+    # BatchNorm's averages stay out: what spoils them spoils the losses, too, and with a reduction
+    # for each of them XLA compiles five times as long on several devices.
+    small = (carry.objective_state, {name: values for name, (_, values) in rows.items()})
     verdicts = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((scalars, hparams.groups, small))]
     finite = state.finite & jnp.all(jnp.stack(verdicts))
     return _guarded(new, state, rows, finite), logs | {"finite": finite}
 
 
-def _tau(step: jax.Array, hparams: Hyperparameters) -> jax.Array:
-    return schedules.target_decay_rate(
+def _target_rate(step: jax.Array, hparams: Hyperparameters) -> jax.Array:
+    return schedules.target_rate(
         step, base=hparams.tau_base, end=hparams.tau_end, total_steps=hparams.total_steps
     )
 
@@ -280,7 +282,7 @@ def _update(
     state: TrainState,
     gradients: Trainable,
     carry: _Carry,
-    tau: jax.Array | None,
+    target_rate: jax.Array | None,
     hparams: Hyperparameters,
     method: Method,
 ) -> tuple[TrainState, Logs]:
@@ -290,7 +292,7 @@ def _update(
       state: before the step.
       gradients: averaged over devices.
       carry: BatchNorm and objective state after the step's forward passes.
-      tau: of this step; None where xi do not follow.
+      target_rate: 1 - tau of this step; None where xi do not follow.
       hparams: the run's numbers.
       method: how each group is trained, and when xi follow.
 
@@ -306,10 +308,10 @@ def _update(
         Trainable(state.online_params, state.objective_params),
     )
     target_params = state.target_params
-    if tau is not None:
-        logs["tau"] = tau
+    if target_rate is not None:
+        logs["tau"] = 1 - target_rate
         if method.target_update == "after":
-            target_params = exponential_moving_average(target_params, online_params, tau)
+            target_params = exponential_moving_average(target_params, online_params, target_rate)
     new = TrainState(
         step=state.step + 1,
         online_params=online_params,

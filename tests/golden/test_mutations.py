@@ -79,15 +79,15 @@ MUTATIONS = (
     Mutation(
         "tau of step k + 1",
         "byol_jax/optim/schedules.py",
-        "return end - (end - base) * _half_cosine(step, total_steps)",
-        "return end - (end - base) * _half_cosine(step + 1, total_steps)",
+        "return (1 - end) + (end - base) * _half_cosine(step, total_steps)",
+        "return (1 - end) + (end - base) * _half_cosine(step + 1, total_steps)",
         SCHEDULES,
     ),
     Mutation(
         "tau of step k + 1 in the update",
         "byol_jax/update.py",
-        "_tau(state.step, hparams)",
-        "_tau(state.step + 1, hparams)",
+        "_target_rate(state.step, hparams)",
+        "_target_rate(state.step + 1, hparams)",
         TRACE,
     ),
     Mutation(
@@ -107,8 +107,8 @@ MUTATIONS = (
     Mutation(
         "target averages the old online parameters",
         "byol_jax/update.py",
-        "exponential_moving_average(target_params, online_params, tau)",
-        "exponential_moving_average(target_params, state.online_params, tau)",
+        "exponential_moving_average(target_params, online_params, target_rate)",
+        "exponential_moving_average(target_params, state.online_params, target_rate)",
         TRACE,
     ),
     Mutation(

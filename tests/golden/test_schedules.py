@@ -20,7 +20,7 @@ def rates(
         schedules.learning_rate(
             step, peak=peak, warmup_steps=warmup_steps, total_steps=total_steps
         ),
-        schedules.target_decay_rate(step, base=base, total_steps=total_steps),
+        1 - schedules.target_rate(step, base=base, total_steps=total_steps),
     )
 
 

@@ -21,9 +21,24 @@ def test_learning_rate(step, expected):
     ("step", "expected"),
     [(0, 0.9), (5, 0.95), (10, 1.0), (20, 1.0), (2.5, 0.9 + 0.05 * (1 - 2**-0.5))],
 )
-def test_target_decay_rate(step, expected):
-    tau = jax.jit(schedules.target_decay_rate)(step, base=0.9, total_steps=10)
-    np.testing.assert_allclose(tau, expected, atol=1e-6)
+def test_target_rate(step, expected):
+    rate = jax.jit(schedules.target_rate)(step, base=0.9, total_steps=10)
+    np.testing.assert_allclose(1 - rate, expected, atol=1e-6)
+
+
+# BYOL App. A and App. H: steps and tau_base.
+@pytest.mark.parametrize(("total", "base"), [(312_784, 0.996), (2_502_279, 0.9995)])
+def test_schedules_keep_their_digits_to_the_last_step(total, base):
+    """float32 against float64: near the end tau rounds to 1, and a cosine to -1."""
+    steps = np.unique(np.r_[np.linspace(0, total - 1, 500).astype(int), total - 20_000 : total])
+    exact = np.cos(np.pi / 2 * steps / total) ** 2
+    # float32 of 1 - tau_base has an error of 6e-8 / (1 - tau_base), a factor for all steps.
+    rates = jax.jit(schedules.target_rate)(steps.astype(np.int32), base=base, total_steps=total)
+    np.testing.assert_allclose(rates, (1 - base) * exact, rtol=1e-6 + 6e-8 / (1 - base))
+    rates = jax.jit(schedules.learning_rate)(
+        steps.astype(np.int32), peak=3.2, warmup_steps=0, total_steps=total
+    )
+    np.testing.assert_allclose(rates, 3.2 * exact, rtol=1e-6)
 
 
 def test_no_warm_up_starts_at_the_peak():
@@ -54,5 +69,5 @@ def test_other_scalings_of_the_rate(batch_size):
 def test_tau_can_be_constant(step):
     """Table 5a, stop gradient of online: tau = 0 throughout."""
     for tau in (0.0, 0.9):
-        rate = schedules.target_decay_rate(step, base=tau, end=tau, total_steps=10)
-        np.testing.assert_allclose(rate, tau, rtol=1e-6)
+        rate = schedules.target_rate(step, base=tau, end=tau, total_steps=10)
+        np.testing.assert_allclose(1 - rate, tau, rtol=1e-6)
