@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 
+from byol_jax.networks import norms
+
 # What follows the last linear layer of a head: nothing (BYOL App. A); BatchNorm; BatchNorm without
 # an offset (SimCLR's code); BatchNorm without scale and offset (SimSiam's code).
 OUTPUT_NORMS = ("none", "full", "scale", "plain")
@@ -46,7 +48,7 @@ class MLP(hk.Module):
         in the released code and its checkpoints (docs/deviations.md, 1). Where BatchNorm follows
         the layer there is never a bias, since BatchNorm subtracts it again. Hidden layers always
         have a bias.
-      bn_config: keyword arguments of every `hk.BatchNorm`.
+      bn_config: keyword arguments of every `norms.BatchNorm`.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class MLP(hk.Module):
         for size in self.hidden_sizes:
             out = hk.Linear(size)(out)
             if self.hidden_norm:
-                out = hk.BatchNorm(name="batch_norm", **self.bn_config)(out, is_training)
+                out = norms.BatchNorm(name="batch_norm", **self.bn_config)(out, is_training)
             out = jax.nn.relu(out)
         out = hk.Linear(self.output_size, with_bias=self.final_bias)(out)
         if self.output_norm == "none":
@@ -80,4 +82,4 @@ class MLP(hk.Module):
             "create_scale": self.output_norm in ("full", "scale"),
             "create_offset": self.output_norm == "full",
         }
-        return hk.BatchNorm(name="output_norm", **(self.bn_config | parts))(out, is_training)
+        return norms.BatchNorm(name="output_norm", **(self.bn_config | parts))(out, is_training)

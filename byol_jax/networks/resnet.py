@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import UserError, require
+from byol_jax.networks import norms
 
 
 class Architecture(NamedTuple):
@@ -102,11 +103,11 @@ class Block(hk.Module):
             if bottleneck
             else ((channels, 3, stride), (channels, 3, 1))
         )
-        self.shortcut: tuple[hk.Conv2D, hk.BatchNorm] | None = None
+        self.shortcut: tuple[hk.Conv2D, norms.BatchNorm] | None = None
         if use_projection:
             self.shortcut = (
                 hk.Conv2D(channels, 1, stride=stride, with_bias=False, name="shortcut_conv"),
-                hk.BatchNorm(name="shortcut_batchnorm", **bn_config),
+                norms.BatchNorm(name="shortcut_batchnorm", **bn_config),
             )
         self.layers = []
         for i, (outputs, kernel, conv_stride) in enumerate(plan):
@@ -122,7 +123,7 @@ class Block(hk.Module):
                         with_bias=False,
                         name=f"conv_{i}",
                     ),
-                    hk.BatchNorm(name=f"batchnorm_{i}", scale_init=scale, **bn_config),
+                    norms.BatchNorm(name=f"batchnorm_{i}", scale_init=scale, **bn_config),
                 )
             )
 
@@ -187,7 +188,7 @@ class ResNet(hk.Module):
       width: multiplier of every channel count, a multiple of 1/8.
       stem: `imagenet` (7x7 with stride 2, then a 3x3 max-pool with stride 2) or `small` (3x3 with
         stride 1, no pool: SimCLR App. B.9).
-      bn_config: keyword arguments of every `hk.BatchNorm`.
+      bn_config: keyword arguments of every `norms.BatchNorm`.
       last_bn_scale: initial scale of the last BatchNorm of a bottleneck: 1 in the paper's runs, 0
         in the released code (docs/deviations.md, 4).
       remat: whether only the input of each block is kept for the gradient, and the rest computed
@@ -222,7 +223,7 @@ class ResNet(hk.Module):
             with_bias=False,
             name="initial_conv",
         )
-        self.initial_batchnorm = hk.BatchNorm(name="initial_batchnorm", **bn_config)
+        self.initial_batchnorm = norms.BatchNorm(name="initial_batchnorm", **bn_config)
         self.groups = [
             BlockGroup(
                 channels=scaled(arch.channels[i], width),

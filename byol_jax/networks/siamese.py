@@ -12,7 +12,7 @@ import jmp
 
 from byol_jax import checks, keys
 from byol_jax.errors import require
-from byol_jax.networks import heads, resnet
+from byol_jax.networks import heads, norms, resnet
 from byol_jax.networks.heads import HeadSpec
 
 Outputs = dict[str, jax.Array]
@@ -218,7 +218,11 @@ def _computing_in(precision: str) -> Iterator[None]:
     # A policy also holds for nested modules, unless their class has a policy of its own.
     norm = jmp.Policy(param_dtype=full, compute_dtype=full, output_dtype=half)
     with contextlib.ExitStack() as stack:
-        for module, policy in ((resnet.ResNet, narrow), (heads.MLP, narrow), (hk.BatchNorm, norm)):
+        for module, policy in (
+            (resnet.ResNet, narrow),
+            (heads.MLP, narrow),
+            (norms.BatchNorm, norm),
+        ):
             stack.enter_context(hk.mixed_precision.push_policy(module, policy))
         yield
 

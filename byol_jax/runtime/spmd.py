@@ -1,7 +1,7 @@
 """One program on several devices: mapping, collectives, and the transfer of batches.
 
 This is the only module that calls `pmap` or a collective; the rest of the package is written for
-one device. Haiku's BatchNorm takes the name `AXIS`.
+one device. BatchNorm (networks/norms.py) takes the name `AXIS`.
 """
 
 import collections

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import print_saved_residuals
 
 import tiny_numbers
 from byol_jax import update
-from byol_jax.networks import resnet, siamese
+from byol_jax.networks import norms, resnet, siamese
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, init_network
 from byol_jax.program import Program, init_state
 
@@ -126,7 +126,7 @@ def test_batch_statistics_are_summed_in_float32(outputs):
 
 def test_the_policy_ends_with_the_network(outputs):
     del outputs
-    for module in (resnet.ResNet, hk.BatchNorm):
+    for module in (resnet.ResNet, norms.BatchNorm):
         assert hk.mixed_precision.get_policy(module) is None
 
 
