@@ -129,7 +129,9 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
     columns = [name for name in ("view1", "view2", "small") if name in config.augment]
     for column in columns:
         where = f"config.augment.{column}"
-        check_keys(config.augment[column], dict.fromkeys(compose.PROBABILITIES, PROBABILITY), where)
+        rules = dict.fromkeys(compose.PROBABILITIES, PROBABILITY)
+        rules["jitter"] = one_of(compose.JITTERS)
+        check_keys(config.augment[column], rules, where)
         low, high = (config.augment[column][f"blur_sigma_{end}"] for end in ("min", "max"))
         require(
             0 < low <= high,

@@ -1,4 +1,4 @@
-"""The ablations of BYOL (Tables 5, 14 to 22, App. G and J.2) and SimCLR (Tables 1, 4, 5, B.1).
+"""The ablations of BYOL (Tables 5, 14 to 22, App. G, J.2) and SimCLR (App. A, Tables 1, 4, 5, B.1).
 
 Each function maps the cells of a printed row to its changes in the recipe of its paper, and
 ablations.py makes a config of them. The printed tables are in papers/byol.txt and
@@ -207,6 +207,11 @@ def _distortion(column: str) -> Setting:
     return f"color distortion of strength {column}", changes
 
 
+def _flips(flips: str) -> Setting:
+    """SimCLR App. A."""
+    return ("random flips", {}) if flips == "Yes" else ("no random flips", _views(flip=0.0))
+
+
 _LOSSES = {"Margin": "margin_triplet", "NT-Logi.": "nt_logistic", "NT-Xent": "nt_xent"}
 
 
@@ -215,7 +220,10 @@ def _loss(column: str) -> Setting:
     loss, _, semi_hard = column.partition("(")
     objective = _LOSSES[loss.strip()]
     changes: Changes = {"objective.name": objective}
-    if objective != "nt_xent":
+    if objective == "nt_xent":
+        # Footnote 8: negatives of one augmentation view, for all losses of this table.
+        changes["objective.nt_xent.same_view"] = False
+    else:
         changes[f"objective.{objective}.semi_hard"] = bool(semi_hard)
     name = loss.strip().replace("Logi.", "Logistic")
     return name + (", semi-hard" if semi_hard else ""), changes
@@ -290,7 +298,7 @@ def _head(kind: str, size: str) -> Setting:
     """SimCLR Figure 8."""
     changes: Changes = {"network.projector.kind": kind}
     if kind == "none":
-        return "no projection head", changes
+        return "no projection head", changes | {"network.projector.output_norm": "none"}
     word = {"linear": "linear", "mlp": "nonlinear"}[kind]
     changes["network.projector.output_size"] = int(size)
     return f"{word} projection head of size {size}", changes
@@ -300,7 +308,14 @@ def _head(kind: str, size: str) -> Setting:
 
 # A stop-gradient without negatives, which is tau 0 at a predictor rate of 1.
 _STOPPED = "5.5 in Tables 19 and 21, 3.2 +- 2.9 in Table 22, 0.3 in Table 5a"
-_BASELINE_SIMCLR = "69.4 in Tables 5b and 19, 69.2 in App. G.5"
+_BASELINE_SIMCLR = (
+    "69.4 in Tables 5b and 19, 69.2 in App. G.5; BYOL's projector, without BatchNorm behind its "
+    "output, which G.5 does not list as a change"
+)
+_CONSTANT = (
+    "the constant target is the initial online network (pseudo-code J.5); "
+    "--config.target_init=released draws another; the random network itself has 1.4 (section 3)"
+)
 _NO_TARGET = "69.1 in Table 5b, 69.0 in Table 19"
 _TWICE = "printed twice: 70.2 in row 4, 70.1 in row 6"
 _CHANCE = "0.1, chance; 0.01 for collapsed networks in App. J.1 and Table 21"
@@ -328,7 +343,7 @@ def _figure_5_notes() -> Iterator[str]:
 
 # By table and row.
 _NOTES: Mapping[str, Mapping[int, str]] = {
-    "5a": {5: _STOPPED},
+    "5a": {1: _CONSTANT, 5: _STOPPED},
     "5b": {4: _BASELINE_SIMCLR, 5: _NO_TARGET},
     "16": {7: "section 5 ends its sweep at 128"},
     "19": {
@@ -366,7 +381,7 @@ _NOTES: Mapping[str, Mapping[int, str]] = {
     "simclr-4": {
         **dict.fromkeys((1, 3), _MARGIN),
         **dict.fromkeys((2, 4), _LOGISTIC),
-        5: f"63.9 with negatives of one view (footnote 8), here of both; {_ONE_HUNDRED}",
+        5: f"negatives of one view (footnote 8); with those of both {_ONE_HUNDRED}",
     },
     "simclr-5": {2: _ONE_HUNDRED},
     "simclr-B.1": dict.fromkeys(range(33, 41), "at batch 4096 both scalings are one rate"),
@@ -416,6 +431,7 @@ def _of_byol() -> Iterator[Table]:
 def _of_simclr() -> Iterator[Table]:
     strengths, of_simclr, _ = _SIMCLR["Table 1"]
     lines = _columns([strengths[1:], of_simclr[1:]])
+    yield Table("simclr-A", _flips, _SIMCLR["App. A"])
     yield Table("simclr-1", _distortion, lines)
     yield Table("simclr-4", _loss, _columns(_SIMCLR["Table 4"]))
     metrics = ("contrastive_entropy", "contrastive_top1", "top1")

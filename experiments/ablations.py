@@ -25,6 +25,7 @@ the rows of the table. ablate.py trains several rows and prints them beside the 
 | 22             | rates of projector and predictor, without target network    | 25   |
 | G              | scale of the initial weights; no weight decay, both methods | 4    |
 | J.2            | the optimal linear predictor, without target network        | 1    |
+| simclr-A       | random flips                                                | 2    |
 | simclr-1       | strength of the colour distortion, AutoAugment              | 6    |
 | simclr-4       | loss                                                        | 5    |
 | simclr-5       | normalisation, temperature                                  | 6    |
@@ -39,7 +40,8 @@ Options:
   tau_base 0.99) or SimCLR section 2.3 (100 epochs). "SimCLR (repro)" of Tables 16 and 17 is the
   latter for 300 epochs with T and T' of BYOL Table 6.
 - base=cifar10 or digits: cifar10.py or digits.py with the same changes; for SimCLR's rows
-  simclr.py:data=cifar10, or digits.py with SimCLR's loss and neither predictor nor target network.
+  simclr.py:data=cifar10, or digits.py with SimCLR's loss and BatchNorm behind the projector, and
+  neither predictor nor target network.
   Rates, decays, batch sizes and epochs change by the paper's factors, and Table 16 divides the
   batch of the base. All other numbers are the paper's. The results do not compare with the paper's
   numbers. Rows that vary what a base does not have, such as colours or blur on digits, are equal
@@ -104,6 +106,7 @@ def _recipe(recipe: str, base: str) -> ml_collections.ConfigDict:
         config.objective = dials.objective
         config.target = dials.target
         config.network.predictor.kind = dials.network.predictor.kind
+        config.network.projector.output_norm = dials.network.projector.output_norm
     elif recipe == "simclr_repro":
         config.augment = defaults.get_config().augment
     return config

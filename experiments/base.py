@@ -31,7 +31,7 @@ def parse_options(options: str, **defaults: Any) -> dict[str, Any]:
     return values
 
 
-def augmentation(**changes: float) -> ml_collections.ConfigDict:
+def augmentation(**changes: float | str) -> ml_collections.ConfigDict:
     """A column of BYOL Table 6, by default that of T, with the given entries changed."""
     column = ml_collections.ConfigDict()
     # Table 6: probabilities; largest offset (brightness, hue), or largest distance of the factor
@@ -42,6 +42,9 @@ def augmentation(**changes: float) -> ml_collections.ConfigDict:
     column.contrast_max = 0.4
     column.saturation_max = 0.2
     column.hue_max = 0.1
+    # byol: in random order, clipped after each operation (App. C); simclr: brightness, contrast,
+    # saturation, hue, clipped once (SimCLR App. A; docs/deviations.md, 42).
+    column.jitter = "byol"
     column.grayscale = 0.2
     column.blur = 1.0
     # In pixels. The kernel has 23 taps at 224 pixels and scales with the image (App. C).
@@ -66,7 +69,7 @@ def augmentation(**changes: float) -> ml_collections.ConfigDict:
 
 
 def simclr_augmentation(
-    strength: float = 1.0, blur: float = 0.5, **changes: float
+    strength: float = 1.0, blur: float = 0.5, **changes: float | str
 ) -> ml_collections.ConfigDict:
     """The policy of SimCLR App. A as a column, the same for both views.
 
@@ -83,6 +86,7 @@ def simclr_augmentation(
             "contrast_max": 0.8 * strength,
             "saturation_max": 0.8 * strength,
             "hue_max": 0.2 * strength,
+            "jitter": "simclr",  # App. A, the TensorFlow pseudo-code of color_jitter
             "grayscale": 0.2,  # App. A, color_distortion: the p of color_drop
             "blur": blur,  # App. A, Gaussian blur: 50 % of the time, sigma in [0.1, 2.0]
             "blur_sigma_min": 0.1,
@@ -110,6 +114,8 @@ def objective() -> ml_collections.ConfigDict:
     section.nt_xent = ml_collections.ConfigDict()
     section.nt_xent.temperature = 0.1  # tau, the best of SimCLR Table 5
     section.nt_xent.l2 = True  # cosines; False: dot products (SimCLR Table 5)
+    # Negatives of both views (SimCLR Eq. 1); False: of the other view only (SimCLR Table 4).
+    section.nt_xent.same_view = True
 
     section.nt_logistic = ml_collections.ConfigDict()
     section.nt_logistic.temperature = 0.1  # SimCLR App. B.10 tries 0.1, 0.2, 0.5, 1

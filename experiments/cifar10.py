@@ -77,7 +77,7 @@ Where each choice is from:
 Where it departs:
 - from SimCLR App. B.9: BYOL's loss, predictor and target network; 256 outputs of the projector
   instead of 128. Crops are bicubic and drawn once; the operations of the colour distortion come in
-  a random order (BYOL App. C).
+  a random order, clipped after each (BYOL App. C).
 - from BYOL App. A and Table 6: one T for both views, without blur or solarization, saturation 0.4
   instead of 0.2; stem, size, batch, rate and decay as above.
 """
@@ -128,5 +128,5 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
 
     config.data.eval_crop = "full"
     for view in ("view1", "view2"):
-        config.augment[view] = base.simclr_augmentation(0.5, blur=0.0)  # SimCLR App. B.9
+        config.augment[view] = base.simclr_augmentation(0.5, blur=0.0, jitter="byol")  # SimCLR B.9
     return config

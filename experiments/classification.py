@@ -57,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.area_min = config_dict.placeholder(float)  # smallest share of the area in a crop
     # Entries of T for augmentation=pretrain; an entry replaces that of the pre-training.
     config.view = ml_collections.ConfigDict(
-        {name: config_dict.placeholder(float) for name in base.augmentation()}
+        {name: config_dict.placeholder(type(value)) for name, value in base.augmentation().items()}
     )
     config.threads = 0  # threads of the input pipeline; 0: tuned automatically
     config.prefetch = 2  # batches kept ready

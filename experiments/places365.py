@@ -1,6 +1,7 @@
-"""BYOL pre-trained on Places365 instead of ImageNet (BYOL App. F).
+"""BYOL and SimCLR pre-trained on Places365 instead of ImageNet (BYOL App. F).
 
     python -m byol_jax.main --config=experiments/places365.py --workdir=runs/places365
+    ... --config=experiments/places365.py:method=simclr ...
 
 The data set is `tfds:places365_small`, which `tfds build places365_small` prepares: 1,803,460
 training images, and the 36,500 labelled images of `validation` as the test split (Table 10).
@@ -26,18 +27,34 @@ end). App. F also cites 55.2 for a ResNet-50 v2 trained on the labels of Places3
 Cost: App. F names none. There are 440,297 updates instead of the 312,784 of App. A, so its 8 hours
 on 512 TPU v3 cores would become 11. Not run.
 
+SimCLR is "our SimCLR reproduction": that of Tables 16 and 17, SimCLR's recipe with T and T' of BYOL
+Table 6 (ablations.py), for 1000 epochs.
+
 Where it departs: App. F names Places365-Standard without a size. TFDS has `places365_small`, which
 is resized to 256x256 pixels.
 """
 
 import ml_collections
 
-from experiments import base
+from experiments import base, simclr
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """App. A's run on Places365."""
+def get_config(options: str = "") -> ml_collections.ConfigDict:
+    """App. A's run on Places365.
+
+    Args:
+      options: `method=byol`, the default, or `method=simclr`.
+
+    Raises:
+      ValueError: for an unknown option or method.
+    """
+    method = base.parse_options(options, method="byol")["method"]
+    if method not in ("byol", "simclr"):
+        raise ValueError(f"method={method!r} must be byol or simclr")
     config = base.get_config()
+    if method == "simclr":
+        augment, config = config.augment, simclr.get_config("epochs=1000")
+        config.augment = augment
     config.recipe = "published: BYOL App. F"
     config.dataset = "tfds:places365_small"
     return config

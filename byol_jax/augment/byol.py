@@ -77,24 +77,28 @@ def adjust_hue(image: jax.Array, turns: Scalar) -> jax.Array:
 COLOR_OPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
-def color_jitter(image: jax.Array, amounts: jax.Array, order: jax.Array) -> jax.Array:
-    """The four colour operations in the given order, clipped to [0, 1] after each.
+def color_jitter(
+    image: jax.Array, amounts: jax.Array, order: jax.Array, clip_once: Scalar = 0.0
+) -> jax.Array:
+    """The four colour operations in the given order, clipped to [0, 1].
 
     Args:
       image: `[H, W, 3]`.
       amounts: `[4]`, one for each of `COLOR_OPS`.
       order: `[4]`, a permutation: which operation comes first, second, ...
+      clip_once: other than 0 to clip after the last operation only, not after each; may be traced.
     """
+    bound = jnp.where(clip_once, jnp.inf, 0).astype(image.dtype)
 
     def apply_next(image: jax.Array, which: jax.Array) -> tuple[jax.Array, None]:
         branches = [
-            lambda x, op=op, amount=amounts[i]: jnp.clip(op(x, amount), 0, 1)
+            lambda x, op=op, amount=amounts[i]: jnp.clip(op(x, amount), -bound, 1 + bound)
             for i, op in enumerate(COLOR_OPS)
         ]
         return jax.lax.switch(which, branches, image), None
 
     # A scan, because 16 unrolled operations would take most of the step's compile time.
-    return jax.lax.scan(apply_next, image, order)[0]
+    return jnp.clip(jax.lax.scan(apply_next, image, order)[0], 0, 1)
 
 
 def to_grayscale(image: jax.Array) -> jax.Array:

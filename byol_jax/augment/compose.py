@@ -48,6 +48,9 @@ class AugmentParams(NamedTuple):
     blur_sigma_max: Scalar = 2.0
     solarize: Scalar = 0.0
     solarize_threshold: Scalar = 0.5
+    # 1 for the colour jitter of SimCLR App. A: brightness, contrast, saturation, hue, clipped once.
+    # 0 for that of BYOL App. C: in random order, clipped after each.
+    simclr_jitter: Scalar = 0.0
     # Probabilities of SimCLR's further operations, see `make_view`; None leaves one uncompiled.
     crop: Scalar | None = None
     rotate: Scalar | None = None
@@ -123,13 +126,18 @@ EXTRAS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "noise": _noise,
     "cutout": _cutout,
 }
+# Forms of the colour jitter: BYOL App. C, SimCLR App. A.
+JITTERS = ("byol", "simclr")
 # Names of the probabilities of a column.
 PROBABILITIES = ("flip", "color_jitter", "grayscale", "blur", "solarize", *EXTRAS)
 
 
 def from_config(column: Mapping[str, Any]) -> AugmentParams:
     """A config's column as parameters; extras that are 0, None or missing are not compiled."""
-    return AugmentParams(**{k: v for k, v in column.items() if k not in EXTRAS or v})
+    values = {k: v for k, v in column.items() if k not in EXTRAS or v}
+    if "jitter" in values:
+        values["simclr_jitter"] = float(values.pop("jitter") == "simclr")
+    return AugmentParams(**values)
 
 
 def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Array:
@@ -175,8 +183,9 @@ def make_view(image: jax.Array, key: jax.Array, params: AugmentParams) -> jax.Ar
             uniform("hue", -params.hue_max, params.hue_max),
         ]
     )
-    order = jax.random.permutation(keys.named(key, "order"), len(COLOR_OPS))
-    jittered = color_jitter(image, amounts, order)
+    drawn = jax.random.permutation(keys.named(key, "order"), len(COLOR_OPS))
+    order = jnp.where(params.simclr_jitter, jnp.arange(len(COLOR_OPS)), drawn)
+    jittered = color_jitter(image, amounts, order, params.simclr_jitter)
     image = jnp.where(applies("color_jitter", params.color_jitter), jittered, image)
 
     image = jnp.where(applies("grayscale", params.grayscale), to_grayscale(image), image)

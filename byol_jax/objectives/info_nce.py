@@ -11,7 +11,10 @@ from byol_jax.objectives.similarities import Similarities, positives, similariti
 
 
 def info_nce_loss(
-    similarity: Similarities, temperature: jax.Array | float, beta: jax.Array | float
+    similarity: Similarities,
+    temperature: jax.Array | float,
+    beta: jax.Array | float,
+    same_view: bool = True,
 ) -> jax.Array:
     """Minus BYOL Eq. 5 per anchor; the paper states it as an objective to maximise.
 
@@ -21,13 +24,17 @@ def info_nce_loss(
       similarity: S of Eq. 6 for the anchors of one view.
       temperature: alpha > 0.
       beta: weight of the negatives, in [0, 1].
+      same_view: whether the anchor's own view has negatives, too; without them the last sum of
+        Eq. 5 is left out (SimCLR section 5.1: "the negatives from one augmentation view").
 
     Returns:
       Losses `[B]`; their mean over the global batch is minus Eq. 5.
     """
     # The sum over v'_j includes the positive; the sum over v_j excludes the anchor itself.
-    same = jnp.where(similarity.own, -jnp.inf, similarity.same / temperature)
-    logits = jnp.concatenate([similarity.other / temperature, same], axis=1)
+    logits = similarity.other / temperature
+    if same_view:
+        same = jnp.where(similarity.own, -jnp.inf, similarity.same / temperature)
+        logits = jnp.concatenate([logits, same], axis=1)
     dispersion = jax.nn.logsumexp(logits, axis=1)
     return -2 * positives(similarity) + 2 * beta * temperature * dispersion
 

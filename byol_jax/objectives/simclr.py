@@ -15,12 +15,15 @@ from byol_jax.objectives.info_nce import contrastive_logs, info_nce_loss
 from byol_jax.objectives.similarities import Similarities, positives, similarities, top1
 
 
-def nt_xent_loss(similarity: Similarities, temperature: jax.Array | float) -> jax.Array:
+def nt_xent_loss(
+    similarity: Similarities, temperature: jax.Array | float, same_view: bool = True
+) -> jax.Array:
     """l(i, j) of SimCLR Eq. 1 per anchor of one view: `[B]`, each at least 0.
 
-    Minus BYOL Eq. 5 at beta 1, divided by 2 alpha (BYOL App. G.4).
+    Minus BYOL Eq. 5 at beta 1, divided by 2 alpha (BYOL App. G.4). Without `same_view` the
+    anchor's own view has no negatives (SimCLR Table 4).
     """
-    return info_nce_loss(similarity, temperature, 1.0) / (2 * temperature)
+    return info_nce_loss(similarity, temperature, 1.0, same_view) / (2 * temperature)
 
 
 def _mean_of_views(
@@ -39,7 +42,10 @@ def _mean_of_views(
 
 
 def nt_xent(
-    temperature: jax.Array | float = 0.1, axis: str | None = None, l2: bool = True
+    temperature: jax.Array | float = 0.1,
+    axis: str | None = None,
+    l2: bool = True,
+    same_view: bool = True,
 ) -> Objective:
     """NT-Xent: SimCLR Eq. 1, averaged over the 2N anchors as in Algorithm 1.
 
@@ -47,12 +53,14 @@ def nt_xent(
       temperature: tau > 0, may be traced; 0.1 is the best of Table 5.
       axis: mapped axis; negatives come from all its devices.
       l2: whether similarities are cosines; otherwise dot products (SimCLR Table 5).
+      same_view: whether the other images of the anchor's own view are negatives, too, as in Eq. 1;
+        in Table 4 they are not.
 
     Returns:
       The objective. It logs `contrastive_top1`, `contrastive_entropy` and `mi_bound`.
     """
     return _mean_of_views(
-        lambda similarity: nt_xent_loss(similarity, temperature),
+        lambda similarity: nt_xent_loss(similarity, temperature, same_view),
         lambda views: contrastive_logs(views, temperature),
         axis,
         l2,

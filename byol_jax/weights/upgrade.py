@@ -56,7 +56,8 @@ _OBJECTIVE_KEYS = {
 }
 # Dials that came later, at the values that they had all the time.
 _DIALS = {
-    "augment": {"small": {"count": 0}},
+    "augment": {"view1": {"jitter": "byol"}, "view2": {"jitter": "byol"}, "small": {"count": 0}},
+    "objective": {"nt_xent": {"same_view": True}},
     "network": {
         "projector": {"hidden_norm": True, "output_norm": "none"},
         "predictor": {"hidden_norm": True, "output_norm": "none"},

@@ -97,5 +97,5 @@ def place(table: str) -> str:
     if number.startswith("figure"):
         number = number.replace("figure", "Figure ")
     else:
-        number = f"App. {number}" if number in ("G", "J.2") else f"Table {number}"
+        number = f"App. {number}" if number in ("A", "G", "J.2") else f"Table {number}"
     return f"{NAMES[paper or 'byol']} {number}"

@@ -39,6 +39,38 @@ def make_view():
     return jax.jit(compose.make_view)
 
 
+def test_simclrs_jitter_is_its_pseudo_code_in_tensorflow(make_view):
+    """SimCLR App. A: brightness, contrast, saturation, hue, clipped once, with our draws."""
+    tf = pytest.importorskip("tensorflow")
+    image = np.random.default_rng(1).random((6, 6, 3)).astype(np.float32)
+    column = compose.from_config({**NONE._asdict(), **base.simclr_augmentation(blur=0.0)})
+    column = column._replace(color_jitter=1.0, flip=0.0, grayscale=0.0)
+    differ = 0
+    for seed in range(24):
+        key = jax.random.key(seed)
+
+        def draw(name, middle, largest, key=key):
+            uniform = jax.random.uniform(keys.named(key, name))
+            return float(middle + largest * (2 * uniform - 1))
+
+        x = tf.image.adjust_brightness(image, draw("brightness", 0, 0.8))
+        x = tf.image.adjust_contrast(x, draw("contrast", 1, 0.8))
+        x = tf.image.adjust_saturation(x, draw("saturation", 1, 0.8))
+        x = tf.image.adjust_hue(x, draw("hue", 0, 0.2))
+        expected = tf.clip_by_value(x, 0, 1).numpy()
+        np.testing.assert_allclose(make_view(image, key, column), expected, atol=2e-5)
+        of_byol = make_view(image, key, column._replace(simclr_jitter=0.0))
+        differ += np.max(np.abs(of_byol - expected)) > 0.05
+    assert differ > 12
+
+
+def test_the_form_of_the_jitter_compiles_nothing(make_view, image):
+    make_view(image, KEY, only("color_jitter"))
+    size = make_view._cache_size()
+    make_view(image, KEY, only("color_jitter", simclr_jitter=1.0))
+    assert make_view._cache_size() == size
+
+
 def test_a_column_has_these_probabilities():
     assert sorted(ORDER) == sorted(compose.PROBABILITIES)
     assert [name for name in ORDER if name in compose.EXTRAS] == list(compose.EXTRAS)

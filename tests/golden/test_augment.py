@@ -198,7 +198,7 @@ def draws(view: str) -> np.ndarray:
     """Features of our own views of the golden image: `[features, CHUNKS, CHUNK]`."""
     golden = golden_data.load("augment_stats")
     image = byol.to_float(jnp.asarray(golden.arrays["image_u8"]))
-    params = compose.AugmentParams(**base.get_config().augment[view])
+    params = compose.from_config(base.get_config().augment[view])
     keys = jax.random.split(jax.random.key(0), (CHUNKS, CHUNK))
     parts = [features_of_views(image, key, params) for key in keys]
     names = golden.arrays["feature_names"]

@@ -30,8 +30,11 @@ def cosine(a, b, l2=True):
     return a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) if l2 else a @ b
 
 
-def algorithm_1(views1, views2, tau, l2=True):
-    """The loss of SimCLR's Algorithm 1, from its line about z on; indices start at 1 as there."""
+def algorithm_1(views1, views2, tau, l2=True, same_view=True):
+    """The loss of SimCLR's Algorithm 1, from its line about z on; indices start at 1 as there.
+
+    Without `same_view` the sum below is over the other view alone (footnote 8).
+    """
     count = len(views1)
     z = {}
     for k in range(1, count + 1):
@@ -40,7 +43,8 @@ def algorithm_1(views1, views2, tau, l2=True):
     s = {(i, j): cosine(z[i], z[j], l2) for i in z for j in z}
 
     def ell(i, j):
-        below = sum(np.exp(s[i, k] / tau) for k in range(1, 2 * count + 1) if k != i)
+        others = [k for k in range(1, 2 * count + 1) if k != i and (same_view or (k - i) % 2)]
+        below = sum(np.exp(s[i, k] / tau) for k in others)
         return -np.log(np.exp(s[i, j] / tau) / below)
 
     total = sum(ell(2 * k - 1, 2 * k) + ell(2 * k, 2 * k - 1) for k in range(1, count + 1))
@@ -69,17 +73,19 @@ def naive(name, online, target, number):
     return losses / 2
 
 
+@pytest.mark.parametrize("same_view", [True, False])
 @pytest.mark.parametrize(("tau", "l2"), [(0.1, True), (1.0, True), (1.0, False)])
-def test_nt_xent_is_algorithm_1(tau, l2):
+def test_nt_xent_is_algorithm_1(tau, l2, same_view):
     views = np.random.default_rng(0).normal(size=(2, 5, 4))
     with jax.enable_x64(True):
         online = [{"prediction": jnp.asarray(v)} for v in views]
         target = [{"projection": jnp.asarray(v)} for v in views]
-        losses, logs = run(simclr.nt_xent(tau, l2=l2), online, target)
+        losses, logs = run(simclr.nt_xent(tau, l2=l2, same_view=same_view), online, target)
     assert losses.shape == (5,)
     losses = np.asarray(losses)
     assert losses.min() > 0
-    np.testing.assert_allclose(losses.mean(), algorithm_1(*views, tau, l2), rtol=1e-12)
+    expected = algorithm_1(*views, tau, l2, same_view)
+    np.testing.assert_allclose(losses.mean(), expected, rtol=1e-12)
     assert logs.keys() == {"contrastive_top1", "contrastive_entropy", "mi_bound"}
 
 

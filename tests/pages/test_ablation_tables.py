@@ -32,6 +32,7 @@ def test_rows_are_numbered_as_they_are_printed():
 
 
 KIND, SIZE = "network.predictor.kind", "network.projector.output_size"
+NORM = "network.projector.output_norm"
 BETA, ALPHA = "objective.info_nce.beta", "objective.info_nce.temperature"
 RATE, LAMBDA, MU = (f"optimizer.{n}_rate" for n in ("base_learning", "predictor", "projector"))
 VIEW1, VIEW2 = "augment.view1", "augment.view2"
@@ -48,7 +49,7 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         # Section 5 has one setting for all rows of Table 5b, SimCLR's too (App. G.5).
         (("5b", 1), [72.5], {BETA: 0.0, ALPHA: 0.1, "target": "ema", KIND: "mlp", RATE: 0.3}),
         (("5b", 3), [70.7], {BETA: 1.0, "target": "ema", KIND: "none", "tau_base": 0.99}),
-        (("5b", 4), [69.4], {BETA: 1.0, "target": "online", KIND: "none", SIZE: 256}),
+        (("5b", 4), [69.4], {BETA: 1.0, "target": "online", KIND: "none", SIZE: 256, NORM: "none"}),
         (("14a", 2), [65.0, 86.8], {"network.projector.depth": 1, "network.predictor.depth": 2}),
         (("14b", 6), [72.6, 91.0], {SIZE: 512}),
         (("15a", 1), [34.8, 60.8], {RATE: 0.01}),
@@ -75,6 +76,8 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         (("J.2", 1), [50.3], {**HARD_COPY, KIND: "optimal_linear", SIZE: 16}),
         (("simclr-1", 2), [61.0], {f"{VIEW1}.hue_max": 0.05, f"{VIEW2}.contrast_max": 0.2}),
         (("simclr-1", 6), [61.1], {f"{VIEW1}.autoaugment": 1.0, f"{VIEW1}.blur": 0.0}),
+        (("simclr-A", 2), [63.4], {f"{VIEW1}.flip": 0.0, f"{VIEW2}.flip": 0.0}),
+        (("simclr-4", 5), [63.9], {"objective.nt_xent.same_view": False}),
         (("simclr-4", 1), [50.9], {"objective.margin_triplet.semi_hard": False}),
         (("simclr-4", 4), [57.9], {"objective.nt_logistic.semi_hard": True}),
         (("simclr-5", 3), [8.2, 68.2, 60.7], {"objective.nt_xent.temperature": 0.5}),
@@ -82,7 +85,8 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         # Batch 1024, 200 epochs.
         (("simclr-B.1", 20), [66.1], {"batch_size": 1024, "num_epochs": 200, RATE: 0.075}),
         (("simclr-B.1", 47), [69.0], {"batch_size": 8192, "num_epochs": 800, RATE: 0.3}),
-        (("simclr-figure8", 3), [], {"network.projector.kind": "linear", SIZE: 64}),
+        (("simclr-figure8", 1), [], {"network.projector.kind": "none", NORM: "none"}),
+        (("simclr-figure8", 3), [], {"network.projector.kind": "linear", SIZE: 64, NORM: "scale"}),
     ],
 )
 def test_a_row_has_the_papers_numbers_and_settings(where, numbers, config):
@@ -166,11 +170,26 @@ def test_simclr_in_byols_paper_has_byols_augmentations():
     assert simclr.augment.view1 == simclr.augment.view2 == base.simclr_augmentation()
 
 
+@pytest.mark.parametrize("on", ablations.BASES)
+def test_the_output_of_simclrs_projector_is_normalised_in_all_its_rows(on):
+    """BYOL App. A: "Contrary to SimCLR, the output of this MLP is not batch normalized"."""
+    for row in ROWS:
+        network = ablations.config_of(row, on).network
+        normalised = row.method == "simclr" and network.projector.kind != "none"
+        assert network.projector.output_norm == ("scale" if normalised else "none"), row.place
+
+
+def test_one_row_alone_leaves_out_the_negatives_of_the_same_view():
+    """SimCLR footnote 8, on Table 4."""
+    without = [r for r in ROWS if not ablations.config_of(r).objective.nt_xent.same_view]
+    assert [(row.table, row.row) for row in without] == [("simclr-4", 5)]
+
+
 def test_simclr_on_digits_is_digits_with_its_dials():
     simclr = flat(ablations.config_of(row_of("16", 1, "simclr"), "digits"))
     byol = flat(ablations.config_of(row_of("16", 1, "byol"), "digits"))
     changed = {key for key, value in simclr.items() if value != byol[key]}
-    assert changed == {"recipe", "objective.name", "target", KIND}
+    assert changed == {"recipe", "objective.name", "target", KIND, NORM}
 
 
 @pytest.mark.parametrize("on", ablations.BASES)

@@ -22,8 +22,10 @@ PRETRAINING = (
     ("cifar10", "depth=18,width=0.25,batch=256,epochs=20"),
     ("imagenette", ""),
     ("places365", ""),
+    ("places365", "method=simclr"),
     ("digits", ""),
     ("simclr", ""),
+    ("simclr", "epochs=1000,augment=broader"),
     ("simclr", "data=cifar10"),
     ("simclr", "epochs=300,batch=512,depth=18,width=0.5"),
 )
@@ -105,6 +107,9 @@ def test_app_a_gives_the_steps_and_the_rate_of_pseudo_code_j_1():
     assert pipeline.steps_for(config.optimizer.warmup_epochs, IMAGENET, batch) == 3_127
     assert peak_learning_rate(config) == pytest.approx(3.2)  # 0.2 x 4096 / 256
     assert (config.tau_base, config.optimizer.weight_decay) == (0.996, 1.5e-6)
+    # What the appendix leaves to docs/deviations.md, 1 and 4; all 1,281,167 images (24).
+    assert (config.network.head_bias, config.network.last_bn_scale) == ("released", "paper")
+    assert config.data.split == "train+valid"
 
 
 @pytest.mark.parametrize(
@@ -161,9 +166,32 @@ def test_simclr_is_the_other_end_of_the_dials():
     config = simclr.get_config()
     assert peak_learning_rate(config) == pytest.approx(4.8)
     assert (config.target, config.network.predictor.kind) == ("online", "none")
+    assert config.network.projector.output_norm == "scale"  # BYOL App. A
+    assert {config.augment[view].jitter for view in ("view1", "view2")} == {"simclr"}
     narrow = simclr.get_config("data=cifar10,depth=18,width=0.25")
     assert narrow.network.projector.hidden_size == 128
     assert narrow.objective.nt_xent.temperature == 0.5  # SimCLR Figure B.7
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_broader_augmentations_of_simclr(width):
+    """SimCLR App. B.2: Sobel filtering, equalize, solarize, motion blur; the widths of Table 6."""
+    default, broader = (
+        simclr.get_config(f"epochs=1000,width={width},augment={augment}")
+        for augment in ("default", "broader")
+    )
+    assert broader.recipe == "published: SimCLR App. B.2"
+    for view in ("view1", "view2"):
+        columns = default.augment[view], broader.augment[view]
+        changed = {key for key in columns[0] if columns[0][key] != columns[1][key]}
+        assert changed == {"sobel", "equalize", "solarize", "motion_blur"}
+
+
+def test_simclr_on_places365_is_the_reproduction_of_tables_16_and_17():
+    config = config_of("places365", "method=simclr")
+    assert config.augment == base.get_config().augment
+    assert (config.num_epochs, config.objective.name) == (1000, "nt_xent")
+    assert config.dataset == config_of("places365").dataset
 
 
 @pytest.mark.parametrize(("fraction", "epochs"), [(0.01, 60), (0.1, 30), (1, 30)])
@@ -208,6 +236,8 @@ def test_the_grid_of_a_transfer(options, rates, decays):
         ("byol", "width=", "width=''"),
         ("cifar10", "epochs=3,rate=2", "'rate=2'"),
         ("simclr", "data=voc", "data='voc'"),
+        ("simclr", "augment=wider", "augment='wider'"),
+        ("places365", "method=moco", "method='moco'"),
         ("linear", "protocol=moco", "protocol='moco'"),
         ("linear", "augment=crop", "augment='crop'"),
         ("linear", "logits=clipped", "logits='clipped'"),

@@ -52,7 +52,8 @@ def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int
         del record[name]
     # App. C's numbers are a list, SimCLR's a dict that is left out when it is empty.
     view = named_numbers(recipe.view)
-    extras = {name: view.pop(name) for name in compose.EXTRAS if name in view}
+    names = ("simclr_jitter", *compose.EXTRAS)
+    extras = {name: value for name in names if (value := view.pop(name, 0.0))}
     record["view"] = [*view.values()]
     if extras:
         record["extras"] = extras
