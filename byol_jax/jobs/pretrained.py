@@ -83,7 +83,7 @@ def dials(trained: weights.Trained) -> str:
     """What trained a network, in words."""
     run = trained.config
     if trained.method == "supervised":
-        if run["start"] == "random":
+        if run["start"] in ("random", None):
             return "trained on labels"
         return f"fine-tuned on labels ({run['protocol']}) from network={run['start']}"
     return (
@@ -182,15 +182,14 @@ def departures_of(
         departures.append(f"stem {trained.network.stem}")
     if wanted is None:
         return tuple(departures)
-    departures += _length(trained, wanted)
-    if source.method == OTHER:
-        return tuple(departures)  # its words have said that everything differs
-    if trained.method == "supervised":
-        wanted = _on_labels(wanted)
-    others = _other_settings(trained, wanted, need["operations"])
-    if others and need["words"]:
-        others = [*others, f"the paper's network has {need['words']}"]
-    return (*departures, *others)
+    own = _length(trained, wanted)
+    if source.method != OTHER:  # its words have said that all further settings are others
+        if trained.method == "supervised":
+            wanted = _on_labels(wanted)
+        own += _other_settings(trained, wanted, need["operations"])
+    if own and need["words"]:
+        own.append(f"the paper's network has {need['words']}")
+    return (*departures, *own)
 
 
 def _length(trained: weights.Trained, wanted: Mapping[str, Any]) -> list[str]:

@@ -222,8 +222,8 @@ _TRANSFER_METHODS = {
     "BYOL (ours)": ("byol", ""),
     "SimCLR (repro)": ("simclr", "repro"),
     "SimCLR (ours)": ("simclr", ""),
-    "Supervised-IN [8]": ("supervised", ""),
-    "Supervised": ("supervised", ""),
+    "Supervised-IN [8]": ("supervised", "baseline"),
+    "Supervised": ("supervised", "baseline"),
     "Random init [8]": ("scratch", ""),
     "Random init": ("scratch", ""),
 }

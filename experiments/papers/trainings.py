@@ -12,6 +12,7 @@ from experiments.papers.cells import Network
 VARIANTS: Mapping[str, str] = {
     # Table 17 takes blur and solarization out of its T' (docs/deviations.md, 62).
     "repro": "T and T' of BYOL Table 6, as BYOL's reproduction of SimCLR",
+    "baseline": "1000 epochs of crops, colors and blur (SimCLR App. B.8.1)",
     "broader": "broader augmentations (SimCLR App. B.2): simclr.py:augment=broader",
 }
 # What SimCLR App. B.2 adds to T. It gives no probabilities.
@@ -31,8 +32,8 @@ def page(network: Network) -> str:
 def _config_of(network: Network) -> ml_collections.ConfigDict:
     """The config of a network's training, its data set aside.
 
-    Supervised networks are those of SimCLR App. B.8.1: 1000 epochs with the crops, colours and blur
-    of its pre-training. The operations of `BROADER` are not in the config.
+    Supervised networks have the crops, colours and blur of SimCLR's pre-training, as in its App.
+    B.8.1. The operations of `BROADER` are not in the config.
     """
     size = f"epochs={network.epochs},depth={network.depth},width={network.width:g}"
     if network.method == "supervised":

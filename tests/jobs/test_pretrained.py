@@ -173,7 +173,7 @@ def labelled(options: str, **changes) -> weights.Trained:
 
 
 def test_a_supervised_network_is_compared_with_app_b_8_1() -> None:
-    need = Network("supervised")
+    need = Network("supervised", variant="baseline")
     assert departures(need, labelled("epochs=1000,augment=simclr")) == ()
     words = departures(need, labelled("epochs=90,augment=crop", num_steps=3, batch_size=32))
     assert words[:2] == ("pre-trained for 3 steps", "pre-trained at batch 32")
@@ -182,6 +182,7 @@ def test_a_supervised_network_is_compared_with_app_b_8_1() -> None:
     by_default = departures(need, labelled(""))
     assert by_default[0] == "pre-trained for 200 epochs"
     assert any("augmentation=randaugment (pretrain)" in word for word in by_default)
+    assert "1000 epochs of crops, colors and blur" in by_default[-1]
 
 
 def test_what_an_earlier_version_did_not_save_is_unknown() -> None:
