@@ -30,9 +30,15 @@ _APART = frozenset(
         *("network.depth", "network.width", "network.stem", "network.predictor.kind"),
     )
 )
-# Numbers that nothing reads where there is no moving average, or no predictor.
+# Numbers that nothing reads where there is no moving average, or no predictor; and those of an
+# operation of T that has no probability.
 _OF_TARGET = frozenset(("tau_base", "tau_schedule", "target_init"))
 _OF_PREDICTOR = frozenset(("network.predictor", "optimizer.predictor_rate"))
+_OF_OPERATIONS = {
+    "color_jitter": ("brightness_max", "contrast_max", "saturation_max", "hue_max"),
+    "blur": ("blur_sigma_min", "blur_sigma_max"),
+    "solarize": ("solarize_threshold",),
+}
 
 
 class Checkpoint(NamedTuple):
@@ -258,6 +264,10 @@ def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     else:  # trained on labels: f alone
         apart |= {"network.projector", "network.predictor", "network.head_bias"}
         apart |= {"checkpoint", "benchmark", "start"}
+    for column, values in config["augment"].items():
+        if isinstance(values, Mapping):
+            unused = [names for name, names in _OF_OPERATIONS.items() if values.get(name) == 0]
+            apart |= {f"augment.{column}.{name}" for names in unused for name in names}
     return {
         key: value
         for key, value in checks.deciding(config).items()

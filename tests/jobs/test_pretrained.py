@@ -185,6 +185,21 @@ def test_a_supervised_network_is_compared_with_app_b_8_1() -> None:
     assert "1000 epochs of crops, colors and blur" in by_default[-1]
 
 
+def test_an_operation_that_the_papers_t_does_not_have_is_a_departure() -> None:
+    config = supervised.get_config("epochs=1000,augment=simclr").view
+    config.cutout = 0.3
+    (words,) = departures(
+        Network("supervised"), labelled("epochs=1000,augment=simclr", view=config)
+    )
+    assert words == "augment.view1 cutout=0.3 (0)"
+
+
+def test_strengths_of_an_operation_without_probability_do_not_count() -> None:
+    nothing = {"augment__view1__color_jitter": 0.0, "augment__view1__hue_max": 0.9}
+    words = departures(Network("byol"), trained_of(byol.get_config(BYOL), **nothing))
+    assert words == ("augment.view1 color_jitter=0 (0.8)",)
+
+
 def test_what_an_earlier_version_did_not_save_is_unknown() -> None:
     trained = labelled("epochs=1000,augment=simclr")
     config = {**trained.config, "augmentation": None, "batch_size": None, "num_epochs": None}

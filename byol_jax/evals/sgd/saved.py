@@ -63,6 +63,7 @@ def config_of(
     """
     plain: Mapping[str, Any] = config.to_dict()
     kept = {k: v for k, v in plain.items() if k not in _NOT_SAVED and k not in NO_NUMBERS}
+    view = named_numbers(applied_view(config.augmentation, cropping.view))
     area_min, area_max = cropping.area_range
     aspect_min, aspect_max = cropping.aspect_range
     return {
@@ -72,7 +73,7 @@ def config_of(
         "learning_rate": cell.learning_rate,
         "weight_decay": cell.weight_decay,
         "num_epochs": config.num_epochs if cell.num_epochs is None else cell.num_epochs,
-        "augment": {"view1": named_numbers(applied_view(config.augmentation, cropping.view))},
+        "augment": {"view1": {**dict.fromkeys(compose.EXTRAS, 0.0), **view}},
         "data": {
             "area_min": area_min,
             "area_max": area_max,
