@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -96,3 +97,76 @@ def moved(key: str) -> str | None:
     if section != "objective" or name not in _MOVED:
         return None
     return " or ".join(f"config.objective.{method}.{name}" for method in _MOVED[name])
+
+
+# Keys, and whole sections, of any config that change no number: names, logs, checkpoints, and how
+# images are read ahead. All that compares two configs of a run leaves them out.
+NO_NUMBERS = frozenset(
+    (
+        "recipe",  # words
+        *("log_every", "checkpoint_every", "keep_checkpoints", "stop_at", "profile", "views"),
+        *("threads", "prefetch", "data.threads", "data.prefetch", "data.cache"),
+        *("follow", "follow_seconds", "follow_hours", "evaluation.knn_every"),
+    )
+)
+# Images per call of a network whose BatchNorm is on its averages. Only an untrained network, which
+# gets its averages from batches of this size, gives other numbers with another one.
+_EVALUATION_BATCH = "eval_batch_size"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested sections by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by dotted key that can change a number of a job, as JSON has them.
+
+    Args:
+      config: of any job, as plain values.
+    """
+    ignored = NO_NUMBERS
+    untrained = "random" in str(config.get("network")).split("+")
+    if not (untrained and config.get("job") in ("linear", "transfer")):
+        ignored |= {_EVALUATION_BATCH}
+    flat = flatten(json.loads(json.dumps(config)))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in ignored and key.partition(".")[0] not in ignored
+    }
+
+
+def differing(
+    old: Mapping[str, Any], new: Mapping[str, Any], default: Mapping[str, Any]
+) -> list[str]:
+    """Where two configs of a run may have different numbers, as in `batch_size=8, now 16`.
+
+    Args:
+      old: config of what was run, perhaps by an earlier version.
+      new: config of what is to be run.
+      default: `new` before the user's changes. A key that `old` lacks came later, and its default
+        is what had been there all the time.
+    """
+    before, after, by_default = deciding(old), deciding(new), deciding(default)
+    changed = [
+        f"{key}={_short(value)}, now {_short(after.get(key, 'no key'))}"
+        for key, value in before.items()
+        if key not in after or after[key] != value
+    ]
+    later = {key: value for key, value in after.items() if key not in before}
+    return changed + [
+        f"{key} by default, now {_short(value)}"
+        for key, value in later.items()
+        if by_default.get(key) != value
+    ]
+
+
+def _short(value: object) -> str:
+    return text if len(text := str(value)) <= 40 else f"{text[:37]}..."

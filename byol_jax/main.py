@@ -6,7 +6,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -91,13 +90,6 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise UserError(f"--config={path} failed with {type(error).__name__}: {reason}") from error
 
 
-def _flatten(name: str, value: object) -> dict[str, Any]:
-    """Dotted names of the leaves of nested dicts."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {k: v for key in value for k, v in _flatten(f"{name}.{key}", value[key]).items()}
-
-
 def main(argv: Sequence[str]) -> None:
     """Dispatches on `config.job`."""
     require(len(argv) == 1, f"unexpected argument {argv[-1]!r}: settings are --config.KEY=VALUE")
@@ -132,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
             peer_timeout=_PEER_TIMEOUT.value,
         )
     )
-    processes.require_same({"--workdir": workdir} | _flatten("config", config.to_dict()))
+    processes.require_same({"--workdir": workdir} | checks.flatten(config.to_dict(), "config."))
     jobs.job_of(config.job)(config, pathlib.Path(workdir))
 
 

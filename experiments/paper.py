@@ -14,17 +14,22 @@ run; all other cells are listed with the reason. The same command resumes where 
 runs nothing twice.
 
 Options:
-- table=1, 2, 3, 7, 8, 9, 10 or 13 of BYOL; simclr-6, simclr-7, simclr-8, simclr-B.2, simclr-B.3,
-  simclr-B.4 or simclr-B.5.
+- table=1, 2, 3, 7, 8, 9, 10 or 13 of BYOL; simclr-1 (its row Supervised), simclr-6, simclr-7,
+  simclr-8, simclr-B.2, simclr-B.3, simclr-B.4 or simclr-B.5; text and simclr-text for numbers that
+  stand in the text alone; lecture-linear. Of 4a, 4b, 11, 12 and lecture-detection only the printed
+  numbers are here: nothing evaluates segmentation, detection or depth yet.
 - row=: the row of that name, otherwise the rows whose names begin with it, as in row=BYOL. Rows
   that train networks from scratch (random init, supervised) run only if they are named in this
   way. Supervised networks stay in the folders of their cells, as checkpoints for other tables.
 - cells=: columns, as in cells=CIFAR10+DTD or cells=1%.
-- protocol=linear, finetune or supervised.
+- protocol=linear, finetune, supervised, segmentation, detection or depth.
 
 `--config.override='num_steps=100,batch_size=64'` changes these keys in every cell that has them.
-`--config.any_network=True` takes a checkpoint of another depth, width or pre-training set. The
-printed protocol names both, because a number of another setting does not compare with the paper's.
+`--config.any_network=True` takes a checkpoint of another depth, width or pre-training set, and one
+of a method that the tables do not have, which is printed under its own description. A BYOL network
+never stands in a row of SimCLR, nor the other way round. The printed protocol names the overrides
+and all that is not the paper's: other settings of the training, other numbers of images. A number
+of another setting does not compare with the paper's.
 
 Cost: that of the pages. `table=3` is twelve linear classifiers and twelve times 57 fine-tunings.
 """
@@ -36,9 +41,10 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments import base, paper_tables
+from experiments.papers import trainings
 from experiments.papers.cells import Cell, place
 
-PROTOCOLS = ("linear", "finetune", "supervised")
+PROTOCOLS = ("linear", "finetune", "supervised", "segmentation", "detection", "depth")
 
 
 def select(table: str, row: str, cells: str, protocol: str) -> list[Cell]:
@@ -84,7 +90,7 @@ def resolved(cell: Cell, named: bool) -> dict[str, Any]:
         "place": place(cell.table),
         "numbers": [number._asdict() for number in cell.numbers],
         "changes": dict(cell.changes),
-        "network": cell.network._asdict() if cell.network else None,
+        "network": trainings.resolved(cell.network) if cell.network else None,
     }
     if not cell.page:
         return plain
@@ -110,16 +116,20 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config.job = "paper"
     config.table = chosen["table"]
     config.checkpoint = config_dict.placeholder(str)  # a workdir, or its checkpoints/STEP
-    # The method that trained the checkpoint: byol, simclr or supervised. Empty: supervised if it
-    # was trained on labels, otherwise byol.
+    # The method that trained the checkpoint: byol, simclr or supervised. It is read from the
+    # checkpoint, and needed only where that does not say.
     config.method = config_dict.placeholder(str)
     config.network = "online"  # online | target
-    config.any_network = False  # accepts another depth, width or pre-training set
+    # Accepts another depth, width or pre-training set, and a method that the tables do not have.
+    config.any_network = False
     config.data_dir = config_dict.placeholder(str)  # folder of TFDS; empty: the checkpoint's
     # Data sets by the names of their columns or of Table 10, NAME=DIR and NAME=DATASET, several
     # joined by commas. All others are those of TFDS.
     config.folders = ""
     config.datasets = ""
     config.override = ""  # KEY=VALUE for every cell with the key, several joined by commas
-    config.cells = tuple(resolved(cell, bool(chosen["row"])) for cell in select(**chosen))
+    cells = select(**chosen)
+    config.cells = tuple(resolved(cell, bool(chosen["row"])) for cell in cells)
+    # What the networks of the cells were trained with, by the names in the cells.
+    config.trainings = trainings.configs_of(cell.network for cell in cells if cell.network)
     return config

@@ -1,8 +1,10 @@
-"""The numbers of BYOL Tables 1, 2, 3, 7, 8, 9 and 13 and SimCLR Tables 6, 7, 8 and B.2 to B.5.
+"""The numbers of the papers' evaluation tables, and of the lecture's.
 
-Each function maps the cells of a printed row to the page that makes its numbers and to the network
-that the page needs, for paper.py. Rows of other people's methods and of the other paper have a
-reason instead. The printed tables are in papers/byol.txt and papers/simclr.txt.
+BYOL Tables 1 to 4, 7 to 9 and 11 to 13, SimCLR Tables 1 (supervised), 6, 7, 8 and B.2 to B.5, and
+the numbers that stand in the text alone. Each function maps the cells of a printed row to the page
+that makes its numbers and to the network that the page needs, for paper.py. Rows of other people's
+methods and of the other paper, and evaluations that are not here yet, have a reason instead. The
+printed tables are in papers/byol.txt, papers/simclr.txt and papers/lecture.txt.
 """
 
 import itertools
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from experiments import papers
 from experiments.papers.cells import (
     ANOTHER_METHOD,
+    NOT_YET,
     TOP1_TOP5,
     TRANSFER_SETS,
     Cell,
@@ -28,6 +31,7 @@ from experiments.papers.cells import (
 
 _BYOL = papers.read("byol")
 _SIMCLR = papers.read("simclr")
+_LECTURE = papers.read("lecture")
 
 
 def _of_simclr(table: str) -> str:
@@ -68,6 +72,46 @@ def _table_3() -> Iterator[Cell]:
     yield from transfer("3", "finetune", _BYOL["Table 3, fine-tuned"], "ResNet-50")
 
 
+# Columns of Tables 4 and 11, and the metrics of Tables 4b and 12.
+_DENSE = {"AP50": ("detection", "voc2007"), "mIoU": ("segmentation", "voc2012")}
+_DEPTH = {
+    "pct. < 1.25": "pct_1.25",
+    "pct. < 1.25^2": "pct_1.25^2",
+    "pct. < 1.25^3": "pct_1.25^3",
+    "rms": "rms",
+    "rel": "rel",
+}
+# Whose networks there are pages for.
+_OUR_METHODS = ("BYOL", "SimCLR (repro", "Supervised-IN", "ImageNet supervised", "scratch")
+
+
+def _not_yet(method: str) -> str:
+    return NOT_YET if method.startswith(_OUR_METHODS) else ANOTHER_METHOD
+
+
+def _boxes_and_masks(table: str) -> Iterator[Cell]:
+    """Tables 4a and 11."""
+    metrics = {"AP50": "ap50", "mIoU": "mean_iou"}
+    for method, *cells in _BYOL[f"Table {table}"]:
+        for (column, (protocol, benchmark)), cell in zip(_DENSE.items(), cells, strict=True):
+            printed = numbers({column: metrics[column]}, [cell])
+            if printed:
+                yield Cell(
+                    *(table, method, column, protocol, printed),
+                    benchmark=benchmark,
+                    reason=_not_yet(method),
+                )
+
+
+def _depth(table: str) -> Iterator[Cell]:
+    """Tables 4b and 12."""
+    for method, *cells in _BYOL[f"Table {table}"]:
+        printed = numbers(_DEPTH, cells)
+        yield Cell(
+            *(table, method, "NYU v2", "depth", printed), benchmark="", reason=_not_yet(method)
+        )
+
+
 def _table_7() -> Iterator[Cell]:
     for name, augmentations, logits, *cells in papers.filled(_BYOL["Table 7"]):
         architecture = name.replace(" (1x)", "")
@@ -85,7 +129,7 @@ def _table_8() -> Iterator[Cell]:
         printed = numbers(TOP1_TOP5, [top1, top5])
         yield Cell("8", method, "100%", "supervised", printed, reason=reason)
         shares = {"100%": {"Top-1": semi_top1, "Top-5": semi_top5}}
-        checkpoint = Network("byol" if semi == "BYOL" else "simclr")
+        checkpoint = Network("byol") if semi == "BYOL" else Network("simclr", variant="repro")
         reason = _of_simclr("simclr-B.2") if semi == "SimCLR [8]" else ""
         yield from few_labels("8", semi, shares, checkpoint, reason=reason)
 
@@ -102,9 +146,7 @@ def _table_9() -> Iterator[Cell]:
             options=f"depth={depth},width={width:g}",
         )
         if cells[4] != "-":
-            reason = _of_simclr("simclr-B.3")
-            if architecture == "ResNet-50 (2x)":
-                reason += " has the two others"
+            reason = _of_simclr("simclr-text" if multiplier == "2x" else "simclr-B.3")
             row, printed = f"Supervised [8] {architecture}", numbers({"Top-1": "top1"}, cells[4:])
             yield Cell("9", row, "ImageNet", "supervised", printed, reason=reason)
 
@@ -119,7 +161,11 @@ def _table_13() -> Iterator[Cell]:
     del sets["VOC2007"]
     for row, *cells in _BYOL["Table 13"]:
         method, _, data = row.partition("-")
-        checkpoint = Network(method.lower(), data={"IN": "imagenet", "PL": "places365"}[data])
+        checkpoint = Network(
+            method.lower(),
+            data={"IN": "imagenet", "PL": "places365"}[data],
+            variant="repro" if method == "SimCLR" else "",
+        )
         for (column, benchmark), printed in zip(sets.items(), cells, strict=True):
             cell = Cell(
                 *("13", row, column, "linear", of_set(column, printed)),
@@ -130,6 +176,20 @@ def _table_13() -> Iterator[Cell]:
             if column == "Places365":
                 cell = cell._replace(changes=_PLACES, note=_PLACES_NOTE)
             yield cell
+
+
+def _byol_text() -> Iterator[Cell]:
+    """Section 3: the network before training."""
+    for row, architecture, *cells in _BYOL["Text"]:
+        depth, width = encoder(architecture)
+        yield Cell(
+            *("text", f"{row} {architecture}", "ImageNet", "linear"),
+            numbers({"Top-1": "top1"}, cells),
+            page="linear",
+            changes={"network": "random", "image_size": 224, "eval_crop": "paper"},
+            network=Network("random", depth, width),
+            note="BatchNorm's averages are those of 10 batches (docs/deviations.md, 64)",
+        )
 
 
 # ---------------------------------------------------------------- SimCLR
@@ -171,33 +231,134 @@ def _simclr_b2() -> Iterator[Cell]:
             share: {"Top-1": cells[2 * i], "Top-5": cells[2 * i + 1]}
             for i, share in enumerate(("1%", "10%", "100%"))
         }
-        checkpoint = network("simclr", architecture, "broader augmentations (SimCLR App. B.2)")
+        checkpoint = network("simclr", architecture, "broader")
         row = f"{_OURS} {architecture}"
         yield from few_labels("simclr-B.2", row, shares, checkpoint, f",{_PROTOCOL}")
+
+
+# docs/deviations.md, 59.
+_BASELINE_NOTE = "rate, warm-up and decay are those of BYOL App. D.2: SimCLR's paper gives none"
+
+
+def _supervised(
+    table: str, row: str, architecture: str, column: str, printed: tuple[Number, ...], options: str
+) -> Cell:
+    """A network trained on labels from scratch, by supervised.py."""
+    depth, width = encoder(architecture)
+    return Cell(
+        *(table, row, column, "supervised", printed),
+        page="supervised",
+        options=f"depth={depth},width={width:g},{options}",
+        note=_BASELINE_NOTE,
+    )
+
+
+def _simclr_1() -> Iterator[Cell]:
+    """Table 1; "Supervised models are trained for 90 epochs" (footnote 5)."""
+    (_, *columns), *rows = _SIMCLR["Table 1"]
+    for method, *cells in rows:
+        for column, cell in zip(columns, cells, strict=True):
+            printed = numbers({column: "top1"}, [cell])
+            if method == "SimCLR":
+                reason = (
+                    "pre-trained for each column: --config=experiments/ablate.py:table=simclr-1"
+                )
+                yield Cell("simclr-1", method, column, "linear", printed, reason=reason)
+                continue
+            strength, _, blur = column.partition(" ")
+            options = "epochs=90,augment=" + ("simclr" if blur else "color")
+            if column == "AutoAug":
+                options = "epochs=90,augment=autoaugment"
+            elif strength != "1":
+                above, _, below = strength.partition("/")
+                options += f",strength={int(above) / int(below):g}"
+            yield _supervised("simclr-1", method, "ResNet-50", column, printed, options)
 
 
 def _simclr_b3() -> Iterator[Cell]:
     augment = {"crop": "crop", "color": "color", "color and blur": "simclr"}
     for architecture, epochs, *cells in papers.filled(_SIMCLR["Table B.3"]):
-        depth, width = encoder(architecture)
         for (column, kind), printed in zip(augment.items(), cells, strict=True):
             number = Number(column, float(printed))
             if (architecture, epochs, column) == ("ResNet-50", "1000", "color and blur"):
                 number = number._replace(elsewhere="76.3 in SimCLR App. B.8.1")
+            row = f"Supervised {architecture} {epochs} epochs"
+            options = f"epochs={epochs},augment={kind}"
+            yield _supervised("simclr-B.3", row, architecture, column, (number,), options)
+
+
+def _simclr_text() -> Iterator[Cell]:
+    """App. B.2, beside its table."""
+    for what, architecture, *cells in _SIMCLR["Text"]:
+        row = f"{what} {architecture}"
+        if what.startswith("Linear"):
+            cell = linear("simclr-text", what, architecture, cells, "simclr", _PROTOCOL)
+            yield cell._replace(network=network("simclr", architecture, "broader"))
+        elif what.startswith("Fine-tuned"):
+            shares = {"100%": dict(zip(TOP1_TOP5, cells, strict=True))}
+            checkpoint = network("simclr", architecture)
+            yield from few_labels("simclr-text", row, shares, checkpoint, f",{_PROTOCOL}")
+        else:
+            # "the same set of augmentations (i.e. random crop and horizontal flip)"; no length.
+            printed = numbers(TOP1_TOP5, cells)
+            options = "epochs=90,augment=crop"
+            cell = _supervised("simclr-text", row, architecture, "100%", printed, options)
+            yield cell._replace(
+                note=f"{cell.note}; 90 epochs, as in Table 1: the text has no length"
+            )
+
+
+# ---------------------------------------------------------------- the lecture
+
+_EPOCHS = (100, 200, 400, 800)
+_REPRODUCED = (
+    "a reproduction by the authors of SimSiam, whose settings the lecture does not give: here the "
+    "page's own (docs/deviations.md, 63)"
+)
+
+
+def _lecture_linear() -> Iterator[Cell]:
+    """Linear evaluation on ImageNet after 100 to 800 epochs."""
+    for method, batch, _, _, *cells in _LECTURE["Linear"]:
+        name = method.partition(" ")[0].lower()
+        for epochs, value in zip(_EPOCHS, cells, strict=True):
+            cell = Cell(
+                *("lecture-linear", method, f"{epochs} epochs", "linear"),
+                numbers({"Top-1": "top1"}, [value]),
+            )
+            if name in ("byol", "simclr"):
+                assert batch == "4096", method  # the batch of the pages
+                checkpoint = Network(name, epochs=epochs)
+                yield cell._replace(page="linear", network=checkpoint, note=_REPRODUCED)
+            else:
+                yield cell._replace(reason=ANOTHER_METHOD)
+
+
+# VOC 07, VOC 07+12 and COCO boxes, COCO masks. The last has two printed headings, AP50 and AP75,
+# for three columns: read in the order of the others.
+_BOXES = ("VOC 07", "VOC 07+12", "COCO", "COCO masks")
+
+
+def _lecture_detection() -> Iterator[Cell]:
+    metrics = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
+    for method, *cells in _LECTURE["Detection"]:
+        for i, column in enumerate(_BOXES):
             yield Cell(
-                *("simclr-B.3", f"Supervised {architecture} {epochs} epochs", column),
-                *("supervised", (number,)),
-                page="supervised",
-                options=f"depth={depth},width={width:g},epochs={epochs},augment={kind}",
+                *("lecture-detection", method, column, "detection"),
+                numbers(metrics, cells[3 * i : 3 * i + 3]),
+                benchmark="voc2007" if column.startswith("VOC") else "",
+                reason=_not_yet(method),
             )
 
 
 # The cells of each table, in its order.
 TABLES = build(
     itertools.chain(
-        *(_table_1(), _table_2(), _table_3(), _table_7(), _table_8(), _table_9(), _table_13()),
-        *(_simclr_6(), _simclr_few_labels("7", "Top-5"), _simclr_transfer("8", "ResNet-50 (4x)")),
-        *(_simclr_b2(), _simclr_b3(), _simclr_few_labels("B.4", "Top-1")),
-        _simclr_transfer("B.5", "ResNet-50"),
+        *(_table_1(), _table_2(), _table_3(), _boxes_and_masks("4a"), _depth("4b")),
+        *(_table_7(), _table_8(), _table_9(), _boxes_and_masks("11"), _depth("12"), _table_13()),
+        *(_byol_text(), _simclr_1(), _simclr_6(), _simclr_few_labels("7", "Top-5")),
+        *(_simclr_transfer("8", "ResNet-50 (4x)"), _simclr_b2(), _simclr_b3()),
+        *(_simclr_few_labels("B.4", "Top-1"), _simclr_transfer("B.5", "ResNet-50")),
+        *(_simclr_text(), _lecture_linear(), _lecture_detection()),
     )
 )

@@ -31,7 +31,7 @@ from byol_jax.data.splits import class_balanced_subset
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import checkpoint, follow
 from byol_jax.evals.grid import end_of_grid
-from byol_jax.evals.sgd import classifiers, labels, predictions, recipes, training
+from byol_jax.evals.sgd import classifiers, labels, predictions, recipes, saved, training
 from byol_jax.evals.sgd.cells import Cell, append_score, read_scores
 from byol_jax.evals.sgd.identity import identity, training_record
 from byol_jax.evals.splits import Split, check_splits
@@ -321,7 +321,7 @@ def evaluate(
     state, recipe = job.train(best, fit_set, name)
     test = job.predict(state, fit_set, score_split)
     if config.save_network and processes.is_first_process():
-        _save(job, _network_config(trained, config), state, workdir, mark)
+        _save(job, best, _network_config(trained, config), state, workdir, mark)
     settings = _settings(job, recipe, fit_set.size) | choice
     return [
         Record(
@@ -416,6 +416,7 @@ def _score(job: _Job, cell: Cell, fit_set: images.ImageSet, valid_split: Split) 
 
 def _save(
     job: _Job,
+    cell: Cell,
     network_config: dict[str, Any],
     state: classifiers.State,
     workdir: pathlib.Path,
@@ -427,16 +428,13 @@ def _save(
         "online_params": {**state.encoder[0], "classifier": heads},
         "online_state": state.encoder[1],
     }
-    cropping = job.data.cropping
     record = {
         "config": {
-            "job": "finetune",
-            "seed": job.config.seed,
+            **saved.config_of(job.config, cell, job.data.cropping),
             "dataset": job.data.dataset,
             "data_dir": job.data.data_dir,
             "image_size": job.data.image_size,
             "network": network_config,
-            "data": {"eval_crop": cropping.eval_crop, "exif": cropping.exif},
         },
         "num_classes": int(heads["b"].shape[0]),
         "total_steps": int(state.step),

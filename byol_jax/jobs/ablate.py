@@ -1,17 +1,18 @@
 """The job `ablate`: trains the rows of an ablation table, and prints them beside the paper's."""
 
+import functools
 import json
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
 from byol_jax import checks, train, weights
 from byol_jax.errors import Diverged, UserError, require
-from byol_jax.jobs import overrides
+from byol_jax.jobs import failures, overrides
 from byol_jax.method import check
 from byol_jax.results import tables
 from byol_jax.results.records import Record, read_results, write_results
@@ -67,39 +68,28 @@ def plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Run]:
             runs.append(Run(place, run_config, folder))
     for run in runs:
         path = run.folder / "config.json"
-        require(
-            not path.exists() or _agree(_upgraded(path), _plain(run.config)),
-            f"{run.folder} holds a run with other settings: give another --workdir, or move it "
-            "away",
-        )
+        if path.exists():
+            old = weights.upgrade_config(json.loads(path.read_text()))
+            default = config.rows[run.row]["config"] | {"seed": run.config.seed}
+            differing = checks.differing(old, run.config.to_dict(), default)
+            require(
+                not differing,
+                f"{run.folder} holds a run with other settings ({'; '.join(differing)}): give "
+                "another --workdir, or move it away",
+            )
     return runs
-
-
-def _upgraded(path: pathlib.Path) -> dict[str, Any]:
-    """A run's config.json with today's keys; without its words, which change no number."""
-    config = weights.upgrade_config(json.loads(path.read_text()))
-    return {key: value for key, value in config.items() if key != "recipe"}
-
-
-def _agree(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether all values of an old config are those of a new one, which may have further keys."""
-    return all(
-        _agree(value, new[key])
-        if isinstance(value, Mapping) and isinstance(new.get(key), Mapping)
-        else key in new and value == new[key]
-        for key, value in old.items()
-    )
-
-
-def _plain(config: ml_collections.ConfigDict) -> Any:
-    return json.loads(json.dumps(config.to_dict()))
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """The job `ablate`: trains the missing runs, prints the table, writes json and table.md.
 
+    A row that diverges is a result. One that fails for another reason is listed, and the others go
+    on; the same command tries it again.
+
     Raises:
-      UserError: before anything is trained; if no row can be trained, with the reasons.
+      UserError: before anything is trained; if no row can be trained, with the reasons; or, after
+        all others, of rows that were refused.
+      GuardError: rows failed, after all others were trained.
     """
     runs = plan(config, workdir)
     reasons: dict[int, str] = {}
@@ -115,22 +105,36 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     is_first = processes.is_first_process()
     if is_first:
         metrics.write_config(workdir, config.to_dict())
+    failed: dict[str, failures.Failure] = {}
     for number, row_run in enumerate(runs, start=1):
         if row_run.row in reasons or _state(row_run.folder) != "not run":
             continue
         _logger.info("run %d of %d: %s", number, len(runs), row_run.config.recipe)
-        try:
-            train.pretrain(row_run.config, row_run.folder)
-        except Diverged as error:
-            _logger.warning("%s", error)
-            if is_first:
-                (row_run.folder / "diverged.txt").write_text(f"{error}\n")
+        _, failure = failures.attempt(_name(row_run), functools.partial(_train, row_run))
+        if failure:
+            failed[_name(row_run)] = failure
         if is_first:  # brought up to date after each: the next may take days
-            _write(config, workdir, runs, reasons)
+            _write(config, workdir, runs, reasons, failed)
     if is_first:
         write_results(workdir / "results.json", _records(config, runs))
-        print(_write(config, workdir, runs, reasons), flush=True)
+        print(_write(config, workdir, runs, reasons, failed), flush=True)
         print(f"written: {workdir / 'results.json'}, {workdir / 'table.md'}", flush=True)
+    failures.raise_any(failed, f"runs of table {config.table}", len(runs))
+
+
+def _name(row_run: Run) -> str:
+    """As in `digits-byol-row1, seed 1337`."""
+    return f"{row_run.folder.parent.name}, seed {row_run.config.seed}"
+
+
+def _train(row_run: Run) -> None:
+    """Trains a run, or goes on with it; one that diverged says so in a file."""
+    try:
+        train.pretrain(row_run.config, row_run.folder)
+    except Diverged as error:
+        _logger.warning("%s", error)
+        if processes.is_first_process():
+            (row_run.folder / "diverged.txt").write_text(f"{error}\n")
 
 
 def _records(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[Record]:
@@ -172,6 +176,7 @@ def _write(
     workdir: pathlib.Path,
     runs: Sequence[Run],
     reasons: Mapping[int, str],
+    failed: Mapping[str, failures.Failure],
 ) -> str:
     """The table as it stands, also in `table.md`."""
     names = list(dict.fromkeys(name for row in config.rows for name in row["numbers"]))
@@ -195,6 +200,7 @@ def _write(
         f"\nRow {config.rows[place]['row']} is refused: {reason}\n"
         for place, reason in reasons.items()
     )
+    refused += "".join(f"\n{name} failed: {failure.reason}\n" for name, failure in failed.items())
     text = f"{title}\n{changes}\n{table}\n{refused}\n{_FOOT}\n"
     (workdir / "table.md").write_text(text, encoding="utf-8")
     return text

@@ -38,11 +38,12 @@ class Trained(NamedTuple):
         has neither.
       image_size: side of the training views in pixels.
       cropping: how views and evaluation crops are made.
-      view2: T'; None where it is unknown, and then T is not the training's own either.
+      view2: T'; None where it is unknown, and then T is not the training's own either. A network
+        that was trained on labels has one T, which stands for both.
       dataset: name of the training set, as in `config.dataset`; None if unknown.
       data_dir: folder of TFDS that the training read; None for the default one.
       seed: seed of the training.
-      method: name of the objective, or `supervised`; None if unknown.
+      method: name of the objective, or `supervised` for any training on labels; None if unknown.
       recipe: the run's own words on who published its settings; None if unknown.
       step: number of finished updates.
       total_steps: number of updates in the whole run; None if unknown.
@@ -51,8 +52,9 @@ class Trained(NamedTuple):
       target_params: parameters of the target network; empty if there is no target.
       target_state: BatchNorm averages of the target network; empty if there is no target.
       config: the run's config as plain dicts. Only three readers need it: the saved identity of a
-        training and the saved network of a fine-tuning copy its section `network`, and `jobs.paper`
-        compares lengths and batch sizes. A source without a config gives the section `network`.
+        training and the saved network of a fine-tuning copy its section `network`, and
+        `jobs.pretrained` names its method and compares it with that of the papers' network. A
+        source without a config gives the section `network`.
     """
 
     network: siamese.NetworkSpec
@@ -96,6 +98,8 @@ def trained_of(
     config = record["config"]
     data, columns = config["data"], config["augment"]
     is_supervised = config["job"] == "finetune"
+    if is_supervised and "view1" in columns:  # one T, which stands for both
+        columns = {"view1": columns["view1"], "view2": columns["view1"]}
     return Trained(
         network=siamese.make_spec(config["network"], record["num_classes"]),
         has_heads=not is_supervised,

@@ -28,22 +28,40 @@ def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
 
 
 def add_keys_of_later_versions(flat: Flat, record: Record) -> tuple[Flat, Record]:
-    """Pre-training runs of the first version: BYOL on arrays, of an unrecorded length."""
+    """Pre-training runs of the first version: BYOL on arrays, of an unrecorded length.
+
+    Their only target was the moving average.
+    """
     if record["config"].get("job") == "finetune":
         return flat, record
     defaults = {
         "total_steps": None,
-        "config": {"data_dir": None, "data": {"exif": False}, "objective": {"name": "byol"}},
+        "config": {
+            "data_dir": None,
+            "data": {"exif": False},
+            "objective": {"name": "byol"},
+            "target": "ema",
+        },
     }
     return flat, _filled(record, defaults)
 
 
-def add_views_of_supervised(flat: Flat, record: Record) -> tuple[Flat, Record]:
-    """Networks trained on labels: their records have no views, and random crops were App. C's."""
+# What later records say of a training on labels. None is unknown.
+_OF_LABELS = dict.fromkeys(
+    ("recipe", "protocol", "start", "augmentation", "batch_size", "num_epochs", "num_steps")
+)
+
+
+def add_recipe_of_supervised(flat: Flat, record: Record) -> tuple[Flat, Record]:
+    """Networks trained on labels: earlier records have no recipe, no views and no random crops.
+
+    For later trainings the crops stand at App. C's, which they were unless the config said
+    otherwise.
+    """
     if record["config"].get("job") != "finetune":
         return flat, record
     data = {"area_min": 0.08, "area_max": 1.0, "aspect_min": 3 / 4, "aspect_max": 4 / 3}
-    return flat, _filled(record, {"config": {"recipe": None, "augment": {}, "data": data}})
+    return flat, _filled(record, {"config": {**_OF_LABELS, "augment": {}, "data": data}})
 
 
 # The keys that each objective had of `config.objective` itself, before it had a section of its own.
@@ -115,7 +133,7 @@ def rename_slots(flat: Flat, record: Record) -> tuple[Flat, Record]:
 # Oldest first.
 UPGRADES: tuple[Upgrade, ...] = (
     add_keys_of_later_versions,
-    add_views_of_supervised,
+    add_recipe_of_supervised,
     move_objective_keys,
     rename_slots,
 )

@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 # The text file of each paper, and the name of its method. Keys of `table=` begin with the name of
-# the file, as in `simclr-5`, except BYOL's.
-NAMES = {"byol": "BYOL", "simclr": "SimCLR"}
+# the file, as in `simclr-5`, except BYOL's. The lecture's tables have names in place of numbers.
+NAMES = {"byol": "BYOL", "simclr": "SimCLR", "lecture": "Lecture"}
 
 Cells = Sequence[str]
 
@@ -92,10 +92,13 @@ def numbers(names: Sequence[str], cells: Cells) -> dict[str, tuple[float, float 
 
 
 def place(table: str) -> str:
-    """Where a table is printed: `BYOL Table 5b`, `BYOL App. J.2`, `SimCLR Figure 5`."""
+    """Where a table is printed: `BYOL Table 5b`, `BYOL App. J.2`, `SimCLR Figure 5`, `BYOL text`.
+
+    The lecture's are `Lecture, linear`, and so on.
+    """
     paper, _, number = table.rpartition("-")
     if number.startswith("figure"):
         number = number.replace("figure", "Figure ")
-    else:
+    elif paper != "lecture" and number != "text":
         number = f"App. {number}" if number in ("A", "G", "J.2") else f"Table {number}"
-    return f"{NAMES[paper or 'byol']} {number}"
+    return f"{NAMES[paper or 'byol']}{',' * (paper == 'lecture')} {number}"

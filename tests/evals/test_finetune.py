@@ -363,6 +363,23 @@ def test_the_saved_network_predicts_what_was_scored(supervised_run, dataset):
     assert record.value == pytest.approx(100 * right.mean())
 
 
+def test_the_saved_network_says_how_it_was_trained(supervised_run):
+    """Length, batch, augmentation and crops: what jobs.pretrained compares, and later jobs use."""
+    trained = weights.load(supervised_run)
+    run = trained.config
+    assert (run["protocol"], run["start"], run["augmentation"]) == (
+        "supervised",
+        "random",
+        "spatial",
+    )
+    assert (run["batch_size"], run["num_epochs"], run["num_steps"]) == (16, 2, None)
+    assert run["learning_rate"] == pytest.approx(0.1 * 16 / 256)
+    assert trained.recipe == "supervised baseline, SimCLR App. B.3, crop"
+    view = trained.cropping.view
+    assert (view.flip, view.color_jitter, view.blur) == (0.5, 0, 0)
+    assert trained.view2 == view
+
+
 def test_the_saved_network_is_evaluated_like_any_other(supervised_run, tmp_path):
     config = tiny_checkpoints.small(
         linear_page.get_config(), checkpoint=str(supervised_run), num_steps=1, learning_rates=(0.2,)

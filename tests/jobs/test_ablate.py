@@ -7,7 +7,7 @@ import pytest
 
 import tiny_runs
 from byol_jax import train
-from byol_jax.errors import UserError
+from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.jobs import ablate
 from byol_jax.results.records import Record, read_results, write_results
 from experiments import ablate as page
@@ -122,7 +122,7 @@ def test_a_collapse_is_marked(tmp_path):
     )
     write_results(folder / "results.json", [record])
     runs = [ablate.Run(0, ml_collections.ConfigDict(single["config"]), folder)]
-    assert "0.01 collapsed" in ablate._write(config, tmp_path, runs, {})
+    assert "0.01 collapsed" in ablate._write(config, tmp_path, runs, {}, {})
 
 
 def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_path, monkeypatch):
@@ -140,6 +140,60 @@ def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_pa
     monkeypatch.setattr(train, "pretrain", lambda *given: pytest.fail("trained again"))
     ablate.run(config_of(dataset, rows=(single,)), tmp_path)
     assert cells(tmp_path)[2][2:] == ["70.0", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "reason"),
+    [
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), GuardError, "RuntimeError: RESOURCE_EXHAUSTED"),
+        (GuardError("disk full"), GuardError, "disk full"),
+        (UserError("too small"), UserError, "too small"),
+    ],
+)
+def test_a_row_that_fails_is_listed_and_the_others_go_on(
+    tmp_path, monkeypatch, error, raised, reason
+):
+    config = config_of("digits", rows=(row(1, "digits", {}), row(3, "digits", {})))
+    trained = []
+
+    def pretrain(config, workdir):
+        trained.append(workdir.parent.name)
+        if len(trained) == 1:
+            raise error
+
+    monkeypatch.setattr(train, "pretrain", pretrain)
+    with pytest.raises(raised, match="1 of 2 runs of table 5b failed: digits-byol-row1") as told:
+        ablate.run(config, tmp_path)
+    assert "\n" not in str(told.value)
+    assert trained == ["digits-byol-row1", "digits-byol-row3"]
+    text = (tmp_path / "table.md").read_text()
+    assert f"digits-byol-row1, seed 1337 failed: {reason}" in text
+    # Tried again, and listed no more.
+    ablate.run(config, tmp_path)
+    assert len(trained) == 4
+    assert "failed" not in (tmp_path / "table.md").read_text()
+
+
+def test_a_signal_ends_the_table(tmp_path, monkeypatch):
+    def pretrain(config, workdir):
+        raise Stopped(15, "saved")
+
+    monkeypatch.setattr(train, "pretrain", pretrain)
+    config = config_of("digits", rows=(row(1, "digits", {}), row(3, "digits", {})))
+    with pytest.raises(Stopped):
+        ablate.run(config, tmp_path)
+
+
+def test_what_changes_no_number_is_the_same_run(tmp_path):
+    config = page.get_config("table=5b,rows=2,base=digits")
+    (run,) = ablate.plan(config, tmp_path)
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps(run.config.to_dict()))
+    config.override = "log_every=7,checkpoint_every=9,keep_checkpoints=1,data.threads=2,stop_at=5"
+    ablate.plan(config, tmp_path)
+    config.override = "batch_size=32"
+    with pytest.raises(UserError, match=r"batch_size=64, now 32"):
+        ablate.plan(config, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ LABELLED = (
     ("supervised", "augment=simclr"),
     ("supervised", "augment=color"),
     ("supervised", "augment=crop"),
+    ("supervised", "augment=autoaugment"),
+    ("supervised", "augment=color,strength=0.25"),
 )
 IMAGENET = 1_281_167  # training images
 
@@ -247,6 +249,8 @@ def test_the_grid_of_a_transfer(options, rates, decays):
         ("semi", "fraction=0.2,subset=published", "fraction=0.2"),
         ("finetune", "init=none", "init='none'"),
         ("supervised", "augment=cutout", "augment='cutout'"),
+        ("supervised", "strength=0.5", "strength=0.5.*augment=randaugment"),
+        ("supervised", "augment=color,strength=0", "strength=0"),
     ],
 )
 def test_wrong_options_are_named(page, options, named):

@@ -87,6 +87,8 @@ def test_a_number_has_the_run_that_makes_it(where, values, run) -> None:
 
 def test_metrics_are_those_of_table_10() -> None:
     for printed in CELLS:
+        if not printed.page:
+            continue
         measured = {number.metric for number in printed.numbers}
         assert measured <= {table10.by_name(printed.benchmark).metric, "top5"}, printed.name
 
@@ -142,6 +144,124 @@ def test_both_values_stand_where_a_paper_contradicts_itself() -> None:
 def names(options: str) -> list[tuple[str, str, str]]:
     cells = paper.get_config(options).cells
     return [(cell["row"], cell["protocol"], cell["column"]) for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "options"),
+    [
+        ("1/8", 77.0, "epochs=90,augment=color,strength=0.125"),
+        ("1/4", 76.7, "epochs=90,augment=color,strength=0.25"),
+        ("1/2", 76.5, "epochs=90,augment=color,strength=0.5"),
+        ("1", 75.7, "epochs=90,augment=color"),
+        ("1 (+Blur)", 75.4, "epochs=90,augment=simclr"),
+        ("AutoAug", 77.1, "epochs=90,augment=autoaugment"),
+    ],
+)
+def test_simclr_table_1_has_its_supervised_runs(column, value, options) -> None:
+    printed = cell("simclr-1", "Supervised", column, "supervised")
+    assert (printed.page, printed.options) == ("supervised", f"depth=50,width=1,{options}")
+    assert printed.numbers[0].value == value
+    # Table B.3 prints other numbers for two of the runs.
+    elsewhere = {"1": "75.6 in SimCLR Table B.3", "1 (+Blur)": "75.3 in SimCLR Table B.3"}
+    assert printed.numbers[0].elsewhere == elsewhere.get(column, "")
+
+
+def test_supervised_networks_have_the_augmentations_of_their_options() -> None:
+    view = supervised.get_config("augment=color,strength=0.125").view
+    assert (view.brightness_max, view.hue_max, view.blur) == (0.1, 0.025, 0)
+    view = supervised.get_config("augment=autoaugment").view
+    assert (view.autoaugment, view.color_jitter, view.grayscale, view.blur) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "values", "run"),
+    [
+        (
+            ("text", "Randomly initialized network (section 3) ResNet-50", "ImageNet", "linear"),
+            {"top1": 1.4},
+            ("linear", "", ("random", "50", 1, "imagenet", "", 1000)),
+        ),
+        (
+            (
+                "simclr-text",
+                "Linear evaluation, broader augmentations (App. B.2) ResNet-50 (4x)",
+                *("ImageNet", "linear"),
+            ),
+            {"top1": 76.8},
+            ("linear", "protocol=simclr", ("simclr", "50", 4, "imagenet", "broader", 1000)),
+        ),
+        (
+            (
+                "simclr-text",
+                "Fine-tuned, default augmentations (footnote 13) ResNet-50 (4x)",
+                *("100%", "finetune"),
+            ),
+            {"top1": 80.1, "top5": 95.2},
+            ("semi", "fraction=1,protocol=simclr", ("simclr", "50", 4, "imagenet", "", 1000)),
+        ),
+        (
+            (
+                "simclr-text",
+                "From scratch, crop and flip (App. B.2) ResNet-50 (2x)",
+                *("100%", "supervised"),
+            ),
+            {"top1": 77.8, "top5": 93.9},
+            ("supervised", "depth=50,width=2,epochs=90,augment=crop", None),
+        ),
+        (
+            ("lecture-linear", "BYOL (repro.)", "200 epochs", "linear"),
+            {"top1": 70.6},
+            ("linear", "", ("byol", "50", 1, "imagenet", "", 200)),
+        ),
+        (
+            ("lecture-linear", "SimCLR (repro.+)", "800 epochs", "linear"),
+            {"top1": 70.4},
+            ("linear", "", ("simclr", "50", 1, "imagenet", "", 800)),
+        ),
+    ],
+)
+def test_numbers_of_texts_and_of_the_lecture_have_their_runs(where, values, run) -> None:
+    printed = cell(*where)
+    assert {number.metric: number.value for number in printed.numbers} == values
+    network = tuple(printed.network) if printed.network else None
+    assert (printed.page, printed.options, network) == run
+
+
+def test_decisions_stand_beside_the_numbers() -> None:
+    """docs/deviations.md, 59 to 64."""
+    where = {
+        ("2", "BYOL (ours) ResNet-50", "1%", "finetune"): "published subset",
+        ("8", "SimCLR (repro)", "100%", "finetune"): "",
+        ("simclr-B.2", "SimCLR (ours) ResNet-50", "100%", "finetune"): "30 epochs",
+        ("simclr-B.2", "SimCLR (ours) ResNet-50", "1%", "finetune"): "",
+        ("simclr-B.3", "Supervised ResNet-50 90 epochs", "crop", "supervised"): "App. D.2",
+        ("lecture-linear", "BYOL (repro.)", "100 epochs", "linear"): "a reproduction",
+    }
+    for place, words in where.items():
+        note = cell(*place).note
+        assert words in note and bool(note) == bool(words), place
+
+
+def test_the_reproduction_of_simclr_is_another_network_than_simclrs() -> None:
+    for table in ("3", "8", "13"):
+        networks = {c.network for c in paper_tables.TABLES[table] if c.network}
+        assert {n.variant for n in networks if n.method == "simclr"} == {"repro"}
+
+
+def test_a_network_is_compared_with_its_page() -> None:
+    config = paper.get_config("table=13")
+    by_name = {training["name"]: training["config"] for training in config.trainings}
+    for one in config.cells:
+        training = by_name[one["network"]["training"]]
+        assert training["image_size"] == 224
+    assert {one["network"]["page"] for one in config.cells} == {
+        "byol.py:epochs=1000,depth=50,width=1",
+        "places365.py",
+        "places365.py:method=simclr",
+    }
+    reproduced = by_name["places365.py:method=simclr repro"]
+    assert reproduced["augment"]["view2"]["solarize"] == 0.2
+    assert reproduced["objective"]["name"] == "nt_xent"
 
 
 def test_options_choose_cells() -> None:

@@ -13,9 +13,14 @@ from experiments import papers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
 
-# The texts that hold the tables: BYOL's body and appendices, and SimCLR's.
-TEXTS = {"byol": ("001", "003"), "simclr": ("002",)}
-TABLES = [(paper, heading) for paper in papers.NAMES for heading in papers.read(paper)]
+# The texts that hold the tables: BYOL's body and appendices, SimCLR's, and the lecture's.
+TEXTS = {"byol": ("001", "003"), "simclr": ("002",), "lecture": ("000",)}
+TABLES = [
+    (paper, heading)
+    for paper in papers.NAMES
+    for heading in papers.read(paper)
+    if heading not in ("Text", "App. A")
+]
 
 # Marks of the texts, in this order, and what stands for them here.
 MARKS = (
@@ -49,12 +54,31 @@ def is_data(cells):
     return len(cells) > 1 and any(re.match(r"\d+\.\d+( |$)", cell) for cell in cells)
 
 
-@pytest.mark.parametrize(("paper", "heading"), TABLES)
-def test_a_table_is_that_of_the_paper(paper, heading):
+def text_of(paper):
     files = [f for text in TEXTS[paper] for f in (SHARED / "papers").glob(f"{text}*.txt")]
     if not files:
         pytest.skip("needs the text of the papers, optional local data: see BYOL_SHARED")
-    lines = "\n".join(file.read_text() for file in sorted(files)).splitlines()
+    return "\n".join(file.read_text() for file in sorted(files)).splitlines()
+
+
+def test_the_numbers_of_simclrs_app_a_are_those_of_its_sentence():
+    (sentence,) = (line for line in text_of("simclr") if "helpful but not essential" in line)
+    printed = re.findall(r"from (\S+)% to (\S+)%", sentence)
+    assert printed == [tuple(cells[1] for cells in papers.read("simclr")["App. A"])]
+
+
+@pytest.mark.parametrize("paper", ["byol", "simclr"])
+def test_numbers_that_no_table_has_are_in_the_text(paper):
+    """All numbers of a row stand in one line of the text."""
+    lines = text_of(paper)
+    for _, _, *cells in papers.read(paper)["Text"]:
+        values = [cell for cell in cells if cell != "-"]
+        assert any(all(re.search(rf"\b{v}\b", line) for v in values) for line in lines), values
+
+
+@pytest.mark.parametrize(("paper", "heading"), TABLES)
+def test_a_table_is_that_of_the_paper(paper, heading):
+    lines = text_of(paper)
     printed = [plain(line) for line in lines if line.strip()]
     rows = papers.read(paper)[heading]
     if (paper, heading) in SHIFTED:
@@ -65,13 +89,17 @@ def test_a_table_is_that_of_the_paper(paper, heading):
         )
     if (paper, heading) == ("simclr", "Table 1"):
         rows = rows[1:]  # its header is spread over two lines
-    first = printed.index(rows[0])
-    # Between the rows are headings and page breaks.
-    places = [i for i in range(first, len(printed)) if is_data(printed[i]) or printed[i] in rows]
-    places = places[: len(rows)]
-    assert [printed[i] for i in places] == rows
+    found = [places_of(rows, printed, i) for i, line in enumerate(printed) if line == rows[0]]
+    # Tables 4a and 4b begin as Tables 11 and 12 do.
+    (places,) = (places for places in found if [printed[i] for i in places] == rows)
     # Neither does the table begin before our first row nor go on after our last.
-    assert not is_data(printed[first - 1]) and not is_data(printed[places[-1] + 1])
+    assert not is_data(printed[places[0] - 1]) and not is_data(printed[places[-1] + 1])
+
+
+def places_of(rows, printed, first):
+    """Where as many rows of a table stand from a line on: headings and page breaks lie between."""
+    places = [i for i in range(first, len(printed)) if is_data(printed[i]) or printed[i] in rows]
+    return places[: len(rows)]
 
 
 def test_the_tables_are_found_from_any_directory_and_without_jax(tmp_path):
@@ -88,7 +116,7 @@ def test_the_tables_are_found_from_any_directory_and_without_jax(tmp_path):
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["21", "14"]
+    assert done.stdout.split() == ["22", "23"]
 
 
 def test_a_file_of_tables_is_read_line_by_line():

@@ -68,6 +68,7 @@ def test_the_first_version():
     trained = trained_of(FIRST)
     assert (trained.total_steps, trained.data_dir, trained.cropping.exif) == (None, None, False)
     assert (trained.method, trained.network.projector.kind) == ("byol", "mlp")
+    assert trained.config["target"] == "ema"
     assert trained.view2 == compose.AugmentParams(blur=0.1)
     # The identity of trainings holds this section: it stays as it was saved.
     assert trained.config["network"] == FIRST["config"]["network"]
@@ -78,6 +79,9 @@ def test_a_network_trained_on_labels():
     assert (trained.method, trained.recipe, trained.has_heads) == ("supervised", None, False)
     assert (trained.data_dir, trained.view2) == ("/data", None)
     assert trained.cropping == weights.Cropping(eval_crop="released", exif=True)
+    # It is unknown what it was trained with.
+    unknown = ("start", "augmentation", "batch_size", "num_epochs", "num_steps")
+    assert [trained.config[key] for key in unknown] == [None] * 5
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import ml_collections
 
 from byol_jax import weights
 from byol_jax.augment import compose
+from byol_jax.checks import NO_NUMBERS
 from byol_jax.evals.sgd.recipes import Recipe, named_numbers
 from byol_jax.runtime import checkpoints
 
@@ -47,9 +48,8 @@ def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int
 
     Grids that were begun earlier compare it with their own: its keys and their forms stay.
     """
-    record = {**identity, **recipe._asdict(), "num_images": num_images}
-    for name in ("threads", "prefetch"):  # change no bit
-        del record[name]
+    numbers = {k: v for k, v in recipe._asdict().items() if k not in NO_NUMBERS}
+    record = {**identity, **numbers, "num_images": num_images}
     # App. C's numbers are a list, SimCLR's a dict that is left out when it is empty.
     view = named_numbers(recipe.view)
     names = ("simclr_jitter", *compose.EXTRAS)
