@@ -78,6 +78,8 @@ def test_threads_change_no_bit(dataset, finished, tmp_path):
     assert tiny_runs.metrics(tmp_path) == tiny_runs.metrics(finished)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_trace_changes_no_bit(dataset, finished, tmp_path):
     config = tiny_runs.tiny_config(dataset, profile__steps=2, profile__first=3)
     train.pretrain(config, tmp_path)
