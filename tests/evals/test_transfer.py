@@ -221,20 +221,19 @@ def test_what_only_data_and_checkpoint_can_tell_comes_before_any_feature(
     refused(transfer.run, small_page(workdir, **changes), words)
 
 
-def test_a_followed_run_is_evaluated_with_one_choice_of_settings(
-    checkpoint, tmp_path, monkeypatch, capsys
-):
-    transfer.run(small_page(checkpoint, follow=True), tmp_path)
+def test_a_followed_run_is_evaluated_with_one_choice_of_settings(checkpoint, tmp_path, monkeypatch):
+    values = {"follow": True, "l2_grid": (10.0,)}
+    transfer.run(small_page(checkpoint, **values), tmp_path)
     before = (tmp_path / "results.json").read_text()
     monkeypatch.setattr(features, "extract", lambda *_, **__: pytest.fail("computed"))
-    transfer.run(small_page(checkpoint, follow=True), tmp_path)
+    transfer.run(small_page(checkpoint, **values), tmp_path)
     for changes, words in (
         ({"standardize": True}, "standardize=no"),
         ({"l2_grid": (1.0,)}, "l2_grid="),
         ({"valid_split": "valid", "fit_split": "test", "score_split": "test"}, "share test"),
     ):
         with pytest.raises(UserError, match=words):
-            transfer.run(small_page(checkpoint, follow=True, **changes), tmp_path)
+            transfer.run(small_page(checkpoint, **values | changes), tmp_path)
     assert (tmp_path / "results.json").read_text() == before
 
 
