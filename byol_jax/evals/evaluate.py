@@ -7,6 +7,7 @@ same network untrained, and the raw pixels, since an accuracy says little withou
 
 import functools
 import logging
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -254,9 +255,8 @@ def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) 
     for name in (name for name in NETWORKS if name not in left_out):
         _logger.info("evaluating %s", name)
         fit, score = _features(trained, name, data, settings["batch_size"])
-        if score.projection is not None:
-            std = float(collapse.projection_std(jnp.asarray(score.projection)))
-            spread = follow.Score("projection", "std_sqrt_dim", std, {"normalized": "l2"}, unit="1")
+        spread = _spread(score)
+        if spread is not None:
             records.append(record(name, spread, len(score.labels)))
         if not multi_label:
             fit, score = fit.labelled(), score.labelled()
@@ -282,12 +282,26 @@ def _features(
     return embed(split=data.fit), embed(split=data.score, projection=trained.has_heads)
 
 
+def _spread(score: features.Features) -> follow.Score | None:
+    """The spread of the projections, where there are any."""
+    if score.projection is None:
+        return None
+    std = float(collapse.projection_std(jnp.asarray(score.projection)))
+    if not math.isfinite(std):
+        _logger.info("left out: some projections are not finite")
+        return None
+    return follow.Score("projection", "std_sqrt_dim", std, {"normalized": "l2"}, unit="1")
+
+
 def _accuracies(
     fit: features.Features, score: features.Features, data: Data, settings: Mapping[str, Any]
 ) -> list[follow.Score]:
     """The protocols that these labels allow."""
     if not (fit.labels.size and score.labels.size):
         _logger.info("no labels in both splits of %s: no accuracies", data.name)
+        return []
+    if not all(np.isfinite(part.values).all() for part in (fit, score)):
+        _logger.info("left out: some features are not finite: no accuracies")
         return []
     part = _Labelled(fit, score, data.num_classes, settings)
     results, reasons = [], []

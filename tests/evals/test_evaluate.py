@@ -120,6 +120,19 @@ def test_a_protocol_that_fails_leaves_the_others(monkeypatch, caplog) -> None:
     assert results[2].settings["standard_error_of"] == "60 draws of the labels"
 
 
+def test_features_that_are_not_finite_give_no_number(caplog) -> None:
+    """Nor do they end the evaluation of the other networks."""
+    settings = page.get_config().evaluation.to_dict()
+    bad = np.full((12, 4), np.inf, np.float32)
+    part = features.Features(bad, np.arange(12) % 3, bad)
+    split = Split("train", 12, 3, False, lambda: iter(()), lambda: iter(()))
+    data = evaluate.Data("digits", 8, "full", 3, split, split._replace(name="test"))
+    with caplog.at_level("INFO", logger="byol_jax"):
+        assert evaluate._spread(part) is None
+        assert evaluate._accuracies(part, part, data, settings) == []
+    assert caplog.text.count("not finite") >= 2
+
+
 @pytest.mark.slow
 @pytest.mark.ci
 def test_a_followed_run_is_evaluated_with_one_choice_of_settings(

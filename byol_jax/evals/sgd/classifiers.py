@@ -298,24 +298,34 @@ def step(
     )
     moves = _scaled(updates, rates)
     healthy = state.healthy & jnp.isfinite(logs["loss"]) & _finite(moves)
-    finite = state.finite & jnp.any(healthy)
     params, heads = jax.tree.map(jnp.subtract, trainable, moves)
-    of_encoder, of_heads = opt_state.trace
     new = State(
         step=state.step + 1,
         encoder=({}, {}) if is_frozen else (params, bn_state),
-        heads=_where(healthy, heads, state.heads),
-        opt_state=opt_state._replace(
-            trace=(of_encoder, _where(healthy, of_heads, state.opt_state.trace[1]))
-        ),
+        heads=heads,
+        opt_state=opt_state,
         healthy=healthy,
-        finite=finite,
+        finite=state.finite & jnp.any(healthy),
     )
-    # The buffers of the old state are donated, so a bad step is undone here or never.
-    guarded = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     # A classifier that stands still has no curve.
     logs = {name: jnp.where(state.healthy, values, jnp.nan) for name, values in logs.items()}
-    return guarded._replace(finite=finite), logs | {"learning_rate": rates[0], "finite": finite}
+    logs |= {"learning_rate": rates[0], "finite": new.finite}
+    return _guarded(new, state), logs
+
+
+def _guarded(new: State, old: State) -> State:
+    """`new` with its unhealthy classifiers as they were in `old`; all of `old` if none is left.
+
+    The buffers of the old state are donated, so a bad step is undone here or never.
+    """
+    of_encoder, of_heads = new.opt_state.trace
+    momentum = of_encoder, _where(new.healthy, of_heads, old.opt_state.trace[1])
+    kept = new._replace(
+        heads=_where(new.healthy, new.heads, old.heads),
+        opt_state=new.opt_state._replace(trace=momentum),
+    )
+    last_good: State = jax.tree.map(lambda a, b: jnp.where(new.finite, a, b), kept, old)
+    return last_good._replace(finite=new.finite)
 
 
 def train_step(
