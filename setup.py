@@ -65,6 +65,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.33",
         "pillow>=11",
         "scikit-learn>=1.8",
+        "scipy>=1.15",
         "tensorboardX>=2.6.2.2",
         "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.9",

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,13 +25,13 @@ class Rule(NamedTuple):
 
 
 def at_least(low: float) -> Rule:
-    """Numbers from `low` on."""
-    return Rule(lambda value: value >= low, f"{low:g} or more")
+    """Finite numbers from `low` on."""
+    return Rule(lambda value: low <= value < math.inf, f"{low:g} or more")
 
 
 def above(low: float) -> Rule:
-    """Numbers greater than `low`."""
-    return Rule(lambda value: value > low, f"above {low:g}")
+    """Finite numbers greater than `low`."""
+    return Rule(lambda value: low < value < math.inf, f"above {low:g}")
 
 
 def within(low: float, high: float) -> Rule:
@@ -42,6 +43,18 @@ def one_of(names: Iterable[str]) -> Rule:
     """A few names."""
     allowed = tuple(names)
     return Rule(lambda value: value in allowed, f"one of: {', '.join(allowed)}", allowed)
+
+
+def each(rule: Rule, may_be_empty: bool = False) -> Rule:
+    """Tuples of numbers that a rule allows; one or more of them unless the tuple may be empty."""
+
+    def allows(values: Any) -> bool:
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        is_whole = len(numbers) == len(values) and (may_be_empty or numbers)
+        return bool(is_whole) and all(rule.allows(number) for number in numbers)
+
+    count = "numbers" if may_be_empty else "one or more numbers"
+    return Rule(allows, f"{count}, each {rule.words}")
 
 
 PROBABILITY = within(0, 1)._replace(words="a probability, from 0 to 1")
@@ -106,7 +119,7 @@ NO_NUMBERS = frozenset(
         "recipe",  # words
         *("log_every", "checkpoint_every", "keep_checkpoints", "stop_at", "profile", "views"),
         *("threads", "prefetch", "data.threads", "data.prefetch", "data.cache"),
-        *("follow", "follow_seconds", "follow_hours", "evaluation.knn_every"),
+        *("follow", "follow_seconds", "follow_hours", "evaluation.knn_every", "save_predictions"),
     )
 )
 # Images per call of a network whose BatchNorm is on its averages. Only an untrained network, which
@@ -170,3 +183,66 @@ def differing(
 
 def _short(value: object) -> str:
     return text if len(text := str(value)) <= 40 else f"{text[:37]}..."
+
+
+class Overriding(NamedTuple):
+    """A key that takes the effect of another one.
+
+    Attributes:
+      key: the key without effect, or the section of it.
+      by: the key that decides.
+      when: whether a value of `by` decides.
+    """
+
+    key: str
+    by: str
+    when: Callable[[Any], object]
+
+
+# What a grid or a number of steps decides in place of a single value.
+_DECIDED = (
+    Overriding("num_epochs", "num_steps", bool),
+    Overriding("num_epochs", "sweep_epochs", bool),
+    Overriding("sweep_epochs", "num_steps", bool),
+    Overriding("weight_decay", "sweep_weight_decays", bool),
+)
+# What only some values of another key make use of.
+_UNUSED = (
+    Overriding("magnitude", "augmentation", lambda name: name != "randaugment"),
+    Overriding("view", "augmentation", lambda name: name != "pretrain"),
+    Overriding("subset_seed", "train_dataset", bool),
+    Overriding("subset_seed", "fraction", lambda share: share == 1),
+    Overriding("encoder", "checkpoint", bool),
+)
+
+
+def _without_effect(config: Mapping[str, Any], key: str, table: Iterable[Overriding]) -> str | None:
+    value: Any = functools.reduce(lambda section, name: section[name], key.split("."), config)
+    if value is None or value == ():
+        return None
+    for part, by, when in table:
+        is_meant = key == part or key.startswith(f"{part}.")
+        if is_meant and by in config and when(config[by]):
+            return f"config.{key}={value!r} has no effect beside config.{by}={config[by]!r}"
+    return None
+
+
+def is_unused(config: Mapping[str, Any], key: str) -> bool:
+    """Whether no job would read a key of a config, for another key has some other value."""
+    return _without_effect(config, key, _UNUSED) is not None
+
+
+def check_given(config: Mapping[str, Any], given: Iterable[str], unused: bool = True) -> None:
+    """Refuses keys that a user gave and that another key leaves without effect.
+
+    Args:
+      config: nested sections, with what the user gave.
+      given: the keys that the user gave, dotted, without `config.`.
+      unused: whether keys that no job would read are refused, too.
+
+    Raises:
+      UserError: names the first one, its value, and the key that decides.
+    """
+    for key in given:
+        why = _without_effect(config, key, (*_DECIDED, *(_UNUSED if unused else ())))
+        require(not why, f"{why}: leave it out, or change the latter (None or () unsets it)")

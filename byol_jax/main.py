@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from byol_jax import checks, jobs
 from byol_jax.errors import GUARD, USER_ERROR, GuardError, Stopped, UserError, require
@@ -61,6 +61,32 @@ def _explain(error: Exception) -> str:
     return lines[0] if len(lines) == 1 else lines[-1].partition("Error: ")[2] or lines[-1]
 
 
+# A key that is left open again. Its own parser would want a number, or take the word for a name.
+_UNSET = re.compile(r"--?config\.([\w.]+)=None")
+
+
+def _unset(keys: Sequence[str]) -> None:
+    """Sets keys of the config to None.
+
+    Raises:
+      UserError: a key is not one that pages may leave open.
+    """
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        config = _CONFIG.value[section] if section else _CONFIG.value
+        field = config.to_dict(preserve_field_references=True)[name]
+        require(
+            isinstance(field, config_dict.FieldReference),
+            f"config.{key}=None: this key needs a value, and is {config[name]!r} if it is left out",
+        )
+        config[name] = None
+
+
+def _given() -> list[str]:
+    """The keys of the config that the command line sets to a value."""
+    return [*config_flags.get_override_values(flags.FLAGS["config"])]
+
+
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses the flags; whatever is wrong with them is the user's mistake.
 
@@ -82,9 +108,13 @@ def parse(argv: Sequence[str]) -> list[str]:
     folder, checkout = file.absolute().parent, pathlib.Path(__file__).resolve().parents[1]
     sys.path += [str(folder.parent), str(folder), str(checkout)]
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS([word for word in argv if not _UNSET.fullmatch(word)])
+        _unset([match[1] for match in map(_UNSET.fullmatch, argv) if match])
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_explain(error)) from error
+    except UserError:
+        raise
     except Exception as error:  # whatever a user's page raises
         reason = " ".join(str(error).split())
         raise UserError(f"--config={path} failed with {type(error).__name__}: {reason}") from error
@@ -106,6 +136,7 @@ def main(argv: Sequence[str]) -> None:
         config.get("job") in jobs.JOBS,
         f"config.job={config.get('job')!r} must be one of: {', '.join(jobs.JOBS)}",
     )
+    checks.check_given(config, _given())
     metrics.show_messages()
     if _PREFLIGHT.value:
         from byol_jax.jobs.preflight import report

@@ -93,6 +93,7 @@ _RULES: Mapping[str, Rule] = {
     "tau_base": within(0, 1),
     "tau_schedule": one_of(TAU_SCHEDULES),
     "data.eval_crop": one_of(crops.EVALUATION_MODES),
+    "data.classifier_crops": one_of(crops.CLASSIFIER_CROPS),
     "augment.placement": one_of(PLACEMENTS),
     "augment.small.count": at_least(0),
     "augment.small.size": at_least(1),

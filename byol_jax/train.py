@@ -11,17 +11,27 @@ import jax
 import ml_collections
 import numpy as np
 
-from byol_jax import loop, refresh, update, weights
+from byol_jax import loop, method, refresh, update, weights
 from byol_jax.data import background, images, pipeline, sources, stored
 from byol_jax.data.views import Reading, Stream
 from byol_jax.errors import require
 from byol_jax.evals import evaluate, follow
-from byol_jax.method import check, hyperparameters, method_of, objective_numbers, views_of
+from byol_jax.method import hyperparameters, method_of, objective_numbers, views_of
 from byol_jax.networks import siamese
 from byol_jax.program import Program, TrainState, init_state
 from byol_jax.runtime import checkpoints, metrics, processes, profiler, spmd
 
 _logger = logging.getLogger(__name__)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses, before anything is computed, what no run could use; see `method.check`.
+
+    Raises:
+      UserError: names the key, its value and what would be right.
+    """
+    method.check(config)
+    evaluate.check_section(config)
 
 
 def program_of(config: ml_collections.ConfigDict, num_classes: int) -> Program:

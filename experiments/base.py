@@ -230,6 +230,10 @@ def data() -> ml_collections.ConfigDict:
     # 87.5 % of the short side, resized (docs/deviations.md, 18); full: short side to the size, then
     # the centre, which leaves small images whole.
     section.eval_crop = "paper"
+    # Crops and flips of classifiers that are trained on this network and data set (linear.py,
+    # semi.py, finetune.py). paper: App. D.1 and E.3, whatever T is, so that ablations of T are
+    # evaluated alike; own: those of T, for images that must not be flipped or cut closely.
+    section.classifier_crops = "paper"
     return section
 
 

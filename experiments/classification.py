@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.batch_size = 1024  # App. D.1
     config.num_epochs = 80.0
-    config.num_steps = config_dict.placeholder(int)  # overrides num_epochs
+    config.num_steps = config_dict.placeholder(int)  # overrides num_epochs; None: by epochs
     config.warmup_epochs = 0.0
     config.learning_rates = (0.2,)
     # none: rates as given (App. D.1); linear: times batch_size / 256, as in the released code
@@ -52,9 +52,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.logit_penalty = 0.0  # beta of App. D.1
     config.augmentation = "spatial"  # crop and flip; or pretrain (T of the run), randaugment
     config.magnitude = 9.0  # magnitude of RandAugment, 0 to 10
-    # Crops and flips; empty: those of the pre-training (App. C, D.1).
-    config.flip = config_dict.placeholder(float)  # probability
-    config.area_min = config_dict.placeholder(float)  # smallest share of the area in a crop
+    # paper: crops of 8 % to 100 % of the area, flips with probability 0.5 (App. D.1, E.3); own:
+    # those of the pre-training's T. Empty: own with augmentation=pretrain, and where the page of
+    # the run says so for its own images (data.classifier_crops: digits); otherwise paper.
+    config.crops = config_dict.placeholder(str)
+    config.flip = config_dict.placeholder(float)  # probability, in place of that of `crops`
+    config.area_min = config_dict.placeholder(float)  # smallest share of the area, likewise
     # Entries of T for augmentation=pretrain; an entry replaces that of the pre-training.
     config.view = ml_collections.ConfigDict(
         {name: config_dict.placeholder(type(value)) for name, value in base.augmentation().items()}
@@ -62,6 +65,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.threads = 0  # threads of the input pipeline; 0: tuned automatically
     config.prefetch = 2  # batches kept ready
 
+    # Writes predictions.npz beside results.json, for compare.py (SimCLR App. B.8.1).
+    config.save_predictions = False
     config.log_every = 50  # steps
     config.checkpoint_every = 1000  # steps; a stopped training resumes from there
     return config

@@ -28,6 +28,8 @@ Where it departs from App. A, and why:
 - tau_base 0.98: the target must follow within hundreds of updates, not hundreds of thousands
   (Table 5a: values from 0.9 to 0.999 work).
 - Crops keep at least 60 % of the area: 8 % of an 8x8 scan is 5 pixels.
+- Classifiers that linear.py, semi.py and finetune.py train on this network crop and flip as T does
+  (`data.classifier_crops`), not as App. D.1.
 - No flip (a flipped 2 is no digit), only brightness and contrast of the colour jitter (the scans
   are grey), no blur (its kernel has one tap at 8 pixels), no solarization.
 """
@@ -62,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data.area_min = 0.6
     config.data.eval_crop = "full"
+    config.data.classifier_crops = "own"  # as T: 60 % of the area or more, no flip
     for view in (config.augment.view1, config.augment.view2):
         view.flip = 0.0
         view.saturation_max = 0.0

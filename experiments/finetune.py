@@ -14,7 +14,9 @@ Options:
 - init=pretrained: rates 1e-4 to 1e-1; decays 0 and 1e-6 to 1e-3, divided by the rate.
 - init=random (SimCLR App. B.8): 40,000 steps; rates 1e-3 to 1; 8 decays 1e-5 to 10^-1.5.
 
-The papers do not give the schedule of the rate; it is the cosine of the authors' code.
+The papers do not give the schedule of the rate; it is the cosine of the authors' code. Crops and
+flips are those of App. E.3, or with `--config.crops=own` those of the pre-training, as in
+linear.py. `--config.num_steps=None --config.num_epochs=100` trains by epochs.
 
 Cost: 57 trainings of 5 million images (pre-trained) or 10 million images (random) each.
 `--config.learning_rates` and `--config.sweep_weight_decays` shorten the grid, which the record

@@ -24,8 +24,14 @@ Cost: forward passes of the encoder only; 100 million images for ImageNet, ResNe
 | ResNet-50 (4x)                              | 78.6 / 94.2 |
 | ResNet-200 (2x)                             | 79.6 / 94.8 (Table 1), 94.9 (Table 9) |
 
+Crops and flips are those of App. D.1, whatever T was, so that the rows of Table 17 and of SimCLR
+Figure 5 are evaluated alike. D.1 gives no numbers: 8 % to 100 % of the area and probability 0.5 are
+those of App. C (docs/deviations.md, 53). `--config.crops=own` takes those of T, as networks of
+digits.py do by themselves; other images that must not be flipped need it.
+
 On small images (CIFAR-10, digits) the evaluation crop is that of the checkpoint, and the batch must
-fit the set, as in `--config.batch_size=256`.
+fit the set, as in `--config.batch_size=256`. `--config.save_predictions=True` keeps the predictions
+for compare.py.
 """
 
 import ml_collections

@@ -188,7 +188,7 @@ def _byol_text() -> Iterator[Cell]:
             page="linear",
             changes={"network": "random", "image_size": 224, "eval_crop": "paper"},
             network=Network("random", depth, width),
-            note="BatchNorm's averages are those of 10 batches (docs/deviations.md, 64)",
+            note="BatchNorm's averages are those of 10 batches (docs/deviations.md, 61)",
         )
 
 
@@ -236,7 +236,7 @@ def _simclr_b2() -> Iterator[Cell]:
         yield from few_labels("simclr-B.2", row, shares, checkpoint, f",{_PROTOCOL}")
 
 
-# docs/deviations.md, 59.
+# docs/deviations.md, 56.
 _BASELINE_NOTE = "rate, warm-up and decay are those of BYOL App. D.2: SimCLR's paper gives none"
 
 
@@ -313,7 +313,7 @@ def _simclr_text() -> Iterator[Cell]:
 _EPOCHS = (100, 200, 400, 800)
 _REPRODUCED = (
     "a reproduction by the authors of SimSiam, whose settings the lecture does not give: here the "
-    "page's own (docs/deviations.md, 63)"
+    "page's own (docs/deviations.md, 60)"
 )
 
 

@@ -14,9 +14,10 @@ Options:
   which the validation split chooses. protocol=simclr (SimCLR App. B.5): batch 4096, rate 0.8, 60
   epochs for 1 % and 30 for the other shares, no validation.
 
-Augmentation is crop and flip, without regularisation. A set smaller than a batch needs a smaller
-batch, as in `--config.batch_size=128`. The published subsets include images of the local validation
-split: its accuracy serves to choose a cell, and is no estimate.
+Augmentation is crop and flip, without regularisation: those of App. D.1, or with
+`--config.crops=own` those of the pre-training, as in linear.py. A set smaller than a batch needs a
+smaller batch, as in `--config.batch_size=128`. The published subsets include images of the local
+validation split: its accuracy serves to choose a cell, and is no estimate.
 
 Cost: ten fine-tunings, with 12,811 images per epoch for 1 % of ImageNet, and ten passes over the
 validation split.

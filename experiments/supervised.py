@@ -18,7 +18,7 @@ Options:
 Our choices, where App. D.2 is silent: base rate 0.1 x batch / 256, as in the usual ImageNet recipe,
 at batch 4096; magnitude 9, which the RandAugment paper has for ResNet-50; weight decay on weights,
 and not on BatchNorm and biases. SimCLR's paper gives neither rate, warm-up nor decay of its
-baselines: they are the same here (docs/deviations.md, 59).
+baselines: they are the same here (docs/deviations.md, 56).
 
 The network is saved as a checkpoint for linear.py, transfer.py and finetune.py. The rows
 Supervised-IN of Table 3 need `augment=simclr,epochs=1000` (SimCLR App. B.8.1).

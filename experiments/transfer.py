@@ -71,4 +71,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.l2_grid = tuple(10 ** (-6 + i / 4) for i in range(45))  # App. E.2
     config.standardize = False
+    # Writes predictions.npz beside results.json, for compare.py (SimCLR App. B.8.1).
+    config.save_predictions = False
     return config

@@ -35,6 +35,8 @@ if workers > 1:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from byol_jax.errors import UserError  # noqa: E402
+
 unoptimized = jax.config.values["jax_disable_most_optimizations"]
 # The golden numbers are full float32.
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -48,6 +50,19 @@ def optimizations(request: pytest.FixtureRequest) -> None:
     if wanted != disabled:
         jax.config.update("jax_disable_most_optimizations", wanted)
         jax.clear_caches()  # what was compiled the other way
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Runs a job that must refuse its config in one line, before it writes anything."""
+
+    def refused(job, config, words):
+        with pytest.raises(UserError, match=words) as caught:
+            job(config, tmp_path / "refused")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "refused").exists()
+
+    return refused
 
 
 def pytest_unconfigure() -> None:

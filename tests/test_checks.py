@@ -10,9 +10,11 @@ from byol_jax.checks import (
     SEED,
     above,
     at_least,
+    check_given,
     check_keys,
     deciding,
     differing,
+    each,
     one_of,
     within,
 )
@@ -23,8 +25,8 @@ from experiments import base, classification
 @pytest.mark.parametrize(
     ("rule", "allowed", "refused"),
     [
-        (at_least(1), (1, 2.5), (0, -1, math.nan)),
-        (above(0), (1e-9, math.inf), (0, -1, math.nan)),
+        (at_least(1), (1, 2.5), (0, -1, math.nan, math.inf)),
+        (above(0), (1e-9, 1e38), (0, -1, math.nan, math.inf)),
         (within(0, 9), (0, 9), (-0.1, 9.1, math.nan)),
         (one_of(["ema", "online"]), ("ema", "online"), ("emma", "", 3)),
         (PROBABILITY, (0, 1), (-0.1, 1.1)),
@@ -85,3 +87,43 @@ def test_two_configs_differ_where_numbers_can() -> None:
 def test_the_evaluation_batch_counts_for_untrained_networks(job, network, decides) -> None:
     config = {"job": job, "network": network, "eval_batch_size": 8}
     assert ("eval_batch_size" in deciding(config)) == decides
+
+
+@pytest.mark.parametrize(
+    ("rule", "allowed", "refused"),
+    [
+        (each(above(0)), ((1,), (0.1, 2), [0.5]), ((), (0.1, 0), ("nan",), (math.nan,), (True,))),
+        (each(at_least(0), may_be_empty=True), ((), (0, 1e-6)), ((-1,), ("(nan,)",), (math.inf,))),
+    ],
+)
+def test_rules_of_sweeps(rule, allowed, refused) -> None:
+    for values in allowed:
+        check_keys({"a": values}, {"a": rule})
+    for values in refused:
+        with pytest.raises(UserError, match=r"config\.a="):
+            check_keys({"a": values}, {"a": rule})
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "by"),
+    [
+        ({"num_epochs": 1, "num_steps": 5}, "num_epochs", "num_steps"),
+        ({"num_epochs": 1, "sweep_epochs": (30, 50)}, "num_epochs", "sweep_epochs"),
+        ({"sweep_epochs": (1,), "num_steps": 5}, "sweep_epochs", "num_steps"),
+        ({"weight_decay": 0.1, "sweep_weight_decays": (0, 1)}, "weight_decay", "weight_decays"),
+        ({"magnitude": 9, "augmentation": "spatial"}, "magnitude", "augmentation"),
+        ({"view": {"blur": 1}, "augmentation": "spatial"}, "view.blur", "augmentation"),
+        ({"subset_seed": 1, "fraction": 1}, "subset_seed", "fraction"),
+        ({"encoder": {"depth": "18"}, "checkpoint": "runs/x"}, "encoder.depth", "checkpoint"),
+    ],
+)
+def test_a_key_without_effect_is_refused_where_the_user_gave_it(config, key, by) -> None:
+    with pytest.raises(UserError, match=rf"config\.{key}=.*{by}="):
+        check_given(config, [key])
+    check_given(config, [])  # a page may have both
+
+
+def test_a_key_has_an_effect_once_the_other_is_unset() -> None:
+    check_given({"num_epochs": 1, "num_steps": None, "sweep_epochs": ()}, ["num_epochs"])
+    check_given({"num_epochs": None, "num_steps": 5}, ["num_epochs", "num_steps"])
+    check_given({"magnitude": 9, "augmentation": "randaugment"}, ["magnitude"])

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -26,6 +27,9 @@ DIGITS = "--config=experiments/digits.py"
         ((DIGITS, "--workdir=x", "--config.batch_size=2.5"), "config.batch_size=2.5"),
         ((DIGITS, "--workdir=x", "--config.tau_base=high"), "config.tau_base=high"),
         ((DIGITS, "--workdir=x", "--config.num_steps=few"), "config.num_steps=few"),
+        ((DIGITS, "--workdir=x", "--config.batch_size=None"), "config.batch_size=None"),
+        ((DIGITS, "--workdir=x", "--config.batch_sise=None"), "'batch_sise'"),
+        (("--config=experiments/semi.py", "--workdir=x", "--config.num_epochs=1"), "sweep_epochs="),
         ((DIGITS, "--workdir=x", "--wrkdir=y"), ": workdir"),
         ((DIGITS, "--workdir=x", "stray"), "'stray'"),
         ((DIGITS, "--workdir=x", "--config.job=dance"), "config.job='dance'"),
@@ -41,6 +45,31 @@ def test_mistakes_exit_with_2_and_one_line(arguments, words):
     assert line.startswith("error: ")
     assert words in line
     assert not (tiny_runs.ROOT / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments", "unset", "kept"),
+    [
+        ("finetune", ["num_steps=None"], ("num_steps",), {"num_epochs": 80.0}),
+        ("digits", ["num_steps=7", "num_steps=None"], ("num_steps",), {"batch_size": 64}),
+        ("supervised", ["dataset=None", "image_size=None"], ("dataset", "image_size"), {}),
+    ],
+)
+def test_none_leaves_a_key_open_again(page, arguments, unset, kept):
+    """Of every page; None is no name of a data set, a folder or a network."""
+    flags = [f"--config.{argument}" for argument in arguments]
+    script = (
+        "import json, sys; from byol_jax import main; main.parse(sys.argv); "
+        "print(json.dumps(main._CONFIG.value.to_dict()), main._given())"
+    )
+    command = [sys.executable, "-c", script, f"--config=experiments/{page}.py", *flags]
+    done = subprocess.run(
+        command, cwd=tiny_runs.ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    config, _ = json.JSONDecoder().raw_decode(done.stdout)
+    assert [config[key] for key in unset] == [None] * len(unset)
+    assert {key: config[key] for key in kept} == kept
 
 
 def test_a_refused_run_writes_nothing(tmp_path):

@@ -15,6 +15,8 @@ from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.errors import require
 
 EVALUATION_MODES = ("paper", "released", "full")
+# Random crops and flips of classifiers: those of BYOL App. D.1 and E.3, or those of the run's T.
+CLASSIFIER_CROPS = ("paper", "own")
 # The authors' code keeps this share of the short side (docs/deviations.md, 18).
 RELEASED_SHARE = np.float32(0.875)
 # Of a picture whose long side is more than this many times the short side only the middle is

@@ -1,6 +1,6 @@
 """The networks of a checkpoint, as evaluations use them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import haiku as hk
 import ml_collections
@@ -53,6 +53,20 @@ def dataset_of(
     return dataset, config.data_dir or data_dir
 
 
+def check_networks(trained: weights.Trained, names: Sequence[str]) -> None:
+    """Refuses names of networks that a checkpoint does not have.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    for name in names:
+        require(name in NETWORKS, f"network={name!r} must be one of: {', '.join(NETWORKS)}")
+        require(
+            name != "target" or trained.target_params,
+            "network=target: this checkpoint has no target network, give network=online",
+        )
+
+
 def network_of(
     trained: weights.Trained, name: str, image_size: int, shuffled: Callable[[], Batches]
 ) -> tuple[features.Tree, features.Tree]:
@@ -68,14 +82,10 @@ def network_of(
     Raises:
       UserError: there is no such network.
     """
-    require(name in NETWORKS, f"network={name!r} must be one of: {', '.join(NETWORKS)}")
+    check_networks(trained, [name])
     if name == "online":
         return trained.online_params, trained.online_state
     if name == "target":
-        require(
-            trained.target_params,
-            "network=target: this checkpoint has no target network, give network=online",
-        )
         return trained.target_params, trained.target_state
     network = siamese_of(trained)
     params, state = init_network(trained.seed, "online", network, image_size)

@@ -7,8 +7,9 @@ same network untrained, and the raw pixels, since an accuracy says little withou
 
 import functools
 import logging
+import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,9 +17,9 @@ import ml_collections
 import numpy as np
 
 from byol_jax import weights
-from byol_jax.checks import at_least, check_keys, one_of
+from byol_jax.checks import above, at_least, check_keys, one_of
 from byol_jax.data import crops
-from byol_jax.errors import UserError
+from byol_jax.errors import UserError, require
 from byol_jax.evals import checkpoint, features, follow
 from byol_jax.evals.probes import few_label, knn, logistic
 from byol_jax.evals.splits import Split, check_splits, load_split
@@ -35,11 +36,29 @@ _PIXEL_SIDE = 32
 _REGRESSION_NUMBERS = 2**28
 # Most images on which a run evaluates itself; with more its devices would wait for an hour.
 LARGEST = 200_000
-RULES = {
-    "image_size": at_least(1),
-    "eval_crop": one_of(crops.EVALUATION_MODES),
-    "evaluation.batch_size": at_least(1),
+# The section `evaluation` of a config, of this job and of pre-trainings.
+SECTION = {
+    "knn_every": at_least(0),
+    "batch_size": at_least(1),
+    "knn_k": at_least(1),
+    "knn_temperature": above(0),
+    "labels_per_class": at_least(1),
+    "draws": at_least(1),
 }
+RULES = {"image_size": at_least(1), "eval_crop": one_of(crops.EVALUATION_MODES)}
+
+
+def check_section(config: ml_collections.ConfigDict) -> None:
+    """Refuses a section `evaluation` that no protocol could use.
+
+    Args:
+      config: of this job, or of a pre-training.
+
+    Raises:
+      UserError: names the key, its value and what is allowed.
+    """
+    check_keys(config.evaluation, SECTION, "config.evaluation")
+    check_splits(config.evaluation, "config.evaluation")
 
 
 class Data(NamedTuple):
@@ -48,6 +67,7 @@ class Data(NamedTuple):
     Attributes:
       name: the data set, as in `config.dataset`.
       image_size: side of the crops in pixels.
+      eval_crop: one of `crops.EVALUATION_MODES`.
       num_classes: classes of the data set; 0 without labels.
       fit: split that classifiers and neighbours come from.
       score: split whose accuracy is reported.
@@ -55,9 +75,16 @@ class Data(NamedTuple):
 
     name: str
     image_size: int
+    eval_crop: str
     num_classes: int
     fit: Split
     score: Split
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What records say of the images."""
+        names = {"image_size": self.image_size, "eval_crop": self.eval_crop}
+        return names | {"fit_split": self.fit.name}
 
 
 def load(
@@ -87,7 +114,7 @@ def load(
         batch_size=batch_size,
     )
     fit, score = split(fit_split), split(score_split)
-    return Data(dataset, image_size, fit.num_classes, fit, score)
+    return Data(dataset, image_size, eval_crop, fit.num_classes, fit, score)
 
 
 def pixel_features(crops: np.ndarray) -> np.ndarray:
@@ -125,35 +152,77 @@ def knn_top1(
     return scores.top1(predictions, score.labels)
 
 
-def _scores(
-    fit: features.Features, score: features.Features, num_classes: int, settings: Mapping[str, Any]
-) -> Iterator[follow.Score]:
-    """Every protocol on one network's labelled features."""
-    value = knn_top1(fit, score, num_classes, settings)
-    knn_settings = {"k": settings["knn_k"], "temperature": settings["knn_temperature"]}
-    yield follow.Score(
-        "knn", "top1", value, knn_settings | {"weights": "exp(cosine / temperature)"}
+class _Labelled(NamedTuple):
+    """What the protocols on labelled features share.
+
+    Attributes:
+      fit: features that are fitted.
+      score: features that are scored.
+      num_classes: classes of the data set.
+      settings: the section `evaluation` of a config.
+    """
+
+    fit: features.Features
+    score: features.Features
+    num_classes: int
+    settings: Mapping[str, Any]
+
+
+def _knn(part: _Labelled) -> follow.Score:
+    value = knn_top1(part.fit, part.score, part.num_classes, part.settings)
+    # There are no more neighbours than fitted images.
+    k = min(part.settings["knn_k"], len(part.fit.labels))
+    return follow.Score("knn", "top1", value, _knn_settings(part.settings) | {"k": k})
+
+
+def _knn_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "k": settings["knn_k"],
+        "temperature": settings["knn_temperature"],
+        "weights": "exp(cosine / temperature)",
+    }
+
+
+def _check_size(part: _Labelled) -> None:
+    """Raises: UserError: a regression would take too long."""
+    count, size = part.fit.values.shape
+    require(
+        part.fit.values.size <= _REGRESSION_NUMBERS,
+        f"no regression on {count} x {size} features: too many",
     )
 
-    if fit.values.size > _REGRESSION_NUMBERS:
-        _logger.info("no regression on %d x %d features: too many", *fit.values.shape)
-        return
-    train, test = (fit.values, fit.labels), (score.values, score.labels)
-    common_settings = logistic.SETTINGS | logistic.STANDARDIZED
-    value, choice = logistic.linear_top1(train, test)
-    linear_settings = {"l2": choice.l2, "l2_at_end_of_grid": choice.l2_at_end_of_grid}
-    yield follow.Score("linear", "top1", value, common_settings | linear_settings)
 
-    per_class = settings["labels_per_class"]
-    few = few_label.few_label_top1(train, test, labels_per_class=per_class, draws=settings["draws"])
-    few_settings = {
+def _linear(part: _Labelled) -> follow.Score:
+    _check_size(part)
+    train, test = (part.fit.values, part.fit.labels), (part.score.values, part.score.labels)
+    value, choice = logistic.linear_top1(train, test)
+    chosen = {"l2": choice.l2, "l2_at_end_of_grid": choice.l2_at_end_of_grid}
+    settings = logistic.SETTINGS | logistic.STANDARDIZED | chosen
+    return follow.Score("linear", "top1", value, settings)
+
+
+def _few_label(part: _Labelled) -> follow.Score:
+    _check_size(part)
+    train, test = (part.fit.values, part.fit.labels), (part.score.values, part.score.labels)
+    per_class = part.settings["labels_per_class"]
+    few = few_label.few_label_top1(
+        train, test, labels_per_class=per_class, draws=part.settings["draws"]
+    )
+    settings = {
         "standard_error": few.standard_error,
+        "standard_error_of": f"{few.top1.size} draws of the labels",
         "split_means": [float(mean) for mean in few.split_means],
+        "labels_per_class": per_class,
         "draws": int(few.top1.size),
         "l2": 1.0,
     }
     protocol = f"linear/{per_class}-per-class"
-    yield follow.Score(protocol, "top1", few.mean, common_settings | few_settings)
+    common = logistic.SETTINGS | logistic.STANDARDIZED
+    return follow.Score(protocol, "top1", few.mean, common | settings)
+
+
+# In the order of a table's columns.
+_PROTOCOLS = (_knn, _linear, _few_label)
 
 
 def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) -> list[Record]:
@@ -179,15 +248,15 @@ def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) 
         left_out.add("target")  # the online network was its own target
 
     def record(name: str, score: follow.Score, count: int) -> Record:
-        return follow.record(trained, name, score, follow.Scored(data.name, data.score.name, count))
+        made = score._replace(settings=score.settings | data.settings)
+        return follow.record(trained, name, made, follow.Scored(data.name, data.score.name, count))
 
     records: list[Record] = []
     for name in (name for name in NETWORKS if name not in left_out):
         _logger.info("evaluating %s", name)
         fit, score = _features(trained, name, data, settings["batch_size"])
-        if score.projection is not None:
-            std = float(collapse.projection_std(jnp.asarray(score.projection)))
-            spread = follow.Score("projection", "std_sqrt_dim", std, {"normalized": "l2"}, unit="1")
+        spread = _spread(score)
+        if spread is not None:
             records.append(record(name, spread, len(score.labels)))
         if not multi_label:
             fit, score = fit.labelled(), score.labelled()
@@ -199,7 +268,7 @@ def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) 
 def _features(
     trained: weights.Trained, name: str, data: Data, batch_size: int
 ) -> tuple[features.Features, features.Features]:
-    """Features of both splits; with projections of the scored one unless they are pixels."""
+    """Features of both splits; with projections of the scored one if there is a projector."""
     if name == "pixels":
         return _pixels(data.fit), _pixels(data.score)
     params, state = checkpoint.network_of(trained, name, data.image_size, data.fit.shuffled)
@@ -210,7 +279,18 @@ def _features(
         state,
         batch_size=batch_size,
     )
-    return embed(split=data.fit), embed(split=data.score, projection=True)
+    return embed(split=data.fit), embed(split=data.score, projection=trained.has_heads)
+
+
+def _spread(score: features.Features) -> follow.Score | None:
+    """The spread of the projections, where there are any."""
+    if score.projection is None:
+        return None
+    std = float(collapse.projection_std(jnp.asarray(score.projection)))
+    if not math.isfinite(std):
+        _logger.info("left out: some projections are not finite")
+        return None
+    return follow.Score("projection", "std_sqrt_dim", std, {"normalized": "l2"}, unit="1")
 
 
 def _accuracies(
@@ -220,13 +300,18 @@ def _accuracies(
     if not (fit.labels.size and score.labels.size):
         _logger.info("no labels in both splits of %s: no accuracies", data.name)
         return []
-    results = []
-    try:
-        for result in _scores(fit, score, data.num_classes, settings):
-            named = result.settings | {"fit_split": data.fit.name}
-            results.append(result._replace(settings=named))
-    except UserError as error:
-        _logger.info("left out: %s", error)
+    if not all(np.isfinite(part.values).all() for part in (fit, score)):
+        _logger.info("left out: some features are not finite: no accuracies")
+        return []
+    part = _Labelled(fit, score, data.num_classes, settings)
+    results, reasons = [], []
+    for protocol in _PROTOCOLS:
+        try:
+            results.append(protocol(part))
+        except UserError as error:
+            reasons.append(str(error))
+    for reason in dict.fromkeys(reasons):
+        _logger.info("left out: %s", reason)
     return results
 
 
@@ -251,13 +336,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: for a config that does not fit, before anything is computed.
     """
-    check_keys(config, RULES)
+    check_keys(config, follow.RULES | RULES)
+    check_section(config)
     evaluation = config.evaluation.to_dict()
-    data_of = functools.cache(load)  # once for all checkpoints of a run
+    load_once = functools.cache(load)  # once for all checkpoints of a run
 
-    def evaluate_one(trained: weights.Trained) -> list[Record]:
+    def data_of(trained: weights.Trained) -> Data:
         dataset, data_dir = checkpoint.dataset_of(config, trained)
-        data = data_of(
+        return load_once(
             dataset,
             image_size=config.image_size or trained.image_size,
             eval_crop=config.eval_crop or trained.cropping.eval_crop,
@@ -267,7 +353,36 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             exif=trained.cropping.exif,
             batch_size=evaluation["batch_size"],
         )
-        return evaluate(trained, data, evaluation)
 
-    done = follow.finished(config, "projection", ["online"], evaluation["score_split"])
-    follow.for_each_checkpoint(config, evaluate_one, workdir, **done)
+    def known(trained: weights.Trained, record: Record) -> dict[str, Any] | None:
+        data = data_of(trained)
+        if (record.dataset, record.split) != (data.name, data.score.name):
+            return None
+        return _known_settings(record, data, evaluation)
+
+    def evaluate_one(trained: weights.Trained) -> list[Record]:
+        return evaluate(trained, data_of(trained), evaluation)
+
+    done = follow.finished(config, ["projection"], ["online"], evaluation["score_split"])
+    follow.for_each_checkpoint(config, evaluate_one, workdir, done, known)
+
+
+def _known_settings(
+    record: Record, data: Data, settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The settings of a record that are known before anything is computed."""
+    own: dict[str, dict[str, Any]] = {
+        "projection": {},
+        "knn": _knn_settings(settings),
+        "linear": logistic.SETTINGS,
+        "few": {
+            "labels_per_class": settings["labels_per_class"],
+            "draws": few_label.SPLITS * settings["draws"],
+        },
+    }
+    if settings["knn_k"] > data.fit.size:
+        del own["knn"]["k"]  # the record has the number of images
+    protocol = "few" if record.protocol.endswith("-per-class") else record.protocol
+    if protocol not in own or record.settings.get("solver") == "sgd":
+        return None
+    return own[protocol] | data.settings

@@ -97,16 +97,19 @@ class Features(NamedTuple):
       values: features `[N, D]`.
       labels: int `[N]`, or `[N, K]` for several classes per image; -1 = none.
       projection: projections `[N, d]`, where they were asked for.
+      ids: places of the images in the split, `[N]`, where they are known.
     """
 
     values: np.ndarray
     labels: np.ndarray
     projection: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
     def labelled(self) -> "Features":
         """Features of the images that have a label, without the projections."""
         chosen = self.labels.reshape(len(self.labels), -1).max(axis=1, initial=-1) >= 0
-        return Features(self.values[chosen], self.labels[chosen])
+        ids = None if self.ids is None else self.ids[chosen]
+        return Features(self.values[chosen], self.labels[chosen], ids=ids)
 
 
 def embeddings(
@@ -119,6 +122,7 @@ def embeddings(
 ) -> Features:
     """Frozen features of a split: one pass over its crops."""
     labels: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
 
     def crops() -> Iterator[np.ndarray]:
         with contextlib.ExitStack() as stack:
@@ -128,10 +132,13 @@ def embeddings(
                 stack.enter_context(contextlib.closing(progress))
             for batch in split.batches():
                 labels.append(batch["labels"])
+                ids.append(batch["ids"])
                 yield batch["images"]
                 if progress:
                     progress.advance(int(batch["ids"][-1]) + 1, "")
 
     outputs = ("embedding", "projection") if projection else ("embedding",)
     named = extract(network, params, state, crops(), outputs=outputs, batch_size=batch_size)
-    return Features(named["embedding"], np.concatenate(labels), named.get("projection"))
+    return Features(
+        named["embedding"], np.concatenate(labels), named.get("projection"), np.concatenate(ids)
+    )

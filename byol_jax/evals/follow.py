@@ -1,5 +1,7 @@
 """Evaluates one checkpoint, or each checkpoint of a run as it comes, and writes the records."""
 
+import itertools
+import json
 import logging
 import pathlib
 import time
@@ -8,15 +10,28 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 
 from byol_jax import weights
+from byol_jax.checks import at_least
 from byol_jax.errors import UserError, require
 from byol_jax.evals import checkpoint
-from byol_jax.results import tables
-from byol_jax.results.records import Record, read_results, write_results
+from byol_jax.results import ranked, tables
+from byol_jax.results.records import (
+    Record,
+    read_results,
+    to_plain,
+    with_standard_error,
+    write_results,
+)
 from byol_jax.runtime import checkpoints, metrics, processes
 
 _logger = logging.getLogger(__name__)
+
+RULES = {"follow_seconds": at_least(0), "follow_hours": at_least(0)}
+# From a checkpoint and a record of it to the settings that the job would write into that record,
+# as far as they are known before anything is computed; None for a record of another job.
+Known = Callable[[weights.Trained, Record], Mapping[str, Any] | None]
 
 
 class Score(NamedTuple):
@@ -70,23 +85,30 @@ def record(trained: weights.Trained, network: str, score: Score, scored: Scored)
 
 def finished(
     config: ml_collections.ConfigDict,
-    protocol: str,
+    protocols: Sequence[str],
     networks: Sequence[str],
     split: str,
     **settings: Any,
-) -> dict[str, Any]:
-    """Fields of the record that a job writes last for a step, for `for_each_checkpoint`.
+) -> list[dict[str, Any]]:
+    """Fields of the records that a finished step has, for `for_each_checkpoint`.
 
     Args:
       config: config of the job; a data set that it leaves open is the checkpoint's own.
-      protocol: protocol of the record.
+      protocols: protocols of the records.
       networks: networks that the job evaluates, some of `checkpoint.NETWORKS`.
       split: split that is scored.
-      **settings: settings of the record.
+      **settings: settings of the records.
     """
-    network = max(networks, key=checkpoint.NETWORKS.index)
-    fields = {"protocol": protocol, "network": network, "split": split, **settings}
-    return fields | ({"dataset": config.dataset} if config.dataset else {})
+    common = {"split": split, **settings} | ({"dataset": config.dataset} if config.dataset else {})
+    return [
+        {"protocol": protocol, "network": network, **common}
+        for protocol, network in itertools.product(protocols, networks)
+    ]
+
+
+def has(record: Record, fields: Mapping[str, Any]) -> bool:
+    """Whether these are fields, or settings, of a record."""
+    return fields.items() <= {**record.settings, **record._asdict()}.items()
 
 
 def chosen(config: Mapping[str, Any], key: str, allowed: Sequence[str]) -> list[str]:
@@ -108,6 +130,7 @@ def report(records: list[Record], workdir: pathlib.Path) -> None:
     """Writes `results.json` and prints the table, on the first process."""
     if not processes.is_first_process():
         return
+    records = [with_standard_error(record) for record in records]
     write_results(workdir / "results.json", records)
     print(tables.format_table(records), flush=True)
     print(f"written: {workdir / 'results.json'}", flush=True)
@@ -117,7 +140,8 @@ def for_each_checkpoint(
     config: ml_collections.ConfigDict,
     evaluate: Callable[[weights.Trained], list[Record]],
     workdir: pathlib.Path,
-    **done: Any,
+    done: Sequence[Mapping[str, Any]] = ({},),
+    known: Known = lambda trained, record: None,
 ) -> None:
     """Evaluates `config.checkpoint`, or with `config.follow` each checkpoint of a run as it comes.
 
@@ -130,22 +154,32 @@ def for_each_checkpoint(
       config: `checkpoint`, `follow`, `follow_seconds` between two looks, `follow_hours`.
       evaluate: the protocol.
       workdir: where the results go.
-      **done: fields, or settings, of a record that tell that a step was evaluated, as in
-        `protocol="knn"`; see `finished`.
+      done: for each record that a finished step has, some of its fields and settings; see
+        `finished`.
+      known: settings that results in `workdir` must have.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged; `follow` of something else than a
-        workdir, or in several processes; and what `evaluate` refuses.
+        workdir, or in several processes; results with other settings; and what `evaluate` refuses.
     """
     if not config.follow:
         _write(evaluate(checkpoint.load_weights(config)), config, workdir)
         return
     directory = _followed(config)
-    seen = _steps_with(workdir / "results.json", done)
+    path = workdir / "results.json"
+    seen = _steps_with(path, done)
+    is_checked = not path.exists()
     last_news = time.monotonic()
     while True:
-        for step in [step for step in checkpoints.steps(directory) if step not in seen]:
+        for step in checkpoints.steps(directory):
+            if step in seen and is_checked:
+                continue
             trained = _read_or_none(directory, step, config.follow_seconds)
+            if trained and not is_checked:
+                _require_same_settings(path, trained, known)
+                is_checked = True
+            if step in seen:
+                continue
             if trained:
                 _write(evaluate(trained), config, workdir)
             seen.add(step)
@@ -191,15 +225,45 @@ def _followed(config: ml_collections.ConfigDict) -> pathlib.Path:
     return directory
 
 
-def _steps_with(path: pathlib.Path, fields: dict[str, Any]) -> set[int]:
-    """Checkpoint steps of a results file that have a record with these fields or settings."""
+def _steps_with(path: pathlib.Path, done: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Checkpoint steps of a results file that have all these records.
+
+    A record of a network that no training made counts for every step.
+    """
     records = read_results(path) if path.exists() else []
-    return {
-        record.checkpoint_step
-        for record in records
-        if record.checkpoint_step is not None
-        and fields.items() <= {**record.settings, **record._asdict()}.items()
-    }
+    steps = {record.checkpoint_step for record in records} - {None}
+    for fields in done:
+        own = {record.checkpoint_step for record in records if has(record, fields)}
+        steps &= steps if None in own else own
+    return {step for step in steps if step is not None}
+
+
+def _require_same_settings(path: pathlib.Path, trained: weights.Trained, known: Known) -> None:
+    """Refuses to go on beside results that were made with other settings.
+
+    Raises:
+      UserError: names the first setting that differs.
+    """
+    for record in read_results(path):
+        settings = json.loads(json.dumps(known(trained, record) or {}, default=to_plain))
+        for key, value in settings.items():
+            difference = _difference(key, record.settings.get(key, value), value)
+            if difference:
+                name, old, new = difference
+                raise UserError(
+                    f"{path} has {record.protocol} of step {record.checkpoint_step} with "
+                    f"{name}={old}, and this config gives {name}={new}: give another --workdir, or "
+                    "move that file away"
+                )
+
+
+def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """The first entry in which two values differ, and what it is in each; None if they agree."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        entries = {**new, **old}
+        parts = (_difference(f"{name}.{key}", old.get(key), new.get(key)) for key in entries)
+        return next(filter(None, parts), None)
+    return None if old == new else (name, old, new)
 
 
 def _is_last(directory: pathlib.Path, step: int) -> bool:
@@ -229,3 +293,67 @@ def _write(records: list[Record], config: ml_collections.ConfigDict, workdir: pa
     if processes.is_first_process():
         metrics.write_config(workdir, config.to_dict())
     report(records, workdir)
+
+
+def check_predictions(config: ml_collections.ConfigDict, networks: Sequence[str] = ()) -> None:
+    """Refuses to keep predictions where one file cannot hold them.
+
+    Raises:
+      UserError: there are several networks or checkpoints.
+    """
+    if config.save_predictions:
+        require(
+            not config.follow,
+            f"config.save_predictions=True writes one {ranked.FILE}, and config.follow=True "
+            "evaluates many checkpoints: leave out one of the two",
+        )
+        require(
+            len(networks) < 2,
+            f"config.save_predictions=True writes one {ranked.FILE}, and config.network="
+            f"{'+'.join(networks)} names {len(networks)} networks: give one",
+        )
+
+
+def check_predicted(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, record: Record, multi_label: bool
+) -> None:
+    """Refuses to keep predictions that have no ranking, or in place of others.
+
+    Args:
+      config: config of the job.
+      workdir: its workdir.
+      record: a record of the network that will be scored; its value is not read.
+      multi_label: whether an image has several classes.
+
+    Raises:
+      UserError: there are several classes per image; or the file belongs to another record.
+    """
+    if config.save_predictions:
+        require(
+            not multi_label,
+            f"config.save_predictions=True ranks the classes of images with one label, and "
+            f"{record.dataset} has several per image: leave it out",
+        )
+        ranked.require_free(workdir / ranked.FILE, ranked.about_of(record))
+
+
+def save_predictions(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    record: Record,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    classes: np.ndarray,
+) -> None:
+    """Writes `predictions.npz` on the first process, if the config asks for it.
+
+    Args:
+      config: config of the job.
+      workdir: where it goes.
+      record: a record of the scored network.
+      ids, labels: int `[N]`.
+      classes: the most likely classes, best first, int `[N, k]`.
+    """
+    if config.save_predictions and processes.is_first_process():
+        about = ranked.about_of(record)
+        ranked.write(workdir / ranked.FILE, ranked.Ranked(ids, labels, classes, about))

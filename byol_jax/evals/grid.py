@@ -1,9 +1,28 @@
 """The choice among several values of a hyperparameter."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 _logger = logging.getLogger(__name__)
+
+
+def choose(scores: Sequence[float | None], caution: Sequence[tuple[float, ...]]) -> int:
+    """The index of the highest score; of equal ones that of the most cautious setting.
+
+    Cautious is what fits the training images less: the larger penalty, then the lower rate, then
+    the fewer epochs. The papers do not say how they decide.
+
+    Args:
+      scores: validation scores; None for a training that diverged. One at least is a number.
+      caution: for each score, numbers that are compared from the first on; the larger, the more
+        cautious.
+    """
+    keys = [
+        (-math.inf if score is None else score, numbers)
+        for score, numbers in zip(scores, caution, strict=True)
+    ]
+    return max(range(len(keys)), key=keys.__getitem__)
 
 
 def end_of_grid(name: str, values: Sequence[float], best: float) -> str | None:

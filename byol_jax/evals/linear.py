@@ -6,21 +6,23 @@ by the chosen classifier.
 """
 
 import functools
+import logging
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
-import numpy as np
 
 from byol_jax import weights
+from byol_jax.checks import check_keys
 from byol_jax.data import images
 from byol_jax.errors import require
-from byol_jax.evals import checkpoint, follow
-from byol_jax.evals.grid import end_of_grid
+from byol_jax.evals import checkpoint, follow, grid
 from byol_jax.evals.sgd import classifiers, predictions, recipes, training
 from byol_jax.evals.sgd.identity import identity
 from byol_jax.evals.splits import Batches, check_splits
 from byol_jax.results.records import Record
+
+_logger = logging.getLogger(__name__)
 
 
 def protocol_of(config: ml_collections.ConfigDict) -> str:
@@ -36,6 +38,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: for a config that does not fit, before anything is computed.
     """
+    check_keys(config, follow.RULES)
     recipes.check(config)
     rates = len(config.learning_rates)
     require(
@@ -44,26 +47,71 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "validation split give one",
     )
     check_splits(config)
-    protocol = protocol_of(config)
-    follow.for_each_checkpoint(
-        config,
-        functools.partial(evaluate, config=config, workdir=workdir),
-        workdir,
-        **follow.finished(
-            config, protocol, [config.network], config.score_split, solver=recipes.SOLVER
-        ),
+    follow.check_predictions(config)
+    done = follow.finished(
+        config, [protocol_of(config)], [config.network], config.score_split, solver=recipes.SOLVER
     )
+
+    def known(trained: weights.Trained, record: Record) -> dict[str, Any] | None:
+        return _job_of(trained, config).settings if follow.has(record, done[0]) else None
+
+    evaluate_one = functools.partial(evaluate, config=config, workdir=workdir)
+    follow.for_each_checkpoint(config, evaluate_one, workdir, done, known)
+
+
+class _Job(NamedTuple):
+    """What is known of an evaluation before anything is computed.
+
+    Attributes:
+      config: config of the job.
+      trained: the checkpoint.
+      data: data set, metric and crops.
+      train_set: images that are learnt from.
+      recipe: hyperparameters.
+    """
+
+    config: ml_collections.ConfigDict
+    trained: weights.Trained
+    data: recipes.Data
+    train_set: images.ImageSet
+    recipe: recipes.Recipe
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a record says of the training beside the choice of the rate."""
+        config, recipe = self.config, self.recipe
+        valid = {"valid_split": config.valid_split} if config.valid_split else {}
+        return {
+            **recipes.settings_of(recipe, self.data),
+            "learning_rates": list(recipe.learning_rates),
+            "epochs": recipe.total_steps * recipe.batch_size / self.train_set.size,
+            "fit_split": config.fit_split,
+            **valid,
+        }
+
+    def record(self, metric: str, value: float, settings: dict[str, Any], count: int) -> Record:
+        """A record of the scored classifier."""
+        score = follow.Score(protocol_of(self.config), metric, value, settings)
+        scored = follow.Scored(self.data.dataset, self.config.score_split, count)
+        return follow.record(self.trained, self.config.network, score, scored)
+
+
+def _job_of(trained: weights.Trained, config: ml_collections.ConfigDict) -> _Job:
+    data = recipes.data_of(config, trained)
+    train_set = data.train_set(config.fit_split)
+    recipe = recipes.recipe_of(config, data, train_set.size)
+    return _Job(config, trained, data, train_set, recipe)
 
 
 def evaluate(
     trained: weights.Trained, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Record]:
     """Trains and scores the classifiers of one checkpoint."""
-    data = recipes.data_of(config, trained)
-    train_set = data.train_set(config.fit_split)
-    recipe = recipes.recipe_of(config, data, train_set.size)
+    job = _job_of(trained, config)
+    data, recipe = job.data, job.recipe
     score_split = data.split(config.score_split)
     valid_split = data.split(config.valid_split) if config.valid_split else None
+    follow.check_predicted(config, workdir, job.record("", 0, {}, 0), score_split.multi_label)
 
     def shuffled() -> Batches:
         return data.split(config.fit_split).shuffled()
@@ -72,49 +120,33 @@ def evaluate(
         *checkpoint.network_of(trained, config.network, data.image_size, shuffled)
     )
     network = training.encoder_of(trained.network)
-    state = _train(trained, config, workdir, encoder, train_set, recipe)
+    state = _train(job, workdir, encoder)
     best, choice = 0, {"learning_rate": recipe.learning_rates[0]}
     if valid_split:
         valid = predictions.predict(network, encoder, state.heads, valid_split, data.batch_size)
-        best, choice = _choose(config, recipe, data.metric, valid)
+        best, choice = _choose(job, state, valid)
     chosen = {name: leaf[best : best + 1] for name, leaf in state.heads.items()}
     test = predictions.predict(network, encoder, chosen, score_split, data.batch_size)
-    settings = {
-        **recipes.settings_of(recipe),
-        "learning_rates": list(recipe.learning_rates),
-        "epochs": recipe.total_steps * recipe.batch_size / train_set.size,
-        "fit_split": config.fit_split,
-        "eval_crop": data.cropping.eval_crop,
-        **choice,
-    }
-    scored = follow.Scored(data.dataset, config.score_split, len(test.labels))
-    return [
-        follow.record(
-            trained,
-            config.network,
-            follow.Score(protocol_of(config), metric, value, settings),
-            scored,
-        )
+    records = [
+        job.record(metric, value, job.settings | choice, len(test.labels))
         for metric, value in predictions.score(test, 0, data.metric).items()
     ]
+    if test.ranked is not None:
+        ranked = test.ranked[:, 0]
+        follow.save_predictions(config, workdir, records[0], test.ids, test.labels, ranked)
+    return records
 
 
-def _train(
-    trained: weights.Trained,
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    encoder: training.Encoder,
-    train_set: images.ImageSet,
-    recipe: recipes.Recipe,
-) -> classifiers.State:
+def _train(job: _Job, workdir: pathlib.Path, encoder: training.Encoder) -> classifiers.State:
     """Trains a classifier for each rate on the frozen encoder, or goes on with them."""
+    config, trained, recipe = job.config, job.trained, job.recipe
     protocol = protocol_of(config)
     network = training.encoder_of(trained.network)
     heads = classifiers.init_heads(
         config.seed,
         len(recipe.learning_rates),
         training.feature_size(network, encoder, recipe.image_size),
-        train_set.num_classes,
+        job.train_set.num_classes,
     )
     name = f"{protocol.replace('/', '-')}-{config.network}-{trained.step}"
     place = training.Place(
@@ -124,22 +156,24 @@ def _train(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
     )
-    return training.fit(network, train_set, classifiers.init(heads), encoder, recipe, place)
+    return training.fit(network, job.train_set, classifiers.init(heads), encoder, recipe, place)
 
 
 def _choose(
-    config: ml_collections.ConfigDict,
-    recipe: recipes.Recipe,
-    metric: str,
-    valid: predictions.Predictions,
+    job: _Job, state: classifiers.State, valid: predictions.Predictions
 ) -> tuple[int, dict[str, Any]]:
     """The index of the best rate on the validation split, and what records say of the choice."""
-    rates = recipe.learning_rates
-    by_rate = [predictions.score(valid, head, metric)[metric] for head in range(len(rates))]
-    best = int(np.argmax(by_rate))
+    rates, metric = job.recipe.learning_rates, job.data.metric
+    by_rate = [
+        predictions.score(valid, head, metric)[metric] if healthy else None
+        for head, healthy in enumerate(state.healthy)
+    ]
+    diverged = [f"{rate:g}" for rate, score in zip(rates, by_rate, strict=True) if score is None]
+    if diverged:
+        _logger.warning("not finite, and left out: the learning rates %s", ", ".join(diverged))
+    best = grid.choose(by_rate, [(-rate,) for rate in rates])
     return best, {
-        "valid_split": config.valid_split,
         f"valid_{metric}": by_rate,
         "learning_rate": rates[best],
-        "learning_rate_at_end_of_grid": end_of_grid("learning_rate", rates, rates[best]),
+        "learning_rate_at_end_of_grid": grid.end_of_grid("learning_rate", rates, rates[best]),
     }

@@ -15,13 +15,14 @@ import ml_collections
 import numpy as np
 
 from byol_jax import weights
-from byol_jax.checks import at_least, check_keys, one_of
+from byol_jax.checks import above, at_least, check_keys, each, one_of
 from byol_jax.data import crops, table10
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, features, follow
 from byol_jax.evals.probes import logistic
+from byol_jax.evals.sgd.labels import check_metric
 from byol_jax.evals.splits import Split, check_splits, load_split
-from byol_jax.results import scores
+from byol_jax.results import ranked, scores
 from byol_jax.results.records import Record
 
 _logger = logging.getLogger(__name__)
@@ -56,10 +57,13 @@ class Transfer(NamedTuple):
     Attributes:
       value: the metric on the test split in percent.
       choice: the penalty that was chosen by the same metric.
+      ranked: the most likely classes of each test image, best first, int `[M, k]`; None for several
+        classes per image.
     """
 
     value: float
     choice: logistic.Choice
+    ranked: np.ndarray | None = None
 
 
 def transfer(
@@ -107,41 +111,18 @@ def transfer(
     labels = np.concatenate([train.labels, valid.labels])
     fitted, scored = scaled(both, test.values)
     model = logistic.fit(fitted, labels, choice.l2, loss=loss)
-    return Transfer(score(model, scored, test.labels), choice)
-
-
-def _settings(
-    config: ml_collections.ConfigDict, metric: str, image_size: int, chosen: Transfer
-) -> dict[str, Any]:
-    """The settings of a record."""
-    settings = dict(logistic.SETTINGS)
-    if METRICS[metric].loss == "sigmoid":
-        settings["classifier"] = (
-            "a logistic regression per class, l2 on the weights, none on the bias"
-        )
-    settings |= logistic.STANDARDIZED if config.standardize else {"standardize": "no"}
-    settings |= {
-        "l2": chosen.choice.l2,
-        "l2_at_end_of_grid": chosen.choice.l2_at_end_of_grid,
-        "l2_grid": list(config.l2_grid),
-        "valid_score": chosen.choice.score,
-        "fit_split": config.fit_split,
-        "valid_split": config.valid_split,
-        "refit": f"{config.fit_split}+{config.valid_split}",
-        "eval_crop": config.eval_crop,
-        "image_size": image_size,
-        "reference": "BYOL App. E.2, Table 3",
-    }
-    row = table10.find(config.dataset, config.benchmark)
-    if row:
-        settings["benchmark"] = row.key
-    return settings
+    predicted = None
+    if loss == "softmax":
+        predicted = ranked.rank(model.classes, logistic.decision(model, scored))
+    return Transfer(score(model, scored, test.labels), choice, predicted)
 
 
 RULES = {
     "image_size": at_least(1),
     "eval_crop": one_of(crops.EVALUATION_MODES),
     "eval_batch_size": at_least(1),
+    "metric": one_of(METRICS),
+    "l2_grid": each(above(0)),
 }
 
 
@@ -152,21 +133,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       UserError: for a config that does not fit, before anything is computed.
     """
     require(config.dataset, "config.dataset is needed: the data set to transfer to")
-    check_keys(config, RULES)
+    check_keys(config, follow.RULES | RULES)
     check_splits(config)
     networks = follow.chosen(config, "network", checkpoint.NETWORKS)
-    row = table10.find(config.dataset, config.benchmark)
-    metric = config.metric or (row.metric if row else "top1")
-    require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
+    follow.check_predictions(config, networks)
+    metric = _metric_of(config)
     load = functools.cache(load_split)  # once for all checkpoints of a run
 
     def evaluate(trained: weights.Trained) -> list[Record]:
-        image_size = config.image_size or trained.image_size
+        checkpoint.check_networks(trained, networks)
         splits = [
             load(
                 config.dataset,
                 split,
-                image_size=image_size,
+                image_size=config.image_size or trained.image_size,
                 eval_crop=config.eval_crop,
                 data_dir=config.data_dir,
                 benchmark=config.benchmark,
@@ -175,22 +155,83 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             )
             for split in (config.fit_split, config.valid_split, config.score_split)
         ]
-        return [_evaluate(trained, name, config, metric, splits) for name in networks]
+        for split in splits:
+            check_metric(metric, split.multi_label)
+        template = _record(trained, networks[0], config, metric, 0.0, {}, 0)
+        follow.check_predicted(config, workdir, template, splits[0].multi_label)
+        return [_evaluate(trained, name, config, splits, workdir) for name in networks]
 
-    # Records are written together: the last one stands for all.
-    done = follow.finished(config, PROTOCOL, networks, config.score_split)
-    follow.for_each_checkpoint(config, evaluate, workdir, **done)
+    done = follow.finished(config, [PROTOCOL], networks, config.score_split)
+
+    def known(trained: weights.Trained, record: Record) -> dict[str, Any] | None:
+        is_own = any(follow.has(record, fields) for fields in done)
+        return _settings(config, metric, trained) if is_own else None
+
+    follow.for_each_checkpoint(config, evaluate, workdir, done, known)
+
+
+def _metric_of(config: ml_collections.ConfigDict) -> str:
+    """The measure that a config names, or that of its row of Table 10.
+
+    Raises:
+      UserError: that is a measure of another task.
+    """
+    row = table10.find(config.dataset, config.benchmark)
+    metric: str = config.metric or (row.metric if row else "top1")
+    require(metric in METRICS, f"metric={metric!r} must be one of: {', '.join(METRICS)}")
+    return metric
+
+
+def _settings(
+    config: ml_collections.ConfigDict, metric: str, trained: weights.Trained
+) -> dict[str, Any]:
+    """The settings of a record that are known before anything is computed."""
+    settings = dict(logistic.SETTINGS)
+    if METRICS[metric].loss == "sigmoid":
+        settings["classifier"] = (
+            "a logistic regression per class, l2 on the weights, none on the bias"
+        )
+    settings |= logistic.STANDARDIZED if config.standardize else {"standardize": "no"}
+    settings |= {
+        "l2_grid": list(config.l2_grid),
+        "fit_split": config.fit_split,
+        "valid_split": config.valid_split,
+        "refit": f"{config.fit_split}+{config.valid_split}",
+        "eval_crop": config.eval_crop,
+        "image_size": config.image_size or trained.image_size,
+        "reference": "BYOL App. E.2, Table 3",
+    }
+    row = table10.find(config.dataset, config.benchmark)
+    if row:
+        settings["benchmark"] = row.key
+    return settings
+
+
+def _record(
+    trained: weights.Trained,
+    name: str,
+    config: ml_collections.ConfigDict,
+    metric: str,
+    value: float,
+    settings: dict[str, Any],
+    count: int,
+) -> Record:
+    score = follow.Score(PROTOCOL, metric, value, settings)
+    return follow.record(
+        trained, name, score, follow.Scored(config.dataset, config.score_split, count)
+    )
 
 
 def _evaluate(
     trained: weights.Trained,
     name: str,
     config: ml_collections.ConfigDict,
-    metric: str,
     splits: Sequence[Split],
+    workdir: pathlib.Path,
 ) -> Record:
     """The protocol on one network of a checkpoint."""
     _logger.info("features of the %s network", name)
+    metric = _metric_of(config)
     image_size = config.image_size or trained.image_size
     network = checkpoint.siamese_of(trained)
     params, state = checkpoint.network_of(trained, name, image_size, splits[0].shuffled)
@@ -204,10 +245,13 @@ def _evaluate(
         l2_grid=config.l2_grid,
         standardize=config.standardize,
     )
-    settings = _settings(config, metric, image_size, chosen)
-    return follow.record(
-        trained,
-        name,
-        follow.Score(PROTOCOL, metric, chosen.value, settings),
-        follow.Scored(config.dataset, config.score_split, len(test.labels)),
-    )
+    choice = {
+        "l2": chosen.choice.l2,
+        "l2_at_end_of_grid": chosen.choice.l2_at_end_of_grid,
+        "valid_score": chosen.choice.score,
+    }
+    settings = _settings(config, metric, trained) | choice
+    record = _record(trained, name, config, metric, chosen.value, settings, len(test.labels))
+    if chosen.ranked is not None and test.ids is not None:
+        follow.save_predictions(config, workdir, record, test.ids, test.labels, chosen.ranked)
+    return record

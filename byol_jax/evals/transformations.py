@@ -7,7 +7,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -52,7 +52,7 @@ def check(config: ml_collections.ConfigDict) -> tuple[list[str], list[str], list
     Raises:
       UserError: for what no run could use; names the key, its value and what is allowed.
     """
-    check_keys(config, RULES)
+    check_keys(config, follow.RULES | RULES)
     check_keys(
         config.probabilities,
         dict.fromkeys(config.probabilities, _BETWEEN),
@@ -112,6 +112,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             "config.representations: this checkpoint was trained on labels and has no g, give "
             "--config.representations=embedding",
         )
+        checkpoint.check_networks(trained, networks)
         dataset, data_dir = checkpoint.dataset_of(config, trained)
         image_size = config.image_size or trained.image_size
         fit, score = (
@@ -136,10 +137,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         print(format_table(records), end="\n\n", flush=True)
         return records
 
-    # Records are written together: the last one stands for all.
-    last = protocol_of(tasks[-1], outputs[-1])
-    done = follow.finished(config, last, networks, config.score_split)
-    follow.for_each_checkpoint(config, evaluate, workdir, **done)
+    protocols = [protocol_of(task, output) for task in tasks for output in outputs]
+    done = follow.finished(config, protocols, networks, config.score_split)
+
+    def known(trained: weights.Trained, record: Record) -> dict[str, Any] | None:
+        is_own = any(follow.has(record, fields) for fields in done)
+        return _known_settings(config, trained, record) if is_own else None
+
+    follow.for_each_checkpoint(config, evaluate, workdir, done, known)
 
 
 def protocol_of(task: str, output: str) -> str:
@@ -212,7 +217,7 @@ def _classify(
     recipe = mlp.Recipe(
         hidden_size=config.hidden_size or size,
         num_epochs=config.num_epochs,
-        batch_size=config.batch_size,
+        batch_size=min(config.batch_size, len(fitted.labels)),
         learning_rate=config.learning_rate,
         seed=config.seed,
     )
@@ -222,29 +227,55 @@ def _classify(
         transformed.TASKS[task].classes,
         recipe,
     )
-    settings = {
+    settings = _settings(config, job.trained, task, output) | {
+        "batch_size": recipe.batch_size,
+        "hidden_size": recipe.hidden_size,
+        "features": size,
+        "largest_share": 100 * float(np.bincount(scored.labels).max() / len(scored.labels)),
+        "fit_top1": prediction.fit_top1,
+        "fit_views": len(fitted.labels),
+    }
+    return follow.Score(protocol_of(task, output), "top1", prediction.top1, settings)
+
+
+def _settings(
+    config: ml_collections.ConfigDict, trained: weights.Trained, task: str, output: str
+) -> dict[str, Any]:
+    """The settings of a record that are known before anything is computed."""
+    cropping = trained.cropping
+    return {
         "classifier": "MLP with one hidden layer, ReLU",
         "solver": "adam",
         "schedule": "cosine to 0",
-        **recipe._asdict(),
+        "num_epochs": config.num_epochs,
+        "learning_rate": config.learning_rate,
+        "seed": config.seed,
         **logistic.STANDARDIZED,
         "task": task,
         "representation": REPRESENTATIONS[output],
-        "features": size,
-        "chance": 100 * max(drawing.shares),
-        "largest_share": 100 * float(np.bincount(scored.labels).max() / len(scored.labels)),
-        "fit_top1": prediction.fit_top1,
-        "pretrained_with": _pretrained_with(job.trained, task) or None,
-        "view": _other_operations(job.fit.cropping.view, task),
-        "area_range": list(job.fit.cropping.area_range),
-        "aspect_range": list(job.fit.cropping.aspect_range),
-        "image_size": job.fit.image_size,
+        "chance": 100 * max(transformed.shares_of(task, config.probabilities)),
+        "pretrained_with": _pretrained_with(trained, task) or None,
+        "view": _other_operations(cropping.view, task),
+        "area_range": list(cropping.area_range),
+        "aspect_range": list(cropping.aspect_range),
+        "image_size": config.image_size or trained.image_size,
         "fit_split": config.fit_split,
-        "fit_views": len(fitted.labels),
         "epochs_of_views": config.epochs_of_views,
         "reference": "SimCLR section 4.2, Table 3",
     }
-    return follow.Score(protocol_of(task, output), "top1", prediction.top1, settings)
+
+
+def _known_settings(
+    config: ml_collections.ConfigDict, trained: weights.Trained, record: Record
+) -> dict[str, Any]:
+    """What the record of a task and a representation would have, as far as it is known."""
+    outputs = {title: name for name, title in REPRESENTATIONS.items()}
+    settings = record.settings
+    known = _settings(config, trained, settings["task"], outputs[settings["representation"]])
+    # A batch is at most all views, and a hidden layer that is left open is as wide as its input.
+    batch_size = min(config.batch_size, settings["fit_views"])
+    hidden_size = config.hidden_size or settings["features"]
+    return known | {"batch_size": batch_size, "hidden_size": hidden_size}
 
 
 def _other_operations(view: compose.AugmentParams, task: str) -> dict[str, float]:

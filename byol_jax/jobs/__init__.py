@@ -21,6 +21,7 @@ JOBS: Mapping[str, str] = {
     "operations": "byol_jax.jobs.pictures:run_operations",
     "ablate": "byol_jax.jobs.ablate:run",
     "paper": "byol_jax.jobs.paper:run",
+    "compare": "byol_jax.jobs.compare:run",
 }
 
 

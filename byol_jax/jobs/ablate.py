@@ -13,7 +13,6 @@ import numpy as np
 from byol_jax import checks, train, weights
 from byol_jax.errors import Diverged, UserError, require
 from byol_jax.jobs import failures, overrides
-from byol_jax.method import check
 from byol_jax.results import tables
 from byol_jax.results.records import Record, read_results, write_results
 from byol_jax.runtime import checkpoints, metrics, processes
@@ -95,7 +94,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     reasons: dict[int, str] = {}
     for row_run in runs:
         try:
-            check(row_run.config)
+            train.check(row_run.config)
         except UserError as error:
             reasons[row_run.row] = str(error)
     why = "; ".join(dict.fromkeys(reasons.values()))

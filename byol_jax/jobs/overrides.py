@@ -8,7 +8,11 @@ from typing import Any
 
 import ml_collections
 
+from byol_jax import checks
 from byol_jax.errors import UserError, require
+
+# Keys that may be left open again, with the word None.
+_OPEN = ("num_steps", "stop_at")
 
 
 def parse_pairs(name: str, text: str) -> dict[str, str]:
@@ -37,9 +41,13 @@ def has(config: Mapping[str, Any], key: str) -> bool:
 def typed(key: str, text: str, current: Any) -> Any:
     """The value of an override, of the type of the value it replaces; `1+2` is a tuple.
 
+    `None` leaves one of `_OPEN` open.
+
     Raises:
       UserError: the text is not of that type.
     """
+    if key in _OPEN and text == "None":
+        return None
     try:
         if isinstance(current, bool):
             return {"true": True, "false": False}[text.lower()]
@@ -59,18 +67,28 @@ def _literal(text: str) -> Any:
 
 
 def apply(config: ml_collections.ConfigDict, changes: Mapping[str, str]) -> list[str]:
-    """Sets the keys that a config has, and ignores the others.
+    """Sets the keys that a config has and reads, and ignores the others.
 
     Returns:
       The changes that were made, as in `batch_size=16`.
 
     Raises:
-      UserError: a value is of another type than the one it replaces.
+      UserError: a value is of another type than the one it replaces, or without effect because of
+        a grid or a number of steps in the config.
     """
-    plain, applied = config.to_dict(), []
-    for name, text in changes.items():
-        if has(plain, name):
-            current = functools.reduce(operator.getitem, name.split("."), plain)
-            config.update_from_flattened_dict({name: typed(name, text, current)})
-            applied.append(f"{name}={text}")
-    return applied
+    plain = config.to_dict()
+    values = {
+        name: typed(name, text, functools.reduce(operator.getitem, name.split("."), plain))
+        for name, text in changes.items()
+        if has(plain, name)
+    }
+    config.update_from_flattened_dict(values)
+    try:
+        checks.check_given(config, values, unused=False)
+    except UserError as error:
+        raise UserError(f"config.override: {error}") from error
+    unused = [name for name in values if checks.is_unused(config, name)]
+    for name in unused:
+        before = functools.reduce(operator.getitem, name.split("."), plain)
+        config.update_from_flattened_dict({name: before})
+    return [f"{name}={changes[name]}" for name in values if name not in unused]

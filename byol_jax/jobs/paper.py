@@ -150,7 +150,7 @@ def _lines(plan: Plan, records: Mapping[str, Record]) -> list[Line]:
         if record:
             decimals = number["decimals"]
             measured = f"{record.value:.{decimals}f}"
-            difference = f"{round(record.value - number['value'], decimals) + 0:+.{decimals}f}"
+            difference = tables.signed(record.value - number["value"], decimals)
             protocol = _protocol(plan, record)
         lines.append(Line(name, _paper(number), measured, difference, protocol))
     return lines

@@ -12,8 +12,9 @@ import ml_collections
 from byol_jax import checks, weights
 from byol_jax.data import table10
 from byol_jax.errors import require
-from byol_jax.evals import checkpoint, finetune
+from byol_jax.evals import checkpoint
 from byol_jax.evals.sgd import recipes, saved
+from byol_jax.evals.sgd.search import cells_of
 
 METHODS = {"byol": "BYOL", "simclr": "SimCLR", "supervised": "supervised"}
 # The dials of the methods that have rows: objective, target, kind of predictor (BYOL section 3,
@@ -27,6 +28,7 @@ _APART = frozenset(
     (
         *("job", "seed", "dataset", "data_dir", "image_size", "batch_size"),
         *("num_epochs", "num_steps", "objective.name", "target", "evaluation"),
+        "data.classifier_crops",  # of the evaluation, whose own settings say it
         *("network.depth", "network.width", "network.stem", "network.predictor.kind"),
     )
 )
@@ -223,7 +225,7 @@ def _on_labels(page: Mapping[str, Any]) -> dict[str, Any]:
     config = ml_collections.ConfigDict(page)
     config.dataset = "tfds:imagenet2012"  # which images they are is compared elsewhere
     data = recipes.data_of(config, None)
-    (cell,) = finetune.grid(config)
+    (cell,) = cells_of(config)
     return {**saved.config_of(config, cell, data.cropping), "network": page["encoder"]}
 
 

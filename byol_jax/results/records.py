@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from byol_jax.errors import UserError, require
+from byol_jax.results import scores
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Record(NamedTuple):
       n_examples: number of examples that were scored.
       checkpoint_step: finished updates of the network; None if no trained network was read.
       seed: seed of the training, or of the evaluation if that trains networks itself.
-      settings: what the protocol leaves open; `standard_error`, in `unit`, if there is one.
+      settings: what the protocol leaves open; `standard_error`, in `unit`, if there is one, and
+        `standard_error_of`, what it is taken over.
     """
 
     metric: str
@@ -50,7 +52,8 @@ def identity(record: Record) -> tuple[Any, ...]:
     """What tells two records of a file apart; a new record replaces an old one with the same.
 
     The solver is part of it, since linear evaluation by SGD and by L-BFGS share the name of their
-    protocol. So is the row of a paper's table that the number is compared with.
+    protocol. So is the row of a paper's table, or the other result, that the number is compared
+    with.
     """
     return (
         record.metric,
@@ -58,12 +61,27 @@ def identity(record: Record) -> tuple[Any, ...]:
         record.settings.get("solver"),
         record.settings.get("paper_table"),
         record.settings.get("paper_row"),
+        record.settings.get("compared"),
         record.network,
         record.dataset,
         record.split,
         record.checkpoint_step,
         record.seed,
     )
+
+
+def with_standard_error(record: Record) -> Record:
+    """A record of an accuracy with its binomial standard error, unless it has another one.
+
+    The other metrics are no share of the examples: the mean over classes, and average precision.
+    """
+    if record.metric not in ("top1", "top5") or "standard_error" in record.settings:
+        return record
+    error = {
+        "standard_error": scores.binomial_error(record.value, record.n_examples),
+        "standard_error_of": f"{record.n_examples} examples, binomial",
+    }
+    return record._replace(settings={**record.settings, **error})
 
 
 def validate(record: Record) -> None:
@@ -87,7 +105,7 @@ def validate(record: Record) -> None:
         raise ValueError(f"a record's settings must be a dict, not {record.settings!r}")
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Plain values of what JSON does not know: scalars and arrays of numpy and JAX."""
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -133,7 +151,7 @@ def write_results(path: str | os.PathLike[str], records: Sequence[Record]) -> No
     old = read_results(path) if path.exists() else []
     merged = [*(record for record in old if identity(record) not in new), *records]
     fields = [record._asdict() for record in merged]
-    text = json.dumps(fields, indent=2, allow_nan=False, default=_to_plain) + "\n"
+    text = json.dumps(fields, indent=2, allow_nan=False, default=to_plain) + "\n"
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

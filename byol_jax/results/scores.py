@@ -1,7 +1,10 @@
-"""The measures of BYOL Table 10, in percent."""
+"""The measures of BYOL Table 10, in percent, and what chance has to do with them."""
+
+from typing import NamedTuple
 
 import chex
 import numpy as np
+import scipy.stats
 
 
 def top_k(ranked: np.ndarray, labels: np.ndarray) -> float:
@@ -84,3 +87,53 @@ def map_11(scores: np.ndarray, relevant: np.ndarray) -> float:
     if not occur.size:
         raise ValueError("mean average precision needs a relevant example: there is none")
     return float(np.mean([average_precision_11(scores[:, k], relevant[:, k]) for k in occur]))
+
+
+def binomial_error(accuracy: float, count: int) -> float:
+    """Standard error of an accuracy on `count` examples, sqrt(p (1 - p) / N), both in percent.
+
+    It is that of drawing other test examples, not that of training again.
+    """
+    share = accuracy / 100
+    return 100.0 * (share * (1 - share) / count) ** 0.5
+
+
+class Comparison(NamedTuple):
+    """Two classifiers on the same N examples.
+
+    Attributes:
+      top1: accuracy of each in percent.
+      only: number of examples that only the first, and only the second, gets right.
+      p_value: probability of a difference as large or larger if both were equally good.
+      standard_error: of the difference of the accuracies, in percent.
+    """
+
+    top1: tuple[float, float]
+    only: tuple[int, int]
+    p_value: float
+    standard_error: float
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
+    """The exact McNemar test of a difference in accuracy, two-sided.
+
+    SimCLR App. B.8.1 exchanges the predictions of two models for each example at random, and notes
+    that for top-1 accuracy "this procedure yields the same result as the exact McNemar test": of
+    the examples that only one of both gets right, each is as likely to be right in either.
+
+    Args:
+      first, second: whether each example is right, bool `[N]`.
+    """
+    chex.assert_rank([first, second], 1)
+    chex.assert_equal_shape([first, second])
+    count = len(first)
+    only = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    differing = sum(only)
+    p_value = scipy.stats.binomtest(only[0], differing).pvalue if differing else 1.0
+    variance = differing / count - ((only[0] - only[1]) / count) ** 2
+    return Comparison(
+        top1=(100.0 * float(np.mean(first)), 100.0 * float(np.mean(second))),
+        only=only,
+        p_value=float(p_value),
+        standard_error=100.0 * (variance / count) ** 0.5,
+    )

@@ -37,6 +37,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in (rows[0], rule, *rows[1:])]
 
 
+def signed(value: float, decimals: int = 1) -> str:
+    """A difference with its sign; one that rounds to zero is +0.0."""
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}"
+
+
 def _cell(record: Record | None) -> str:
     if record is None:
         return "-"

@@ -92,7 +92,9 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
             for name, keys in _OBJECTIVE_KEYS.items()
         }
         config = {**config, "objective": {"name": objective["name"], **sections, "own": {}}}
-    return _filled(config, _DIALS)
+    # Digits have no mirror images: classifiers on them had the flips and crops of their T.
+    crops = "own" if config.get("dataset") == "digits" else "paper"
+    return _filled(config, {**_DIALS, "data": {"classifier_crops": crops}})
 
 
 def move_objective_keys(flat: Flat, record: Record) -> tuple[Flat, Record]:
@@ -152,3 +154,10 @@ def upgrade(flat: Flat, record: Record) -> tuple[Flat, Record]:
     for step in UPGRADES:
         flat, record = step(flat, record)
     return flat, record
+
+
+def upgrade_classifiers(flat: Flat) -> Flat:
+    """The arrays of classifiers trained by SGD, with those of later versions; all were healthy."""
+    if "healthy" in flat or "heads/b" not in flat:
+        return flat
+    return {**flat, "healthy": np.ones(flat["heads/b"].shape[0], bool)}

@@ -175,7 +175,7 @@ _SHARES = {
     "10%": "fraction=0.1,subset=published",
     "100%": "fraction=1",
 }
-# docs/deviations.md, 60 and 61.
+# docs/deviations.md, 57 and 58.
 _OVERLAP = (
     "the published subset has images of the local validation split, which chooses rate and epochs"
 )

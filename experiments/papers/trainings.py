@@ -10,7 +10,7 @@ from experiments.papers.cells import Network
 
 # Variants of a method, in words.
 VARIANTS: Mapping[str, str] = {
-    # Table 17 takes blur and solarization out of its T' (docs/deviations.md, 62).
+    # Table 17 takes blur and solarization out of its T' (docs/deviations.md, 59).
     "repro": "T and T' of BYOL Table 6, as BYOL's reproduction of SimCLR",
     "baseline": "1000 epochs of crops, colors and blur (SimCLR App. B.8.1)",
     "broader": "broader augmentations (SimCLR App. B.2): simclr.py:augment=broader",

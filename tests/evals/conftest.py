@@ -6,7 +6,6 @@ import pytest
 
 import tiny_checkpoints
 from byol_jax.data import pipeline
-from byol_jax.errors import UserError
 from byol_jax.runtime import metrics
 
 
@@ -20,19 +19,6 @@ def dataset(tmp_path_factory):
 def checkpoint(dataset, tmp_path_factory):
     """A workdir with the checkpoint of step 6 of an untrained network."""
     return str(tiny_checkpoints.save(tmp_path_factory.mktemp("run"), dataset))
-
-
-@pytest.fixture
-def refused(tmp_path):
-    """Runs a job that must refuse its config in one line, before it writes anything."""
-
-    def refused(job, config, words):
-        with pytest.raises(UserError, match=words) as caught:
-            job(config, tmp_path / "refused")
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "refused").exists()
-
-    return refused
 
 
 @pytest.fixture

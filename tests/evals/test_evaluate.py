@@ -1,11 +1,19 @@
-"""Raw pixels as features, and splits that an evaluation refuses."""
+"""Raw pixels as features, what an evaluation refuses, and what it does when one protocol fails."""
 
 import numpy as np
 import pytest
 
+import tiny_checkpoints
 import tiny_runs
+from byol_jax import train
 from byol_jax.errors import UserError
-from byol_jax.evals import evaluate
+from byol_jax.evals import evaluate, features
+from byol_jax.evals.probes import few_label, knn, logistic
+from byol_jax.evals.splits import Split
+from byol_jax.jobs import ablate
+from byol_jax.results.records import read_results
+from experiments import ablate as ablate_page
+from experiments import evaluate as page
 
 
 def test_small_crops_are_features_as_they_are() -> None:
@@ -33,3 +41,126 @@ def test_what_is_scored_is_not_fitted(tmp_path) -> None:
     dataset = tiny_runs.write_npz(tmp_path / "x.npz")
     with pytest.raises(UserError, match=r"fit_split=train\+test .*share test"):
         evaluate.load(dataset, image_size=8, eval_crop="full", fit_split="train+test")
+
+
+SECTION = [
+    ({"knn_k": 0}, "config.evaluation.knn_k=0"),
+    ({"knn_temperature": 0.0}, "config.evaluation.knn_temperature=0.0"),
+    ({"knn_every": -1}, "config.evaluation.knn_every=-1"),
+    ({"labels_per_class": 0}, "config.evaluation.labels_per_class=0"),
+    ({"draws": 0}, "config.evaluation.draws=0"),
+    ({"batch_size": 0}, "config.evaluation.batch_size=0"),
+    ({"fit_split": "train+test"}, r"config.evaluation.fit_split=train\+test.*share test"),
+]
+
+
+def config_of(source, **changes):
+    config = page.get_config()
+    config.update({"checkpoint": str(source), "evaluation": {"draws": 2}} | changes)
+    return config
+
+
+@pytest.mark.parametrize(("changes", "words"), SECTION)
+def test_the_section_is_checked_by_the_job_and_by_a_pre_training(
+    tmp_path, refused, monkeypatch, changes, words
+) -> None:
+    monkeypatch.setattr(train, "load_images", lambda config: pytest.fail("loaded"))
+    refused(evaluate.run, config_of(tmp_path, evaluation=changes), words)
+    config = tiny_runs.tiny_config("digits", **{f"evaluation__{k}": v for k, v in changes.items()})
+    refused(train.pretrain, config, words)
+
+
+def test_the_section_of_a_row_is_checked_with_its_table(tmp_path) -> None:
+    config = ablate_page.get_config("table=5b,base=digits")
+    config.override = "evaluation.knn_k=0"
+    with pytest.raises(UserError, match=r"config\.evaluation\.knn_k=0"):
+        ablate.run(config, tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_size": -3}, "config.image_size=-3"),
+        ({"eval_crop": "half"}, "config.eval_crop='half'"),
+        ({"follow_hours": -1.0}, "config.follow_hours=-1.0"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, refused, changes, words) -> None:
+    refused(evaluate.run, config_of(tmp_path, **changes), words)
+
+
+def test_a_protocol_that_fails_leaves_the_others(monkeypatch, caplog) -> None:
+    """Of made-up protocols; records tell what was done: 20 neighbours among 12 images are 12."""
+    settings = page.get_config().evaluation.to_dict()
+    part = features.Features(np.zeros((12, 4), np.float32), np.arange(12) % 3)
+    split = Split("train", 12, 3, False, lambda: iter(()), lambda: iter(()))
+    data = evaluate.Data("digits", 8, "full", 3, split, split._replace(name="test"))
+    few = few_label.FewLabelResult(50.0, 1.0, np.full(3, 50.0), np.full((3, 20), 50.0))
+    choice = logistic.Choice(1.0, 50.0, None)
+    made_up = {
+        "knn": (knn, "knn_predict", np.zeros(12)),
+        "linear": (logistic, "linear_top1", logistic.Linear(50.0, choice)),
+        "linear/2-per-class": (few_label, "few_label_top1", few),
+    }
+    for place, name, value in made_up.values():
+        monkeypatch.setattr(place, name, lambda *_, value=value, **__: value)
+
+    def fail(*arguments, **settings):
+        raise UserError("nothing near")
+
+    for failing, (place, name, _) in made_up.items():
+        with monkeypatch.context() as patch, caplog.at_level("INFO", logger="byol_jax"):
+            patch.setattr(place, name, fail)
+            results = evaluate._accuracies(part, part, data, settings)
+        assert [r.protocol for r in results] == [p for p in made_up if p != failing]
+    assert caplog.text.count("left out: nothing near") == 3
+    results = evaluate._accuracies(part, part, data, settings)
+    assert results[0].settings["k"] == 12
+    assert results[2].settings["standard_error_of"] == "60 draws of the labels"
+
+
+def test_features_that_are_not_finite_give_no_number(caplog) -> None:
+    """Nor do they end the evaluation of the other networks."""
+    settings = page.get_config().evaluation.to_dict()
+    bad = np.full((12, 4), np.inf, np.float32)
+    part = features.Features(bad, np.arange(12) % 3, bad)
+    split = Split("train", 12, 3, False, lambda: iter(()), lambda: iter(()))
+    data = evaluate.Data("digits", 8, "full", 3, split, split._replace(name="test"))
+    with caplog.at_level("INFO", logger="byol_jax"):
+        assert evaluate._spread(part) is None
+        assert evaluate._accuracies(part, part, data, settings) == []
+    assert caplog.text.count("not finite") >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_followed_run_is_evaluated_with_one_choice_of_settings(
+    checkpoint, tmp_path, monkeypatch
+) -> None:
+    config = {"follow": True}
+    evaluate.run(config_of(checkpoint, **config), tmp_path)
+    monkeypatch.setattr(features, "extract", lambda *_, **__: pytest.fail("computed"))
+    evaluate.run(config_of(checkpoint, **config), tmp_path)
+    for changes, words in (
+        ({"evaluation": {"draws": 4}}, "draws=6.*draws=12"),
+        ({"evaluation": {"draws": 2, "knn_k": 3}}, "k=20.*k=3"),
+        ({"evaluation": {"draws": 2, "labels_per_class": 1}}, "labels_per_class=2"),
+        ({"image_size": 9}, "image_size=8.*image_size=9"),
+    ):
+        with pytest.raises(UserError, match=words):
+            evaluate.run(config_of(checkpoint, **config, **changes), tmp_path)
+    for record in read_results(tmp_path / "results.json"):
+        assert (record.settings["image_size"], record.settings["eval_crop"]) == (8, "full")
+        assert ("standard_error" in record.settings) == (record.metric == "top1")
+        if record.protocol == "knn":
+            assert record.settings["standard_error_of"] == "12 examples, binomial"
+
+
+@pytest.mark.slow
+def test_a_network_without_heads_has_no_spread(dataset, tmp_path) -> None:
+    """One that was trained on labels."""
+    source = tiny_checkpoints.save(tmp_path / "run", dataset, job="finetune")
+    evaluate.run(config_of(source), tmp_path / "out")
+    records = read_results(tmp_path / "out" / "results.json")
+    assert {"knn", "linear"} <= {r.protocol for r in records if r.network == "online"}

@@ -14,9 +14,10 @@ from byol_jax import weights
 from byol_jax.augment import byol
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import finetune, linear
-from byol_jax.evals.sgd import recipes, training
+from byol_jax.evals.sgd import recipes, search, training
 from byol_jax.evals.sgd.identity import identity
 from byol_jax.evals.splits import load_split
+from byol_jax.results import ranked
 from byol_jax.results.records import read_results, validate
 from byol_jax.runtime import checkpoints
 from experiments import classification, semi, supervised
@@ -54,58 +55,14 @@ def finished(checkpoint, tmp_path_factory):
 def trainings(monkeypatch):
     """Names and sizes of what is trained from now on."""
     seen = []
-    train = finetune._Job.train
+    train = search.Job.train
 
     def train_and_tell(self, cell, train_set, name):
         seen.append((name, train_set.size))
         return train(self, cell, train_set, name)
 
-    monkeypatch.setattr(finetune._Job, "train", train_and_tell)
+    monkeypatch.setattr(search.Job, "train", train_and_tell)
     return seen
-
-
-# The grid.
-
-
-def test_the_grid_has_the_rates_outermost_and_divides_decays_by_them():
-    config = classification.get_finetune_config()
-    config.learning_rates = (0.1, 0.5)
-    config.rate_scaling = "linear"  # x 1024 / 256
-    config.sweep_epochs = (30.0, 50.0)
-    config.sweep_weight_decays = (0.0, 0.2)
-    config.decay_over_rate = True
-    cells = [tuple(cell) for cell in finetune.grid(config)]
-    assert cells == [
-        (0.4, 30, 0.0),
-        (0.4, 30, 0.2 / 0.4),
-        (0.4, 50, 0.0),
-        (0.4, 50, 0.2 / 0.4),
-        (2.0, 30, 0.0),
-        (2.0, 30, 0.1),
-        (2.0, 50, 0.0),
-        (2.0, 50, 0.1),
-    ]
-    config.decay_over_rate = False
-    config.num_steps = 7  # does away with epochs
-    assert [tuple(cell) for cell in finetune.grid(config)] == [
-        (0.4, None, 0.0),
-        (0.4, None, 0.2),
-        (2.0, None, 0.0),
-        (2.0, None, 0.2),
-    ]
-
-
-def test_names_of_cells():
-    assert finetune.Cell(0.1, 30.0, 0.0).name == "rate=0.1,epochs=30,decay=0"
-    assert finetune.Cell(10**-2.5, None, 1e-6).name == "rate=0.00316228,decay=1e-06"
-
-
-@pytest.mark.parametrize(
-    ("steps_per_epoch", "decay"), [(1, 0.9), (100, 0.9), (200, 0.95), (1000, 0.99), (2.5, 0.9)]
-)
-def test_bn_decay_for_transfer(steps_per_epoch, decay):
-    """max(1 - 10 / s, 0.9) (BYOL App. E.3)."""
-    assert finetune.bn_decay_for_transfer(steps_per_epoch) == pytest.approx(decay)
 
 
 def test_the_share_of_labels_is_part_of_the_protocol():
@@ -137,7 +94,13 @@ def test_records_say_all_of_the_protocol(finished, dataset):
         "rate=0.05,epochs=2,decay=0",
     ]
     assert max(list(cells.values())[:2]) < 70.0 < max(list(cells.values())[2:])
+    # Of equals the shorter one.
     best = max(cells, key=cells.get)
+    assert settings.pop("epochs_at_end_of_grid") == ("low" if "epochs=1," in best else "high")
+    assert settings.pop("standard_error") == pytest.approx(
+        (record.value * (100 - record.value) / 12) ** 0.5
+    )
+    assert settings.pop("standard_error_of") == "12 examples, binomial"
     assert settings.pop("total_steps") == (2 if "epochs=1," in best else 5)
     assert settings.pop("epochs") == (32 if "epochs=1," in best else 80) / 45
     assert settings == {
@@ -154,6 +117,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
         "logit_clip": 0.0,
         "logit_penalty": 0.0,
         "augmentation": "spatial",
+        "crops": "paper",
         "flip": 0.5,
         "area_range": [0.08, 1.0],
         "aspect_range": [0.75, 4 / 3],
@@ -237,9 +201,9 @@ def test_scores_of_other_settings_are_not_reused(finished, checkpoint, changes):
         data = recipes.data_of(config, trained)
         record = identity(config, trained, config.protocol)
         record |= {"bn_decay": config.bn_decay}
-        job = finetune._Job(config, data, ({}, {}), trained.network, pathlib.Path(), record)
+        job = search.Job(config, data, ({}, {}), trained.network, pathlib.Path(), record)
         size = int(36 * config.fraction)
-        marks.append([job.fingerprint(cell, size) for cell in finetune.grid(config)])
+        marks.append([job.fingerprint(cell, size) for cell in search.cells_of(config)])
     assert len({*marks[0], *marks[1]}) == 8
 
 
@@ -295,6 +259,76 @@ def test_a_grid_that_diverges_everywhere_ends_with_one_line(checkpoint, tmp_path
     with pytest.raises(GuardError, match=r"all 2 cells.*config.learning_rates"):
         finetune.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "other"},
+        {"fraction": 0.5, "protocol": "finetune"},
+        {"train_dataset": "other"},
+        {"label_smoothing": 0.1},
+    ],
+)
+def test_another_grid_in_the_same_workdir_is_refused_before_its_first_training(
+    finished, checkpoint, tmp_path, no_training, changes
+):
+    """Also where only the last cell is that of the network which is kept, or only the refit."""
+    other = tiny_checkpoints.write_easy_npz(tmp_path / "other.npz", seed=1)
+    changes = {key: other if value == "other" else value for key, value in changes.items()}
+    if "fraction" in changes:  # another protocol has another folder, so here the old one is moved
+        (tmp_path / "run" / "training").mkdir(parents=True)
+        shutil.copytree(
+            finished / "training" / "finetune-online-6",
+            tmp_path / "run" / "training" / "finetune-50%-online-6",
+        )
+    else:
+        shutil.copytree(finished, tmp_path / "run")
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(UserError, match="another --workdir") as caught:
+        finetune.run(config_of(checkpoint, refit=True, **changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_the_network_of_another_grid_is_never_deleted(finished, checkpoint, tmp_path, monkeypatch):
+    """Of two grids that share a workdir, the second one's best cell is one the first one lost."""
+    (record,) = read_results(finished / "results.json")
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "training" / "finetune-online-6"
+    lost = folder / "rate=1e-09,epochs=1,decay=0" / "checkpoints"
+    shutil.copytree(next(folder.glob("refit,*")) / "checkpoints", lost)
+    finetune.run(config_of(checkpoint, refit=True), tmp_path)
+    assert checkpoints.steps(lost)
+    (again,) = read_results(tmp_path / "results.json")
+    assert again == record
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"refit": False}, "labels=45.*labels=36"),
+        ({"sweep_epochs": (1.0, 2.0, 3.0)}, "cells.rate=1e-09,epochs=3"),
+        ({"label_smoothing": 0.1}, "label_smoothing=0.0.*label_smoothing=0.1"),
+        ({"bn_decay": "0.5"}, "bn_decay"),
+    ],
+)
+def test_a_followed_run_is_evaluated_with_one_choice_of_settings(
+    finished, checkpoint, no_training, changes, words
+):
+    values = {"refit": True, "follow": True}
+    finetune.run(config_of(checkpoint, **values), finished)
+    with pytest.raises(UserError, match=words):
+        finetune.run(config_of(checkpoint, **values | changes), finished)
+
+
+def test_predictions_are_kept_on_request(finished, checkpoint, tmp_path, no_training):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    finetune.run(config_of(checkpoint, refit=True, save_predictions=True), tmp_path)
+    kept = ranked.read(tmp_path / "predictions.npz")
+    (record,) = read_results(tmp_path / "results.json")
+    assert np.mean(kept.ranked[:, 0] == kept.labels) * 100 == pytest.approx(record.value)
+    assert kept.about == ranked.about_of(record)
 
 
 # A share of the labels.
@@ -465,6 +499,13 @@ def test_the_transfer_page_on_a_small_grid(checkpoint, tmp_path):
         ({"bn_decay": "never"}, "config.bn_decay='never'.*transfer"),
         ({"bn_decay": "1.5"}, "config.bn_decay='1.5'"),
         ({"sweep_weight_decays": (0.1, -0.1)}, "-0.1"),
+        ({"sweep_weight_decays": ("(nan,)",)}, "config.sweep_weight_decays"),
+        ({"sweep_weight_decays": (float("nan"),)}, "config.sweep_weight_decays"),
+        ({"sweep_epochs": ("30",)}, "config.sweep_epochs"),
+        ({"sweep_epochs": (0.0,)}, "config.sweep_epochs"),
+        ({"protocol": ""}, "config.protocol"),
+        ({"subset_seed": -1}, "config.subset_seed=-1"),
+        ({"follow_hours": -1.0}, "config.follow_hours=-1.0"),
         ({"rate_scaling": "root"}, "config.rate_scaling='root'"),
         ({"fraction": 0.0}, "fraction=0.0"),
         ({"fraction": 1.5}, "fraction=1.5"),

@@ -102,7 +102,7 @@ def test_a_run_is_followed_from_before_its_first_checkpoint_to_its_end(run, tmp_
         written.append((trained.step, [r.checkpoint_step for r in records]))
         return one_record(trained)
 
-    follow.for_each_checkpoint(make_config(workdir), evaluate, out, protocol="test")
+    follow.for_each_checkpoint(make_config(workdir), evaluate, out, [{"protocol": "test"}])
     # In order, and json is brought up to date after each.
     assert written == [(2, []), (4, [2]), (6, [2, 4])]
     assert not clock.events and clock.now == pytest.approx(0.04)
@@ -119,7 +119,7 @@ def test_what_was_evaluated_is_not_evaluated_again(run, tmp_path):
         return one_record(trained)
 
     for _ in range(2):  # and ends at once when all is done
-        follow.for_each_checkpoint(make_config(run), evaluate, tmp_path, protocol="test")
+        follow.for_each_checkpoint(make_config(run), evaluate, tmp_path, [{"protocol": "test"}])
         assert seen == [4, 6]
 
 
@@ -197,11 +197,61 @@ def test_names_are_joined_by_a_plus():
             follow.chosen({"network": text}, "network", allowed)
 
 
-def test_a_step_is_finished_with_the_record_that_is_written_last():
+def test_a_finished_step_has_a_record_of_every_protocol_and_network():
     config = make_config("run", dataset="")
     fields = {"protocol": "p", "network": "online", "split": "test", "solver": "sgd"}
-    done = follow.finished(config, "p", ["online", "random"], "test", solver="sgd")
-    assert done == fields
+    done = follow.finished(config, ["p"], ["online"], "test", solver="sgd")
+    assert done == [fields]
     config.dataset = "digits"
-    done = follow.finished(config, "p", ["random", "online"], "test", solver="sgd")
-    assert done == fields | {"dataset": "digits"}
+    done = follow.finished(config, ["p", "q"], ["random", "online"], "test", solver="sgd")
+    fields["dataset"] = "digits"
+    assert len(done) == 4
+    assert fields in done and {**fields, "protocol": "q", "network": "random"} in done
+
+
+def test_a_network_that_was_not_asked_for_before_is_evaluated(run, tmp_path):
+    """Steps count as done with all that is asked for; one record of no training is for each."""
+    seen = []
+
+    def evaluate(trained):
+        seen.append(trained.step)
+        score, scored = follow.Score("p", "top1", 50.0, {}), follow.Scored("digits", "test", 3)
+        return [follow.record(trained, name, score, scored) for name in networks]
+
+    config = make_config(run, dataset="digits")
+    for networks in (["online"], ["random", "online"], ["random", "online"], ["random"]):
+        done = follow.finished(config, ["p"], networks, "test")
+        follow.for_each_checkpoint(config, evaluate, tmp_path, done)
+    assert seen == [2, 4, 6] * 2
+
+
+def test_other_settings_are_refused_even_where_every_step_is_done(run, tmp_path):
+    """The first one that differs is named; what an earlier version did not write is none."""
+    records = [
+        record._replace(settings={"k": 20, "rates": [0.1, 0.2]})
+        for step in (2, 4)
+        for record in one_record(weights.load(run / "checkpoints" / str(step)))
+    ]
+    write_results(tmp_path / "results.json", records)
+
+    def follow_with(seen, **settings):
+        def evaluate(trained):
+            seen.append(trained.step)
+            return one_record(trained)
+
+        config = make_config(run)
+        known = lambda trained, record: settings if record.protocol == "test" else None  # noqa: E731
+        follow.for_each_checkpoint(config, evaluate, tmp_path, [{"protocol": "test"}], known)
+
+    seen = []
+    before = (tmp_path / "results.json").read_text()
+    for settings, words in (
+        ({"new": 1, "k": 20, "rates": (0.1,)}, r"step 2 with rates=\[0.1, 0.2\].*rates=\[0.1\]"),
+        ({"k": 7, "rates": (0.1,)}, "k=20.*k=7"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            follow_with(seen, **settings)
+        assert "\n" not in str(caught.value) and "another --workdir" in str(caught.value)
+    assert not seen and (tmp_path / "results.json").read_text() == before
+    follow_with(seen, k=20, rates=(0.1, 0.2), new=1)
+    assert seen == [6]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from byol_jax.evals.grid import end_of_grid
+from byol_jax.evals.grid import choose, end_of_grid
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,17 @@ def test_a_best_value_at_an_end_of_the_grid_is_warned_of(values, best, end, capl
     words = [f"rate, {best:g}", f"{end} end", f"0.1 .. {max(values):g}"] if end else []
     assert len(caplog.messages) == bool(end)
     assert all(word in caplog.text for word in words)
+
+
+@pytest.mark.parametrize(
+    ("scores", "caution", "best"),
+    [
+        ((1.0, 3.0, 2.0), ((9,), (1,), (5,)), 1),
+        ((3.0, 3.0, 2.0), ((1,), (2,), (9,)), 1),
+        ((3.0, 3.0, 3.0), ((1, -0.1), (1, -0.01), (1, -0.5)), 1),
+        ((None, 0.0, None), ((9,), (1,), (9,)), 1),
+        ((3.0, 3.0), ((1,), (1,)), 0),
+    ],
+)
+def test_of_equal_scores_the_most_cautious_setting_wins(scores, caution, best):
+    assert choose(scores, caution) == best

@@ -1,6 +1,7 @@
 """Linear evaluation by SGD: choice on the validation split, one reading of the test split."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from byol_jax.errors import Diverged, Stopped, UserError
 from byol_jax.evals import linear
 from byol_jax.evals.sgd import predictions, recipes
 from byol_jax.evals.splits import load_split
+from byol_jax.results import ranked
 from byol_jax.results.records import read_results, validate
 from byol_jax.runtime import checkpoints
 from experiments import linear as page
@@ -59,6 +61,10 @@ def test_records_say_all_of_the_protocol(finished, dataset):
     low, high = settings.pop("valid_top1")
     assert high > 80.0 > low
     assert record.value > 80.0
+    assert settings.pop("standard_error") == pytest.approx(
+        (record.value * (100 - record.value) / 12) ** 0.5
+    )
+    assert settings.pop("standard_error_of") == "12 examples, binomial"
     assert settings == {
         "solver": "sgd",
         "seed": 1337,
@@ -74,6 +80,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
         "logit_clip": 0.0,
         "logit_penalty": 0.0,
         "augmentation": "spatial",
+        "crops": "paper",
         "flip": 0.5,
         "area_range": [0.08, 1.0],
         "aspect_range": [0.75, 4 / 3],
@@ -223,7 +230,9 @@ def test_other_networks_have_encoders_of_their_own(checkpoint, tmp_path, network
 
 def test_the_frozen_encoder_is_not_in_the_saved_state(finished):
     names = set(only_training(finished))
-    assert {name.split("/")[0] for name in names} == {"step", "heads", "opt_state", "finite"}
+    assert {name.split("/")[0] for name in names} == {
+        *("step", "heads", "opt_state", "healthy", "finite")
+    }
     assert not [name for name in names if "encoder" in name]
 
 
@@ -241,14 +250,79 @@ def test_the_variation_of_table_7_is_trained_and_recorded(checkpoint, tmp_path):
     assert len(record.settings["valid_top1"]) == 5
 
 
-def test_numbers_that_are_not_finite_end_the_evaluation(checkpoint, tmp_path):
-    config = config_of(checkpoint, learning_rates=(0.2, 1e38))
-    with pytest.raises(Diverged, match=r"not finite.*1e\+38"):
+def test_a_rate_that_diverges_leaves_the_others(checkpoint, tmp_path, caplog):
+    config = config_of(checkpoint, learning_rates=(1e38, 0.2))
+    with caplog.at_level("WARNING", logger="byol_jax"):
+        linear.run(config, tmp_path / "a")
+    assert "1e+38" in caplog.text
+    (record,) = read_results(tmp_path / "a" / "results.json")
+    diverged, healthy = record.settings["valid_top1"]
+    assert diverged is None and healthy > 80.0
+    assert record.settings["learning_rate"] == 0.2
+    assert all(np.isfinite(value).all() for value in only_training(tmp_path / "a").values())
+    # The other one is what it is alone.
+    linear.run(config_of(checkpoint, learning_rates=(0.1, 0.2)), tmp_path / "b")
+    (other,) = read_results(tmp_path / "b" / "results.json")
+    assert other.settings["valid_top1"][1] == healthy
+
+
+def test_numbers_that_are_not_finite_at_any_rate_end_the_evaluation(checkpoint, tmp_path):
+    config = config_of(checkpoint, learning_rates=(2e38, 1e38))
+    with pytest.raises(Diverged, match=r"not finite.*2e\+38"):
         linear.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
     # The last good state is saved: here the first one, as the first update is too large.
     assert checkpoints.steps(tmp_path / "training" / "linear-online-6" / "checkpoints") == [0]
     assert all(np.isfinite(value).all() for value in only_training(tmp_path).values())
+
+
+def test_a_training_of_an_earlier_version_goes_on(checkpoint, finished, tmp_path, no_training):
+    """Its state did not say which classifiers are healthy: all of them were."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "training" / "linear-online-6" / "checkpoints"
+    flat, record = checkpoints.read(folder, 9)
+    del flat["healthy"], record["step"], record["arrays"]
+    shutil.rmtree(folder)
+    tiny_checkpoints.write(folder.parent, flat, record, (9,))
+    linear.run(config_of(checkpoint), tmp_path)
+    assert read_results(tmp_path / "results.json") == read_results(finished / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_epochs": 1.0}, "total_steps=9.*total_steps=4"),
+        ({"learning_rates": (0.4, 0.1)}, "learning_rates="),
+        ({"fit_split": "train", "valid_split": "", "learning_rates": (0.2,)}, "learning_rates"),
+        ({"crops": "own", "area_min": 0.3}, "area_range"),
+        ({"eval_crop": "released"}, "eval_crop"),
+        ({"image_size": 9}, "image_size"),
+    ],
+)
+def test_a_followed_run_is_evaluated_with_one_choice_of_settings(
+    checkpoint, finished, no_training, changes, words
+):
+    """The same settings find all steps done; others are refused before anything is computed."""
+    before = (finished / "results.json").read_text()
+    linear.run(config_of(checkpoint, follow=True), finished)
+    with pytest.raises(UserError, match=words) as caught:
+        linear.run(config_of(checkpoint, follow=True, **changes), finished)
+    assert "another --workdir" in str(caught.value) and "\n" not in str(caught.value)
+    assert (finished / "results.json").read_text() == before
+
+
+def test_predictions_are_kept_on_request(checkpoint, finished, tmp_path):
+    assert not (finished / "predictions.npz").exists()
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    linear.run(config_of(checkpoint, save_predictions=True), tmp_path)
+    kept = ranked.read(tmp_path / "predictions.npz")
+    (record,) = read_results(tmp_path / "results.json")
+    assert kept.ids.tolist() == list(range(12)) and kept.ranked.shape == (12, 3)
+    assert np.mean(kept.ranked[:, 0] == kept.labels) * 100 == pytest.approx(record.value)
+    assert kept.about == ranked.about_of(record)
+    with pytest.raises(UserError, match=r"network=online.*network=target"):
+        linear.run(config_of(checkpoint, save_predictions=True, network="target"), tmp_path)
+    assert not (tmp_path / "training" / "linear-target-6").exists()
 
 
 @pytest.mark.parametrize(
@@ -275,7 +349,7 @@ def test_numbers_that_are_not_finite_end_the_evaluation(checkpoint, tmp_path):
         ({"learning_rates": ("fast",)}, "config.learning_rates"),
         ({"magnitude": 11.0}, "config.magnitude=11.0.*10"),
         ({"flip": 2.0}, "config.flip=2.0"),
-        ({"area_min": 2.0}, "2.0"),
+        ({"area_min": 2.0}, "config.area_min=2.0"),
         ({"image_size": 0}, "config.image_size=0"),
         ({"momentum": 1.0}, "config.momentum=1.0"),
         ({"label_smoothing": 1.0}, "config.label_smoothing=1.0"),
@@ -284,6 +358,12 @@ def test_numbers_that_are_not_finite_end_the_evaluation(checkpoint, tmp_path):
         ({"num_epochs": 0.0}, "config.num_epochs=0.0"),
         ({"eval_batch_size": 0}, "config.eval_batch_size=0"),
         ({"seed": -1}, "config.seed=-1"),
+        ({"crops": "mine"}, "config.crops='mine'.*own"),
+        ({"threads": -1}, "config.threads=-1"),
+        ({"learning_rates": (float("inf"),)}, "config.learning_rates"),
+        ({"follow_seconds": -1.0}, "config.follow_seconds=-1.0"),
+        ({"view": {"blur": 2.0}}, "config.view.blur=2.0"),
+        ({"follow": True, "save_predictions": True}, "config.save_predictions.*config.follow"),
         ({"follow": True, "checkpoint": "run/checkpoints/6"}, "config.follow.*run/checkpoints/6"),
     ],
 )

@@ -15,7 +15,8 @@ from byol_jax.evals import features, transfer
 from byol_jax.evals.checkpoint import siamese_of
 from byol_jax.evals.probes import logistic
 from byol_jax.evals.splits import load_split
-from byol_jax.results import scores
+from byol_jax.results import ranked, scores
+from byol_jax.results.records import read_results
 from experiments import transfer as page
 
 GRID = (1e-4, 1.0, 10.0, 1e4)
@@ -188,9 +189,59 @@ def test_a_benchmark_is_named(checkpoint, tmp_path):
         ({"benchmark": "flower"}, "did you mean 'flowers'"),
         ({"fit_split": "train+valid"}, "share valid"),
         ({"eval_crop": "half"}, "config.eval_crop='half'"),
+        ({"image_size": 0}, "config.image_size=0"),
+        ({"l2_grid": ()}, "config.l2_grid"),
+        ({"l2_grid": (1.0, -1.0)}, "config.l2_grid"),
+        ({"network": "online+online"}, r"config.network='online\+online'"),
+        ({"follow_seconds": -1.0}, "config.follow_seconds"),
+        ({"save_predictions": True, "network": "random+online"}, "save_predictions.*2 networks"),
         ({"follow": True, "network": "random"}, "config.follow .*config.network=random"),
         ({"checkpoint": ""}, "config.checkpoint"),
     ],
 )
 def test_mistakes_in_the_config(tmp_path, refused, changes, words):
     refused(transfer.run, small_page(tmp_path, **changes), words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metric": "map_11"}, "metric='map_11'.*one label"),
+        ({"network": "random+target"}, "no target network"),
+        ({"score_split": "exam"}, "'exam'"),
+    ],
+)
+def test_what_only_data_and_checkpoint_can_tell_comes_before_any_feature(
+    tmp_path, refused, monkeypatch, changes, words
+):
+    workdir = tiny_checkpoints.save(tmp_path / "run", "digits", (2,), 10, 2)
+    load = weights.load
+    monkeypatch.setattr(weights, "load", lambda path: load(path)._replace(target_params={}))
+    monkeypatch.setattr(features, "extract", lambda *_, **__: pytest.fail("computed"))
+    refused(transfer.run, small_page(workdir, **changes), words)
+
+
+def test_a_followed_run_is_evaluated_with_one_choice_of_settings(checkpoint, tmp_path, monkeypatch):
+    values = {"follow": True, "l2_grid": (10.0,)}
+    transfer.run(small_page(checkpoint, **values), tmp_path)
+    before = (tmp_path / "results.json").read_text()
+    monkeypatch.setattr(features, "extract", lambda *_, **__: pytest.fail("computed"))
+    transfer.run(small_page(checkpoint, **values), tmp_path)
+    for changes, words in (
+        ({"standardize": True}, "standardize=no"),
+        ({"l2_grid": (1.0,)}, "l2_grid="),
+        ({"valid_split": "valid", "fit_split": "test", "score_split": "test"}, "share test"),
+    ):
+        with pytest.raises(UserError, match=words):
+            transfer.run(small_page(checkpoint, **values | changes), tmp_path)
+    assert (tmp_path / "results.json").read_text() == before
+
+
+def test_predictions_are_kept_on_request(checkpoint, tmp_path):
+    transfer.run(small_page(checkpoint, save_predictions=True, l2_grid=(1.0,)), tmp_path)
+    kept = ranked.read(tmp_path / "predictions.npz")
+    (record,) = read_results(tmp_path / "results.json")
+    assert kept.ids.tolist() == list(range(359)) and kept.ranked.shape == (359, 5)
+    assert 100 * np.mean(kept.ranked[:, 0] == kept.labels) == pytest.approx(record.value)
+    assert all(len({*row}) == 5 for row in kept.ranked)
+    assert kept.about == ranked.about_of(record)

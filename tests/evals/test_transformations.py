@@ -14,6 +14,7 @@ from byol_jax.augment import byol, compose, simclr
 from byol_jax.augment.compose import AugmentParams
 from byol_jax.data import images, pipeline, sources
 from byol_jax.data.views import View, examples
+from byol_jax.errors import UserError
 from byol_jax.evals import transformations
 from byol_jax.evals.checkpoint import siamese_of
 from byol_jax.evals.probes import mlp, transformed
@@ -243,6 +244,10 @@ def test_the_job(digits, tmp_path, capsys):
         view = settings.pop("view")
         # T as it was drawn: the task's own operation goes by the label.
         assert view["grayscale"] == 0.2 and "sobel" not in view
+        assert settings.pop("standard_error") == pytest.approx(
+            (record.value * (100 - record.value) / 359) ** 0.5
+        )
+        assert settings.pop("standard_error_of") == "359 examples, binomial"
         assert settings == {
             "classifier": "MLP with one hidden layer, ReLU",
             "solver": "adam",
@@ -316,9 +321,13 @@ def test_a_run_is_followed_and_nothing_is_evaluated_twice(dataset, tmp_path, mon
     monkeypatch.setattr(transformed, "extract", extract)
     monkeypatch.setattr(mlp, "predict", predict)
     changes = {"network": "online+target", "tasks": "rotation+grayscale", "epochs_of_views": 2}
-    for hidden_size in (None, 5):
+    for hidden_size in (None, None, 5):
         config = small_page(workdir, follow=True, hidden_size=hidden_size, **changes)
-        transformations.run(config, tmp_path / "out")
+        if hidden_size is None:
+            transformations.run(config, tmp_path / "out")
+        else:
+            with pytest.raises(UserError, match=r"hidden_size=7.*hidden_size=5"):
+                transformations.run(config, tmp_path / "out")
         assert passes == 4 * [
             ("rotation", 36, range(1, 3)),
             ("rotation", 12, range(1)),
@@ -357,6 +366,8 @@ def test_a_run_is_followed_and_nothing_is_evaluated_twice(dataset, tmp_path, mon
         ({"fit_split": "train+test"}, "share test"),
         ({"hidden_size": 0}, "config.hidden_size=0"),
         ({"epochs_of_views": 0}, "config.epochs_of_views=0"),
+        ({"learning_rate": float("inf")}, "config.learning_rate=inf"),
+        ({"follow_hours": -1.0}, "config.follow_hours"),
         ({"learning_rate": 0.0}, "config.learning_rate=0.0"),
         ({"seed": -1}, "config.seed=-1"),
         ({"follow": True, "network": "random"}, "config.follow .*config.network=random"),

@@ -9,7 +9,7 @@ import tiny_runs
 from byol_jax import jobs, train
 from byol_jax.data import pipeline
 from byol_jax.evals import finetune as finetune_job
-from byol_jax.evals.sgd import recipes
+from byol_jax.evals.sgd import recipes, search
 from byol_jax.method import check, peak_learning_rate
 from experiments import base, classification, simclr
 
@@ -82,7 +82,9 @@ def test_a_page_that_learns_from_labels_has_the_keys_of_its_base(page, options):
     job_check(config)
 
 
-@pytest.mark.parametrize("page", ["evaluate", "operations", "transfer", "transformations"])
+@pytest.mark.parametrize(
+    "page", ["compare", "evaluate", "operations", "transfer", "transformations"]
+)
 def test_a_page_names_its_job(page):
     assert config_of(page).job == page and page in jobs.JOBS
 
@@ -199,7 +201,7 @@ def test_simclr_on_places365_is_the_reproduction_of_tables_16_and_17():
 @pytest.mark.parametrize(("fraction", "epochs"), [(0.01, 60), (0.1, 30), (1, 30)])
 def test_semi_as_simclr_is_a_grid_of_one_cell(fraction, epochs):
     """SimCLR App. B.5: 60 epochs for 1 % of the labels, else 30."""
-    (cell,) = finetune_job.grid(config_of("semi", f"fraction={fraction},protocol=simclr"))
+    (cell,) = search.cells_of(config_of("semi", f"fraction={fraction},protocol=simclr"))
     assert (cell.learning_rate, cell.num_epochs, cell.weight_decay) == (0.8, epochs, 0)
 
 
@@ -220,7 +222,7 @@ def test_the_grid_of_a_transfer(options, rates, decays):
         assert (nonzero[0], nonzero[-1], len(values)) == pytest.approx((low, high, count))
         ratios = [b / a for a, b in itertools.pairwise(nonzero)]
         assert ratios == pytest.approx([10**0.5] * len(ratios))
-    cells = finetune_job.grid(config)
+    cells = [*search.cells_of(config)]
     assert len(cells) == 56
     # Decays are divided by the rate.
     assert cells[-1].weight_decay == pytest.approx(decays[1] / rates[1])

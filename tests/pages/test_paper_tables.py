@@ -228,7 +228,7 @@ def test_numbers_of_texts_and_of_the_lecture_have_their_runs(where, values, run)
 
 
 def test_decisions_stand_beside_the_numbers() -> None:
-    """docs/deviations.md, 59 to 64."""
+    """docs/deviations.md, 56 to 61."""
     where = {
         ("2", "BYOL (ours) ResNet-50", "1%", "finetune"): "published subset",
         ("8", "SimCLR (repro)", "100%", "finetune"): "",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from byol_jax.errors import UserError
-from byol_jax.results.records import read_results, write_results
+from byol_jax.results.records import read_results, with_standard_error, write_results
 from tiny_records import make_record
 
 
@@ -70,6 +70,7 @@ def test_numbers_of_numpy_and_jax_become_plain(tmp_path):
         {"checkpoint_step": None},
         {"seed": 1},
         {"settings": {"solver": "sgd"}},
+        {"settings": {"compared": "runs/a with runs/b"}},
     ],
 )
 def test_another_identity_is_kept(tmp_path, changes):
@@ -130,6 +131,21 @@ def test_invalid_records_are_refused(tmp_path, changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         write_results(path, [make_record(**changes)])
     assert not path.exists()
+
+
+def test_an_accuracy_gets_its_binomial_standard_error():
+    """sqrt(0.9 x 0.1 / 400) = 0.015."""
+    record = with_standard_error(make_record(value=90.0, n_examples=400))
+    assert record.settings["standard_error"] == pytest.approx(1.5)
+    assert record.settings["standard_error_of"] == "400 examples, binomial"
+    assert record.settings["l2"] == 0.1
+    for other in (
+        make_record(settings={"standard_error": 0.6}),  # over draws of labels
+        make_record(metric="mean_per_class"),
+        make_record(metric="map_11"),
+        make_record(metric="std_sqrt_dim", unit="1"),
+    ):
+        assert with_standard_error(other) == other
 
 
 def test_two_numbers_for_one_identity_are_refused(tmp_path):

@@ -23,6 +23,12 @@ def test_rows_in_markdown():
     ]
 
 
+def test_a_difference_that_rounds_to_zero_has_no_minus():
+    assert [tables.signed(v) for v in (-0.04, 0.0, 0.04, -0.06, 1.26)] == [
+        *("+0.0", "+0.0", "+0.0", "-0.1", "+1.3")
+    ]
+
+
 def test_table_golden():
     few = {"protocol": "linear/2-per-class"}
     records = [

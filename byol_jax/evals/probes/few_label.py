@@ -14,6 +14,9 @@ from byol_jax.errors import require
 from byol_jax.evals.probes import logistic
 from byol_jax.results import scores
 
+# "Fixed stratified thirds" of the training labels.
+SPLITS = 3
+
 
 class FewLabelResult(NamedTuple):
     """Top-1 accuracies in percent.
@@ -52,7 +55,7 @@ def draw_rows(
     *,
     labels_per_class: int = 2,
     draws: int = 20,
-    splits: int = 3,
+    splits: int = SPLITS,
     seed: int = 0,
 ) -> np.ndarray:
     """Rows of the labelled examples of each draw, keyed on the seed alone.
@@ -114,7 +117,7 @@ def few_label_top1(
     *,
     labels_per_class: int = 2,
     draws: int = 20,
-    splits: int = 3,
+    splits: int = SPLITS,
     l2: float = 1.0,
     seed: int = 0,
 ) -> FewLabelResult:

@@ -10,7 +10,7 @@ import numpy as np
 
 from byol_jax.data.splits import shuffled_classes
 from byol_jax.errors import require
-from byol_jax.evals.grid import end_of_grid
+from byol_jax.evals import grid
 from byol_jax.evals.probes import lbfgs
 from byol_jax.results import scores
 
@@ -307,7 +307,7 @@ class Choice(NamedTuple):
 def choose(
     models: Sequence[Model], l2_grid: Sequence[float], score: Callable[[Model], float]
 ) -> Choice:
-    """The l2 with the best score (BYOL App. E.2), and the largest one of equals.
+    """The l2 with the best score (BYOL App. E.2), of equals by the rule of `grid.choose`.
 
     A choice at an end of the grid is logged as a warning, since a better one may lie outside.
 
@@ -316,8 +316,10 @@ def choose(
       l2_grid: their penalties.
       score: score of a model on validation examples.
     """
-    best, l2 = max((score(model), float(l2)) for model, l2 in zip(models, l2_grid, strict=True))
-    return Choice(l2, best, end_of_grid("l2", l2_grid, l2))
+    scores_of = [score(model) for model in models]
+    best = grid.choose(scores_of, [(l2,) for l2 in l2_grid])
+    l2 = float(l2_grid[best])
+    return Choice(l2, scores_of[best], grid.end_of_grid("l2", l2_grid, l2))
 
 
 def select_l2(

@@ -37,13 +37,16 @@ class State(NamedTuple):
       encoder: the encoder if it is fine-tuned; empty trees if it is frozen.
       heads: the classifiers.
       opt_state: Nesterov momentum of both.
-      finite: whether every step so far was finite; once False, the state stays the last good one.
+      healthy: which classifiers were finite at every step so far, bool `[R]`; one that was not
+        stays what it was before, and the others go on.
+      finite: whether any classifier is left; once False, the state stays the last good one.
     """
 
     step: jax.Array
     encoder: Encoder
     heads: Heads
     opt_state: optax.OptState
+    healthy: jax.Array
     finite: jax.Array
 
 
@@ -128,6 +131,7 @@ def init(heads: Heads, encoder: Encoder | None = None) -> State:
         encoder=encoder,
         heads=heads,
         opt_state=_optimizer(0.0).init((encoder[0], heads)),
+        healthy=jnp.ones(heads["b"].shape[:1], bool),
         finite=jnp.ones((), bool),
     )
 
@@ -232,6 +236,19 @@ def _scaled(updates: tuple[hk.Params, Heads], rates: jax.Array) -> tuple[hk.Para
     )
 
 
+def _finite(moves: tuple[hk.Params, Heads]) -> jax.Array:
+    """Whether the update of each classifier has a finite norm, and that of the encoder: `[R]`."""
+    heads = jnp.isfinite(jax.vmap(optax.tree_utils.tree_norm)(moves[1]))
+    return heads & jnp.isfinite(optax.tree_utils.tree_norm(moves[0])) if moves[0] else heads
+
+
+def _where(chosen: jax.Array, new: Heads, old: Heads) -> Heads:
+    """`new` for the chosen classifiers, `old` for the others."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old
+    )
+
+
 def step(
     state: State,
     views: jax.Array,
@@ -254,7 +271,8 @@ def step(
       axis: mapped axis of the devices, or None.
 
     Returns:
-      The next state, and the logs `loss`, `top1` `[R]`, `learning_rate` (of the first), `finite`.
+      The next state, and the logs `loss`, `top1` `[R]` (NaN for a classifier that stands still),
+      `learning_rate` (of the first), `finite`.
     """
     is_frozen = not state.encoder[0]
     trainable = (state.encoder[0], state.heads)
@@ -279,19 +297,35 @@ def step(
         total_steps=hparams.total_steps,
     )
     moves = _scaled(updates, rates)
+    healthy = state.healthy & jnp.isfinite(logs["loss"]) & _finite(moves)
     params, heads = jax.tree.map(jnp.subtract, trainable, moves)
-    finite = state.finite & jnp.all(jnp.isfinite(logs["loss"]))
-    finite &= jnp.isfinite(optax.tree_utils.tree_norm(moves))
     new = State(
         step=state.step + 1,
         encoder=({}, {}) if is_frozen else (params, bn_state),
         heads=heads,
         opt_state=opt_state,
-        finite=finite,
+        healthy=healthy,
+        finite=state.finite & jnp.any(healthy),
     )
-    # The buffers of the old state are donated, so a bad step is undone here or never.
-    guarded = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-    return guarded._replace(finite=finite), logs | {"learning_rate": rates[0], "finite": finite}
+    # A classifier that stands still has no curve.
+    logs = {name: jnp.where(state.healthy, values, jnp.nan) for name, values in logs.items()}
+    logs |= {"learning_rate": rates[0], "finite": new.finite}
+    return _guarded(new, state), logs
+
+
+def _guarded(new: State, old: State) -> State:
+    """`new` with its unhealthy classifiers as they were in `old`; all of `old` if none is left.
+
+    The buffers of the old state are donated, so a bad step is undone here or never.
+    """
+    of_encoder, of_heads = new.opt_state.trace
+    momentum = of_encoder, _where(new.healthy, of_heads, old.opt_state.trace[1])
+    kept = new._replace(
+        heads=_where(new.healthy, new.heads, old.heads),
+        opt_state=new.opt_state._replace(trace=momentum),
+    )
+    last_good: State = jax.tree.map(lambda a, b: jnp.where(new.finite, a, b), kept, old)
+    return last_good._replace(finite=new.finite)
 
 
 def train_step(

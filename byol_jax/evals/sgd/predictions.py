@@ -13,10 +13,8 @@ from byol_jax.evals.sgd import classifiers
 from byol_jax.evals.sgd.labels import check_metric
 from byol_jax.evals.splits import Split
 from byol_jax.results import scores
+from byol_jax.results.ranked import TOP
 from byol_jax.runtime import spmd
-
-# Number of ranked classes that are kept per image.
-_TOP = 5
 
 
 class Predictions(NamedTuple):
@@ -27,11 +25,13 @@ class Predictions(NamedTuple):
         image.
       logits: `[N, R, K]` for several labels per image, else None.
       labels: the labels of the split, `[N]` or `[N, K]`.
+      ids: places of the images in the split, `[N]`.
     """
 
     ranked: np.ndarray | None
     logits: np.ndarray | None
     labels: np.ndarray
+    ids: np.ndarray
 
 
 @functools.lru_cache(maxsize=8)
@@ -42,7 +42,7 @@ def _outputs(network: hk.TransformedWithState, multi_label: bool) -> Any:
         batch: jax.Array, encoder: classifiers.Encoder, heads: classifiers.Heads
     ) -> jax.Array:
         logits = classifiers.predict(batch, encoder, heads, network=network)
-        return logits if multi_label else jax.lax.top_k(logits, min(_TOP, logits.shape[-1]))[1]
+        return logits if multi_label else jax.lax.top_k(logits, min(TOP, logits.shape[-1]))[1]
 
     return outputs
 
@@ -59,29 +59,29 @@ def predict(
     Raises:
       UserError: no image has a label, or a label is not a class of the classifiers.
     """
-    parts: list[np.ndarray] = []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
 
     def pixels() -> Iterator[np.ndarray]:
         for batch in split.batches():
-            parts.append(batch["labels"])
+            parts.append((batch["labels"], batch["ids"]))
             yield batch["images"]
 
     outputs = spmd.map_batches(
         _outputs(network, split.multi_label), pixels(), batch_size, (encoder, heads)
     )
-    labels = np.concatenate(parts)
+    labels, ids = map(np.concatenate, zip(*parts, strict=True))
     labelled = labels.reshape(len(labels), -1).max(axis=1) >= 0
     require(labelled.any(), f"no image of the {split.name} split has a label")
-    outputs, labels = outputs[labelled], labels[labelled]
+    outputs, labels, ids = outputs[labelled], labels[labelled], ids[labelled]
     if split.multi_label:
-        return Predictions(None, outputs, labels)
+        return Predictions(None, outputs, labels, ids)
     classes = heads["w"].shape[-1]
     require(
         labels.max() < classes,
         f"the {split.name} split has the label {labels.max()}, outside of the {classes} classes "
         "that were learnt",
     )
-    return Predictions(outputs, None, labels)
+    return Predictions(outputs, None, labels, ids)
 
 
 def score(predictions: Predictions, head: int, metric: str) -> dict[str, float]:
@@ -104,6 +104,6 @@ def score(predictions: Predictions, head: int, metric: str) -> dict[str, float]:
     values = {"top1": scores.top1(ranked[:, 0], labels)}
     if metric == "mean_per_class":
         values = {metric: scores.mean_per_class(ranked[:, 0], labels), **values}
-    if ranked.shape[1] == _TOP:
+    if ranked.shape[1] == TOP:
         values["top5"] = scores.top_k(ranked, labels)
     return values

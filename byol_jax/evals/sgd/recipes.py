@@ -1,13 +1,22 @@
 """Turns a config into the data and the hyperparameters of a training on labels."""
 
-import math
 from typing import Any, NamedTuple
 
 import ml_collections
 
 from byol_jax import weights
 from byol_jax.augment import compose, randaugment
-from byol_jax.checks import PROBABILITY, SEED, Rule, above, at_least, check_keys, one_of, within
+from byol_jax.checks import (
+    PROBABILITY,
+    SEED,
+    Rule,
+    above,
+    at_least,
+    check_keys,
+    each,
+    one_of,
+    within,
+)
 from byol_jax.data import crops, images, pipeline, table10
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint
@@ -21,6 +30,7 @@ from byol_jax.runtime import spmd
 SOLVER = "sgd"
 
 _BELOW_ONE = Rule(lambda value: 0 <= value < 1, "in [0, 1)")
+_SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 RULES = {
     "seed": SEED,
     "network": one_of(checkpoint.NETWORKS),
@@ -31,6 +41,7 @@ RULES = {
     "num_epochs": above(0),
     "num_steps": at_least(1),
     "warmup_epochs": at_least(0),
+    "learning_rates": each(above(0)),
     "rate_scaling": one_of(schedules.RATE_SCALINGS),
     "momentum": _BELOW_ONE,
     "weight_decay": at_least(0),
@@ -39,7 +50,11 @@ RULES = {
     "logit_penalty": at_least(0),
     "augmentation": one_of(classifiers.AUGMENTATIONS),
     "magnitude": within(0, randaugment.MAX_MAGNITUDE),
+    "crops": one_of(crops.CLASSIFIER_CROPS),
     "flip": PROBABILITY,
+    "area_min": _SHARE,
+    "threads": at_least(0),
+    "prefetch": at_least(0),
     "log_every": at_least(1),
     "checkpoint_every": at_least(1),
 }
@@ -97,6 +112,7 @@ class Data(NamedTuple):
       metric: `top1`, `mean_per_class` or `map_11`.
       image_size: side of all crops in pixels.
       batch_size: evaluation crops per call.
+      crops: one of `crops.CLASSIFIER_CROPS`.
       cropping: how views and evaluation crops are made.
     """
 
@@ -106,6 +122,7 @@ class Data(NamedTuple):
     metric: str
     image_size: int
     batch_size: int
+    crops: str
     cropping: weights.Cropping
 
     def train_set(self, split: str) -> images.ImageSet:
@@ -139,12 +156,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       UserError: names the key, its value and what is allowed.
     """
     check_keys(config, RULES)
-    rates = tuple(config.learning_rates)
-    require(rates, "config.learning_rates is empty: give one or more")
-    require(
-        all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates),
-        f"config.learning_rates={rates} must all be numbers above 0",
-    )
+    check_keys(config.view, dict.fromkeys(compose.PROBABILITIES, PROBABILITY), "config.view")
     spmd.check_batch(config.batch_size, 1)
 
 
@@ -166,6 +178,7 @@ def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) 
     row = table10.find(dataset, config.benchmark)
     image_size: int = config.image_size or (trained.image_size if trained else 0)
     require(image_size, "config.image_size is needed: there is no checkpoint to take it from")
+    spatial = _crops(config, trained, dataset)
     return Data(
         dataset=dataset,
         data_dir=data_dir,
@@ -173,18 +186,39 @@ def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) 
         metric=config.metric or (row.metric if row else "top1"),
         image_size=image_size,
         batch_size=config.eval_batch_size,
-        cropping=_cropping(config, trained.cropping if trained else weights.Cropping()),
+        crops=spatial,
+        cropping=_cropping(config, trained.cropping if trained else weights.Cropping(), spatial),
     )
 
 
-def _cropping(config: ml_collections.ConfigDict, own: weights.Cropping) -> weights.Cropping:
-    """The checkpoint's own cropping, with what the config gives in its place."""
+def _crops(config: ml_collections.ConfigDict, trained: weights.Trained | None, dataset: str) -> str:
+    """One of `crops.CLASSIFIER_CROPS`.
+
+    It is what the config gives, or else what the page of the run says for the run's own images. The
+    augmentations of pre-training (Table 7) have the crops and flips of T among them.
+    """
+    if config.crops:
+        return str(config.crops)
+    if trained is None:
+        return "paper"
+    if config.augmentation == "pretrain":
+        return "own"
+    own: str = trained.config["data"].get("classifier_crops", "paper")
+    return own if dataset == trained.dataset else "paper"
+
+
+def _cropping(
+    config: ml_collections.ConfigDict, own: weights.Cropping, whose: str
+) -> weights.Cropping:
+    """Crops and flips of the protocol or of the run, with what the config gives in their place."""
+    spatial = own if whose == "own" else weights.Cropping()
     given = {name: value for name, value in config.view.items() if value is not None}
-    view = compose.from_config({**own.view._asdict(), **given})
-    area_min, area_max = own.area_range
+    view = compose.from_config({**own.view._asdict(), "flip": spatial.view.flip, **given})
+    area_min, area_max = spatial.area_range
     return own._replace(
         view=view if config.flip is None else view._replace(flip=config.flip),
         area_range=(area_min if config.area_min is None else config.area_min, area_max),
+        aspect_range=spatial.aspect_range,
         eval_crop=config.eval_crop or own.eval_crop,
     )
 
@@ -226,8 +260,8 @@ def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) 
     )
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The settings of a record that a recipe decides."""
+def settings_of(recipe: Recipe, data: Data) -> dict[str, Any]:
+    """The settings of a record that a recipe and its data decide."""
     unused = {"threads", "prefetch", "exif", "learning_rates"}
     unused |= {"view"} if recipe.augmentation != "pretrain" else set()
     unused |= {"magnitude"} if recipe.augmentation != "randaugment" else set()
@@ -236,7 +270,8 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         settings["view"] = named_numbers(recipe.view)
     else:
         settings["flip"] = float(recipe.view.flip)
-    return {"solver": SOLVER, "nesterov": True, "schedule": "cosine to 0", **settings}
+    crops = {"crops": data.crops, "eval_crop": data.cropping.eval_crop}
+    return {"solver": SOLVER, "nesterov": True, "schedule": "cosine to 0", **settings, **crops}
 
 
 def named_numbers(view: compose.AugmentParams) -> dict[str, float]:

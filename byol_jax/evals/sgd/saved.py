@@ -14,7 +14,7 @@ from byol_jax.evals.sgd.recipes import named_numbers
 # Keys of a page that are saved in another form, are the evaluation's, or choose among cells.
 _NOT_SAVED = frozenset(
     (
-        *("network", "encoder", "view", "flip", "area_min", "eval_crop"),
+        *("network", "encoder", "view", "crops", "flip", "area_min", "eval_crop"),
         *("dataset", "data_dir", "image_size", "metric", "score_split", "eval_batch_size"),
         *("learning_rates", "rate_scaling", "sweep_epochs", "sweep_weight_decays"),
         *("decay_over_rate", "save_network"),

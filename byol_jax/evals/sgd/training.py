@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import loop
+from byol_jax import loop, weights
 from byol_jax.data import background, images, pipeline
 from byol_jax.data.views import Reading, Stream, View
-from byol_jax.errors import UserError, require
+from byol_jax.errors import require
 from byol_jax.evals import features
 from byol_jax.evals.sgd import classifiers
 from byol_jax.evals.sgd.identity import training_record
@@ -112,14 +112,33 @@ def _restore(
     if not steps:
         return state
     flat, saved = checkpoints.read(directory, steps[-1])
-    different = [key for key in record if saved.get(key) != record[key]]
-    if different:
-        key = different[0]
-        raise UserError(
-            f"{directory} holds a training with {key}={saved.get(key)}, this one has "
-            f"{key}={record[key]}: give another --workdir, or move that folder away"
-        )
+    _require_same(directory, saved, record)
+    flat = weights.upgrade_classifiers(flat)
     return checkpoints.fill(state, flat, f"checkpoint {directory / str(steps[-1])}")
+
+
+def _require_same(
+    directory: pathlib.Path, saved: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    for key in record:
+        require(
+            saved.get(key) == record[key],
+            f"{directory} holds a training with {key}={saved.get(key)}, this one has "
+            f"{key}={record[key]}: give another --workdir, or move that folder away",
+        )
+
+
+def check_place(place: Place, recipe: Recipe, num_images: int) -> None:
+    """Refuses a folder that holds another training than that of a recipe; reads no array.
+
+    Raises:
+      UserError: names the first value that differs.
+    """
+    directory = place.directory / "checkpoints"
+    steps = checkpoints.steps(directory)
+    if steps:
+        saved = checkpoints.read_record(directory, steps[-1])
+        _require_same(directory, saved, training_record(place.identity, recipe, num_images))
 
 
 def _batches(train_set: images.ImageSet, recipe: Recipe, start: int) -> background.Batches:
@@ -215,7 +234,7 @@ def _display(
     """Writes the logs of a step, and shows those of the classifier with the lowest loss."""
 
     def show(done: int, logs: Mapping[str, np.ndarray]) -> None:
-        best = int(np.argmin(logs["loss"]))
+        best = int(np.argmin(np.nan_to_num(logs["loss"], nan=np.inf)))
         accuracy = f" top1 {logs['top1'][best]:.1f}" if "top1" in logs else ""
         progress.advance(done * batch_size, f"step {done} loss {logs['loss'][best]:.3f}{accuracy}")
         values = {"learning_rate": float(logs["learning_rate"])}

@@ -333,6 +333,33 @@ def test_what_is_not_finite_changes_nothing_ever_after(is_frozen: bool, cause: s
         jax.tree.map(np.testing.assert_array_equal, state._replace(finite=good.finite), good)
 
 
+def test_a_classifier_that_diverges_stands_still_and_the_others_go_on() -> None:
+    """As if it were not there; its momentum stands still, too."""
+    network, encoder = small_encoder()
+    views, labels = small_batch()
+    step = jax.jit(functools.partial(classifiers.step, network=network))
+    three, two = (
+        hyperparameters(learning_rates=jnp.array(rates)) for rates in ([0.1, 3e38, 0.2], [0.1, 0.2])
+    )
+    state, alone = classifiers.init(small_heads(3)), classifiers.init(small_heads(2))
+    states = [state]
+    for i in range(3):
+        state, logs = step(state, views, labels, three, encoder)
+        alone, expected = step(alone, views, labels, two, encoder)
+        assert logs["finite"] and state.finite and state.step == i + 1
+        np.testing.assert_allclose(logs["loss"][jnp.array([0, 2])], expected["loss"], rtol=1e-6)
+        states.append(state)
+    assert state.healthy.tolist() == [True, False, True]
+    assert np.isnan(logs["loss"][1])
+    for name, leaf in alone.heads.items():
+        others = state.heads[name][jnp.array([0, 2])]
+        np.testing.assert_allclose(others, leaf, rtol=1e-6, atol=1e-7)
+    last_good = next(s for s in reversed(states) if s.healthy[1])
+    kept = [(s.heads, s.opt_state.trace[1]) for s in (state, last_good)]
+    for stopped, good in zip(*map(jax.tree.leaves, kept), strict=True):
+        np.testing.assert_array_equal(stopped[1], good[1])
+
+
 def test_init_heads_are_equal_draws_of_a_truncated_normal() -> None:
     heads = classifiers.init_heads(3, 4, 400, 50)
     assert heads["w"].shape == (4, 400, 50) and heads["b"].shape == (4, 50)

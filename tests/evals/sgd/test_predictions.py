@@ -39,7 +39,8 @@ def split_of(crops, labels, batch_size=8):
     def batches():
         for start in range(0, len(crops), batch_size):
             part = slice(start, start + batch_size)
-            yield {"images": crops[part], "labels": labels[part]}
+            ids = np.arange(len(crops))[part]
+            yield {"images": crops[part], "labels": labels[part], "ids": ids}
 
     return Split("test", len(crops), 6, labels.ndim == 2, batches, batches)
 

@@ -1,5 +1,6 @@
 """Data, recipes and identities of trainings on labels, from their configs."""
 
+import copy
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from byol_jax import weights
 from byol_jax.augment import compose
 from byol_jax.evals.sgd import recipes, training
 from byol_jax.evals.sgd.identity import training_record
+from experiments import ablations, digits, finetune, linear, semi
 from experiments import classification as page
 
 TRAINED = tiny_checkpoints.trained(
@@ -30,12 +32,61 @@ def config_of(**changes):
 
 
 def test_what_a_config_leaves_open_is_the_runs_own():
-    data = recipes.data_of(config_of(), TRAINED)
-    assert (data.dataset, data.image_size) == ("digits", 32)
+    data = recipes.data_of(config_of(crops="own"), TRAINED)
+    assert (data.dataset, data.image_size, data.crops) == ("digits", 32, "own")
     assert data.cropping == weights.Cropping(
         compose.AugmentParams(flip=0.25, blur=0.0), (0.2, 1.0), (0.75, 1.5), "full", exif=True
     )
     assert (data.metric, data.benchmark, data.batch_size) == ("top1", None, 256)
+
+
+@pytest.mark.parametrize("protocol", [linear, semi, finetune])
+def test_every_network_is_evaluated_on_the_crops_and_flips_of_the_paper(protocol):
+    """App. D.1 and E.3, whatever T was: here that of "Remove flip" (Table 17)."""
+    row = next(row for row in ablations.rows("17") if row.name == "Remove flip")
+    run = ablations.config_of(row)
+    assert run.augment.view1.flip == run.augment.view2.flip == 0
+    record = {"config": run.to_dict(), "num_classes": 1000, "total_steps": 1}
+    record["config"]["data"]["area_min"] = 0.5
+    trained = weights.trained_of(record, 1, {}, {}, {}, {})
+    config = protocol.get_config()
+    config.dataset = "tfds:imagenet2012"
+    data = recipes.data_of(config, trained)
+    assert data.crops == "paper"
+    assert data.cropping.view.flip == 0.5
+    assert data.cropping.area_range == (0.08, 1.0)
+    assert data.cropping.aspect_range == (3 / 4, 4 / 3)
+    # Table 7's variation is T as it was.
+    config.augmentation = "pretrain"
+    data = recipes.data_of(config, trained)
+    assert (data.crops, data.cropping.view.flip, data.cropping.area_range[0]) == ("own", 0.0, 0.5)
+
+
+def test_no_row_of_an_ablation_changes_the_crops_of_its_evaluation():
+    for table in ("17", "simclr-figure5"):
+        for row in ablations.rows(table):
+            record = {"config": ablations.config_of(row).to_dict(), "num_classes": 9}
+            record["total_steps"] = 1
+            cropping = recipes.data_of(
+                config_of(), weights.trained_of(record, 1, {}, {}, {}, {})
+            ).cropping
+            assert (cropping.view.flip, cropping.area_range) == (0.5, (0.08, 1.0)), row.name
+
+
+def test_digits_are_never_flipped_unless_the_user_says_so():
+    """A mirrored 2 is no digit; checkpoints of earlier versions are known by their data set."""
+    new = digits.get_config().to_dict()
+    old = copy.deepcopy(new)
+    del old["data"]["classifier_crops"]
+    for run in (new, old):
+        _, record = weights.upgrade({}, {"config": run, "num_classes": 10, "total_steps": 1})
+        trained = weights.trained_of(record, 1, {}, {}, {}, {})
+        cropping = recipes.data_of(config_of(), trained).cropping
+        assert (cropping.view.flip, cropping.area_range) == (0.0, (0.6, 1.0))
+        assert recipes.data_of(config_of(crops="paper"), trained).cropping.view.flip == 0.5
+        # Other images than those of the training.
+        other = recipes.data_of(config_of(dataset="tfds:cifar10"), trained)
+        assert (other.crops, other.cropping.view.flip) == ("paper", 0.5)
 
 
 def test_a_config_overrides_the_run():
@@ -83,11 +134,12 @@ def test_recipe():
 @pytest.mark.parametrize(
     ("augmentation", "more"),
     [
-        ("spatial", {"flip": 0.25}),
-        ("randaugment", {"flip": 0.25, "magnitude": 9.0}),
+        ("spatial", {"flip": 0.5, "crops": "paper"}),
+        ("randaugment", {"flip": 0.5, "magnitude": 9.0, "crops": "paper"}),
         (
             "pretrain",
             {
+                "crops": "own",
                 "view": {
                     "flip": 0.25,
                     "color_jitter": 0.8,
@@ -101,16 +153,17 @@ def test_recipe():
                     "blur_sigma_max": 2.0,
                     "solarize": 0.0,
                     "solarize_threshold": 0.5,
-                }
+                },
             },
         ),
     ],
 )
 def test_settings_name_what_the_augmentation_uses(augmentation, more):
     config = config_of(augmentation=augmentation)
-    recipe = recipes.recipe_of(config, recipes.data_of(config, TRAINED), 10_000)
-    settings = recipes.settings_of(recipe)
-    keys = {"flip", "magnitude", "view"}
+    data = recipes.data_of(config, TRAINED)
+    recipe = recipes.recipe_of(config, data, 10_000)
+    settings = recipes.settings_of(recipe, data)
+    keys = {"flip", "magnitude", "view", "crops"}
     assert {key: settings[key] for key in keys & settings.keys()} == more
     json.dumps(settings)
 

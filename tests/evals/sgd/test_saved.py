@@ -7,8 +7,8 @@ import pytest
 import tiny_runs
 from byol_jax import weights
 from byol_jax.augment import compose
-from byol_jax.evals import finetune
 from byol_jax.evals.sgd import recipes, saved
+from byol_jax.evals.sgd.search import cells_of
 from byol_jax.weights.upgrade import upgrade
 from experiments import supervised
 
@@ -33,7 +33,7 @@ def trained_with(options: str, **changes) -> weights.Trained:
     config.encoder.update(tiny_runs.tiny_config("digits").network)
     config.update({"dataset": "digits", "image_size": 8, **changes})
     data = recipes.data_of(config, None)
-    (cell,) = finetune.grid(config)
+    (cell,) = cells_of(config)
     section = saved.config_of(config, cell, data.cropping) | {
         **{"dataset": "digits", "data_dir": None, "image_size": 8},
         "network": config.encoder.to_dict(),

@@ -1,0 +1,49 @@
+"""Changes of several configs at once: what has no effect is neither made nor recorded."""
+
+import ml_collections
+import pytest
+
+from byol_jax.errors import UserError
+from byol_jax.jobs import overrides
+from experiments import base, finetune, linear, semi, supervised
+
+
+def config_of(page, options=""):
+    return ml_collections.ConfigDict(page.get_config(*filter(None, [options])).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "by"),
+    [
+        (config_of(semi), {"num_epochs": "1"}, "sweep_epochs"),
+        (config_of(finetune), {"num_epochs": "5"}, "num_steps=20000"),
+        (config_of(finetune), {"sweep_epochs": "1+2"}, "num_steps=20000"),
+        (config_of(finetune), {"weight_decay": "0.1"}, "sweep_weight_decays"),
+        (config_of(linear), {"num_epochs": "1", "num_steps": "3"}, "num_steps=3"),
+        (config_of(base), {"num_epochs": "1", "num_steps": "3"}, "num_steps=3"),
+    ],
+)
+def test_a_key_that_a_grid_or_a_number_of_steps_overrides_is_refused(config, changes, by):
+    key = next(iter(changes))
+    with pytest.raises(UserError, match=rf"config\.override: config\.{key}=.*{by}") as caught:
+        overrides.apply(config, changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_none_unsets_the_number_of_steps():
+    config = config_of(finetune)
+    assert overrides.apply(config, {"num_steps": "None", "num_epochs": "5"}) == [
+        *("num_steps=None", "num_epochs=5")
+    ]
+    assert (config.num_steps, config.num_epochs) == (None, 5)
+    with pytest.raises(UserError, match="batch_size='None'"):
+        overrides.apply(config, {"batch_size": "None"})
+
+
+def test_a_key_that_a_job_does_not_read_is_as_if_it_had_none():
+    """RandAugment is a matter of the supervised rows of a table alone."""
+    changes = {"magnitude": "5", "batch_size": "8"}
+    config = config_of(linear)
+    assert overrides.apply(config, changes) == ["batch_size=8"]
+    assert (config.magnitude, config.batch_size) == (9.0, 8)
+    assert overrides.apply(config_of(supervised), changes) == ["magnitude=5", "batch_size=8"]
