@@ -98,7 +98,7 @@ FIRST_ROWS = {
     "G": (1, 2),
     "J.2": (1,),
     "simclr-1": (6,),
-    "simclr-4": (1, 2, 3, 4),
+    "simclr-4": (1, 2, 3, 4, 5),
     "simclr-5": (5,),
     # crop, cutout, sobel, noise and rotate, alone and in pairs: color and blur are numbers.
     "simclr-figure5": (1, 2, 4, 5, 7, 9, 11, 12, 14, 18, 19, 21, 26, 28, 35),

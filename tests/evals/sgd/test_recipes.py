@@ -153,6 +153,7 @@ def test_recipe():
                     "blur_sigma_max": 2.0,
                     "solarize": 0.0,
                     "solarize_threshold": 0.5,
+                    "simclr_jitter": 0.0,
                 },
             },
         ),
