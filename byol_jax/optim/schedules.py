@@ -38,8 +38,9 @@ def _half_cosine(step: jax.Array, total: jax.Array | int) -> jax.Array:
     """
     # A schedule that is all warm-up has no steps left: it is at its end, not at 0 / 0.
     total = jnp.maximum(total, 1)
-    left = (total - jnp.minimum(step, total)) / total
-    return jnp.square(jnp.sin(jnp.pi / 2 * left))
+    # The float comes first: a quotient of two int32 would be float32 in a float64 program, too.
+    angle = jnp.pi / 2 * (total - jnp.minimum(step, total)) / total
+    return jnp.square(jnp.sin(angle))
 
 
 def learning_rate(
