@@ -276,15 +276,9 @@ def step(
     """
     is_frozen = not state.encoder[0]
     trainable = (state.encoder[0], state.heads)
+    encoder = frozen if is_frozen else state.encoder
     gradients, (bn_state, logs) = jax.grad(losses, has_aux=True)(
-        trainable,
-        frozen if is_frozen else state.encoder,
-        views,
-        labels,
-        hparams,
-        network=network,
-        frozen=is_frozen,
-        axis=axis,
+        trainable, encoder, views, labels, hparams, network=network, frozen=is_frozen, axis=axis
     )
     gradients, logs = spmd.pmean((gradients, logs), axis)
     gradients = jax.tree.map(jnp.add, gradients, decay(trainable, hparams.weight_decay))
