@@ -98,7 +98,7 @@ def test_nothing_is_trained_twice_and_more_seeds_go_on(dataset, finished, monkey
         patch.setattr(train, "pretrain", refuse)
         ablate.run(config_of(dataset, seeds=2), finished)
         assert cells(finished) == before
-        with pytest.raises(AssertionError, match="trained again"):
+        with pytest.raises(GuardError, match="trained again"):
             ablate.run(config_of(dataset, seeds=3), finished)
 
 
