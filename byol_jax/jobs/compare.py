@@ -14,7 +14,7 @@ from byol_jax.results import ranked, scores, tables
 from byol_jax.results.records import Record, write_results
 from byol_jax.runtime import metrics, processes
 
-# Below it SimCLR Table 8 counts a difference as significant.
+# Up to this p-value SimCLR Table 8 counts a difference as significant.
 _SIGNIFICANT = 0.05
 _TEST = "exact binomial test of the examples that one alone gets right (McNemar), two-sided"
 

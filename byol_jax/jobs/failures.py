@@ -25,7 +25,7 @@ class Failure(NamedTuple):
 
 
 def attempt(name: str, run: Callable[[], _Result]) -> tuple[_Result | None, Failure | None]:
-    """Calls `run`; whatever it raises is logged and returned in place of its result.
+    """Calls `run`; an error is logged and returned in place of the result.
 
     Signals end the table all the same. So do, in several processes, errors that the jobs do not
     raise on purpose: another process may be waiting for this one.

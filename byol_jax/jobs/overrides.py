@@ -82,7 +82,11 @@ def apply(config: ml_collections.ConfigDict, changes: Mapping[str, str]) -> list
         for name, text in changes.items()
         if has(plain, name)
     }
-    config.update_from_flattened_dict(values)
+    for name, value in values.items():
+        try:
+            config.update_from_flattened_dict({name: value})
+        except TypeError as error:  # a key that was open, so that `typed` knew no type
+            raise UserError(f"config.override: {name}={value!r} is of the wrong type") from error
     try:
         checks.check_given(config, values, unused=False)
     except UserError as error:

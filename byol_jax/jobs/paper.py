@@ -100,7 +100,7 @@ def _run(plan: Plan) -> dict[str, Record]:
     """The records of a cell, which is run unless it is complete.
 
     Raises:
-      Exception: whatever its job raises.
+      Exception: an error of its job.
     """
     is_done = _is_done(plan)
     processes.wait_for_all()  # before the first process changes the answer

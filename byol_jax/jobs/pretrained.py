@@ -1,7 +1,7 @@
 """A checkpoint as the papers' tables name networks: method, architecture, data, and departures.
 
 What a checkpoint was trained with is compared with the config of the page that trains the paper's
-network: whatever can change a number and differs is a departure.
+network: each setting that differs and can change a number is a departure.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,7 @@
 
 import ml_collections
 import pytest
+from ml_collections import config_dict
 
 from byol_jax.errors import UserError
 from byol_jax.jobs import overrides
@@ -47,3 +48,10 @@ def test_a_key_that_a_job_does_not_read_is_as_if_it_had_none():
     assert overrides.apply(config, changes) == ["batch_size=8"]
     assert (config.magnitude, config.batch_size) == (9.0, 8)
     assert overrides.apply(config_of(supervised), changes) == ["magnitude=5", "batch_size=8"]
+
+
+@pytest.mark.parametrize("text", ["abc", "5.5"])
+def test_an_open_key_takes_its_own_type_alone(text):
+    config = ml_collections.ConfigDict({"num_steps": config_dict.placeholder(int)})
+    with pytest.raises(UserError, match="num_steps"):
+        overrides.apply(config, {"num_steps": text})

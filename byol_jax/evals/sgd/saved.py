@@ -28,7 +28,7 @@ def applied_view(augmentation: str, view: compose.AugmentParams) -> compose.Augm
     Args:
       augmentation: a key of `classifiers.AUGMENTATIONS`. `randaugment` is the operation of the same
         name, whose magnitude is 9 as in App. D.2; the training's own stands beside it.
-      view: T, of which `pretrain` applies everything, and the others the flip.
+      view: T. `pretrain` applies all of its operations, the other augmentations its flip alone.
     """
     if augmentation == "pretrain":
         return view
