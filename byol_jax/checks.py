@@ -244,5 +244,7 @@ def check_given(config: Mapping[str, Any], given: Iterable[str], unused: bool = 
       UserError: names the first one, its value, and the key that decides.
     """
     for key in given:
-        why = _without_effect(config, key, (*_DECIDED, *(_UNUSED if unused else ())))
-        require(not why, f"{why}: leave it out, or change the latter (None or () unsets it)")
+        why = _without_effect(config, key, _DECIDED)
+        require(not why, f"{why}: leave it out, or unset the latter (None, or () for a grid)")
+        why = _without_effect(config, key, _UNUSED) if unused else None
+        require(not why, f"{why}: leave it out, or change the latter")

@@ -48,6 +48,9 @@ def _explain(error: Exception) -> str:
     if suggestion:
         right, wrong = suggestion.groups()
         return f"the config has no key {wrong!r}: did you mean {right!r}?"
+    inside_a_value = re.search(r"Attempting to lookup: ([\w.]+)", text)
+    if inside_a_value:
+        return f"the config has no key {inside_a_value[1]!r}: experiments/base.py lists the keys"
     if isinstance(error, AttributeError | KeyError):
         return f"the config has no key {text.strip(chr(34))}: experiments/base.py lists the keys"
     for python, plain in (
@@ -62,29 +65,53 @@ def _explain(error: Exception) -> str:
 
 
 # A key that is left open again. Its own parser would want a number, or take the word for a name.
-_UNSET = re.compile(r"--?config\.([\w.]+)=None")
+_KEY = r"--?config\.([\w.]+)"
 
 
-def _unset(keys: Sequence[str]) -> None:
-    """Sets keys of the config to None.
+def _take_unset(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits `--config.KEY=None`, also written as two words, from the other arguments.
+
+    Returns:
+      The other arguments, and the keys for which None is the last value given.
+    """
+    words: list[str] = []
+    for word in argv:
+        if word == "None" and words and re.fullmatch(_KEY, words[-1]):
+            words[-1] += "=None"
+        else:
+            words.append(word)
+    unset = {}
+    for word in words:
+        if match := re.match(_KEY, word):
+            unset[match[1]] = word[match.end() :] == "=None"
+    others = [word for word in words if not re.fullmatch(f"{_KEY}=None", word)]
+    return others, [key for key, is_last in unset.items() if is_last]
+
+
+def _unset(key: str) -> None:
+    """Sets a key of the config to None.
 
     Raises:
-      UserError: a key is not one that pages may leave open.
+      UserError: it is not a key that pages may leave open.
     """
-    for key in keys:
-        section, _, name = key.rpartition(".")
-        config = _CONFIG.value[section] if section else _CONFIG.value
-        field = config.to_dict(preserve_field_references=True)[name]
-        require(
-            isinstance(field, config_dict.FieldReference),
-            f"config.{key}=None: this key needs a value, and is {config[name]!r} if it is left out",
-        )
-        config[name] = None
+    given = f"config.{key}=None"
+    value = section = _CONFIG.value
+    for name in key.split("."):
+        section, value = value, value[name]
+    require(not isinstance(value, config_dict.ConfigDict), f"{given}: this is a section, not a key")
+    field = section.to_dict(preserve_field_references=True)[name]
+    require(
+        isinstance(field, config_dict.FieldReference),
+        f"{given}: this key needs a value, and is {value!r} if it is left out",
+    )
+    section[name] = None
 
 
 def _given() -> list[str]:
     """The keys of the config that the command line sets to a value."""
-    return [*config_flags.get_override_values(flags.FLAGS["config"])]
+    values = checks.flatten(_CONFIG.value.to_dict())
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    return [key for key in given if values.get(key, key) is not None]
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -108,8 +135,10 @@ def parse(argv: Sequence[str]) -> list[str]:
     folder, checkout = file.absolute().parent, pathlib.Path(__file__).resolve().parents[1]
     sys.path += [str(folder.parent), str(folder), str(checkout)]
     try:
-        rest = flags.FLAGS([word for word in argv if not _UNSET.fullmatch(word)])
-        _unset([match[1] for match in map(_UNSET.fullmatch, argv) if match])
+        others, unset = _take_unset(argv)
+        rest = flags.FLAGS(others)
+        for key in unset:
+            _unset(key)
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_explain(error)) from error

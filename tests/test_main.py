@@ -29,6 +29,8 @@ DIGITS = "--config=experiments/digits.py"
         ((DIGITS, "--workdir=x", "--config.num_steps=few"), "config.num_steps=few"),
         ((DIGITS, "--workdir=x", "--config.batch_size=None"), "config.batch_size=None"),
         ((DIGITS, "--workdir=x", "--config.batch_sise=None"), "'batch_sise'"),
+        ((DIGITS, "--workdir=x", "--config.optimizer=None"), "config.optimizer=None"),
+        ((DIGITS, "--workdir=x", "--config.seed.of=None"), "'seed.of'"),
         (("--config=experiments/semi.py", "--workdir=x", "--config.num_epochs=1"), "sweep_epochs="),
         ((DIGITS, "--workdir=x", "--wrkdir=y"), ": workdir"),
         ((DIGITS, "--workdir=x", "stray"), "'stray'"),
@@ -52,12 +54,14 @@ def test_mistakes_exit_with_2_and_one_line(arguments, words):
     [
         ("finetune", ["num_steps=None"], ("num_steps",), {"num_epochs": 80.0}),
         ("digits", ["num_steps=7", "num_steps=None"], ("num_steps",), {"batch_size": 64}),
+        ("digits", ["num_steps", "None"], ("num_steps",), {}),
+        ("digits", ["num_steps=None", "num_steps=7"], (), {"num_steps": 7}),
         ("supervised", ["dataset=None", "image_size=None"], ("dataset", "image_size"), {}),
     ],
 )
 def test_none_leaves_a_key_open_again(page, arguments, unset, kept):
     """Of every page; None is no name of a data set, a folder or a network."""
-    flags = [f"--config.{argument}" for argument in arguments]
+    flags = [word if word == "None" else f"--config.{word}" for word in arguments]
     script = (
         "import json, sys; from byol_jax import main; main.parse(sys.argv); "
         "print(json.dumps(main._CONFIG.value.to_dict()), main._given())"

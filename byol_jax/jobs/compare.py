@@ -75,6 +75,8 @@ def _record(
 ) -> Record:
     """The difference in accuracy, a minus b, with both results in its settings."""
     count = len(one.ids)
+    # A set may have been moved between two evaluations: its ids and labels are what is compared.
+    datasets = dict.fromkeys(part.about["dataset"] for part in (one, other))
     sides: dict[str, Any] = {}
     for i, (name, part) in enumerate((("a", one), ("b", other))):
         sides[name] = {
@@ -89,7 +91,9 @@ def _record(
         value=result.top1[0] - result.top1[1],
         unit="percent",
         protocol=f"comparison of {one.about['protocol']} with {other.about['protocol']}",
-        **{key: one.about[key] for key in ("network", "dataset", "split")},
+        network=one.about["network"],
+        dataset=" and ".join(datasets),
+        split=one.about["split"],
         n_examples=count,
         **{key: one.about[key] for key in ("checkpoint_step", "seed")},
         settings={

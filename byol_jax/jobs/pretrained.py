@@ -104,7 +104,9 @@ def method_of(trained: weights.Trained) -> str | None:
     """The method that trained a network: a key of `METHODS`, or `OTHER`; None if it is unknown."""
     run = trained.config
     if trained.method == "supervised":
-        return "supervised" if run["start"] in ("random", None) else OTHER
+        if run["start"] is None:
+            return None  # an earlier version: from scratch, or fine-tuned
+        return "supervised" if run["start"] == "random" else OTHER
     if trained.method is None or "target" not in run:
         return None
     target = run["target"]

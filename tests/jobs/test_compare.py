@@ -54,6 +54,15 @@ def test_both_accuracies_what_one_alone_gets_right_and_the_p_value(tmp_path, cap
     assert "a - b: -13.3" in printed and "p = 0.0215 (significant" in printed
 
 
+def test_two_names_of_a_data_set_are_both_told(tmp_path):
+    """A set that was moved between two evaluations; ids and labels are what must be equal."""
+    about = ranked.about_of(make_record(protocol="transfer/linear"))
+    moved = write(tmp_path / "b", [], about={**about, "dataset": "npz:elsewhere.npz"})
+    compare.run(config_of(write(tmp_path / "a", []), moved), tmp_path / "out")
+    (record,) = read_results(tmp_path / "out" / "results.json")
+    assert record.dataset == f"{about['dataset']} and npz:elsewhere.npz"
+
+
 def test_equal_predictions_do_not_differ(tmp_path, capsys):
     a, b = write(tmp_path / "a", [1, 2]), write(tmp_path / "b", [1, 2], seed=1)
     compare.run(config_of(a, b), tmp_path / "out")

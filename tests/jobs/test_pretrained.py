@@ -23,15 +23,17 @@ def trained_of(config: ml_collections.ConfigDict, **changes) -> weights.Trained:
     return weights.trained_of(record, tiny_checkpoints.STEP, {}, {}, {}, {})
 
 
-def checkpoint_of(trained: weights.Trained) -> pretrained.Checkpoint:
-    method = pretrained.method_of(trained) or "unknown"
+def checkpoint_of(trained: weights.Trained, given: str = "unknown") -> pretrained.Checkpoint:
+    method = pretrained.method_of(trained) or given
     return pretrained.Checkpoint(trained, method, "imagenet", "ImageNet")
 
 
-def departures(network: Network, trained: weights.Trained) -> tuple[str, ...]:
+def departures(
+    network: Network, trained: weights.Trained, given: str = "unknown"
+) -> tuple[str, ...]:
     (training,) = trainings.configs_of([network])
     need = trainings.resolved(network)
-    return pretrained.departures_of(need, checkpoint_of(trained), training["config"])
+    return pretrained.departures_of(need, checkpoint_of(trained, given), training["config"])
 
 
 BYOL = "epochs=1000"
@@ -204,8 +206,8 @@ def test_what_an_earlier_version_did_not_save_is_unknown() -> None:
     trained = labelled("epochs=1000,augment=simclr")
     config = {**trained.config, "augmentation": None, "batch_size": None, "num_epochs": None}
     old = trained._replace(config=config | {"start": None, "num_steps": None})
-    assert pretrained.method_of(old) == "supervised"
-    (words,) = departures(Network("supervised"), old)
+    assert pretrained.method_of(old) is None  # trained from scratch, or fine-tuned
+    (words,) = departures(Network("supervised"), old, given="supervised")
     assert "unknown augmentations, crops, rate, length and batch" in words
 
 
