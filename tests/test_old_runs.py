@@ -71,6 +71,8 @@ def test_it_sees_the_same_images(expected) -> None:
     np.testing.assert_array_equal(np.asarray(drawn), expected["keys"])
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_it_goes_on_with_the_same_numbers(resumed, expected) -> None:
     losses = [line["loss"] for line in tiny_runs.metrics(resumed) if line["step"] > 6]
     np.testing.assert_allclose(losses, expected["loss"], rtol=0, atol=1e-5)
@@ -85,6 +87,8 @@ def test_it_goes_on_with_the_same_numbers(resumed, expected) -> None:
         np.testing.assert_allclose(flat[name], old[name], rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_from_there_stopping_changes_no_bit(resumed, tmp_path) -> None:
     workdir = unpack(tmp_path)
     train.pretrain(config_of(stop_at=9), workdir)

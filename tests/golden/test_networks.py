@@ -24,9 +24,9 @@ STEM_OR_BLOCK = r"[^/]+/~/(initial_(conv|batchnorm)|block_group_\d+(/~/block_\d+
 CI = [pytest.mark.slow, pytest.mark.ci]
 
 
-def heavy_if_large(name: str) -> Any:
-    """A ResNet-50 takes some twenty seconds for each of these: CI has the time."""
-    return pytest.param(name, marks=CI if "resnet50" in name else [])
+def only_small(name: str, *also: str) -> Any:
+    """A network by default if it is the small one or one of `also`: CI has time for all."""
+    return pytest.param(name, marks=[] if name in ("net_tiny_64", *also) else CI)
 
 
 def encoder(golden: golden_data.Golden, axis: str | None) -> hk.TransformedWithState:
@@ -207,10 +207,7 @@ def test_complete(name: str) -> None:
     golden_data.check_complete(name, (FLOAT32, FLOAT64))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=CI if n == "net_resnet50_224" else []) for n in golden_data.NETWORKS],
-)
+@pytest.mark.parametrize("name", [only_small(n, "net_resnet50_64") for n in golden_data.NETWORKS])
 def test_encoder(name: str) -> None:
     golden = golden_data.load(name)
     fixed = names_and_sums(name) | compute(name, "eval", devices=1, prefix=FLOAT32)
@@ -221,7 +218,7 @@ def test_encoder(name: str) -> None:
     golden_data.check_any(golden, roundings, golden_data.compared_keys(golden), "1 device")
 
 
-@pytest.mark.parametrize("name", [heavy_if_large(name) for name in golden_data.NETWORKS])
+@pytest.mark.parametrize("name", [only_small(name) for name in golden_data.NETWORKS])
 def test_encoder_in_float64(name: str) -> None:
     golden = golden_data.load(name)
     results: golden_data.Results = {}
@@ -237,9 +234,7 @@ def splits_in_two(name: str) -> bool:
 
 
 @pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
-@pytest.mark.parametrize(
-    "name", [heavy_if_large(n) for n in golden_data.NETWORKS if splits_in_two(n)]
-)
+@pytest.mark.parametrize("name", [only_small(n) for n in golden_data.NETWORKS if splits_in_two(n)])
 def test_encoder_on_two_devices(name: str, prefix: str) -> None:
     golden = golden_data.load(name)
     keys = golden_data.compared_keys(golden, prefix)

@@ -321,10 +321,12 @@ def test_rates_of_heads_and_decay_rates_are_numbers_of_one_program():
 
 
 # SimCLR with two micro-batches: of all programs the one that has least in common with BYOL's, whose
-# steps other tests take. All others are slow.
+# steps other tests take. CI runs this one alone.
 HANDFUL = (row_of("16", 2, "simclr"),)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.usefixtures("released")
 @pytest.mark.parametrize("row", HANDFUL, ids=name_of)
 def test_different_rows_take_two_steps(row):
