@@ -221,7 +221,7 @@ def step(
     # BatchNorm's averages stay out: what spoils them spoils the losses, too, and with a reduction
     # for each of them XLA compiles five times as long on several devices.
     small = (carry.objective_state, {name: values for name, (_, values) in rows.items()})
-    # As one array: scalar by scalar, XLA on CPUs repeats all tests in the `where` of each parameter.
+    # As one array: one by one, XLA on CPUs repeats all tests in the `where` of each parameter.
     numbers = jax.tree.leaves((scalars, hparams.groups))
     stacked = jnp.stack([jnp.asarray(number, float) for number in numbers])
     verdicts = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((stacked, small))]
