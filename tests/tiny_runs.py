@@ -1,10 +1,12 @@
 """Small runs for the tests: a config that trains in seconds, and images to train on."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +50,41 @@ def program(*arguments: object, cwd: pathlib.Path = ROOT) -> subprocess.Complete
         timeout=300,
         check=False,
     )
+
+
+# Children of one process that has imported the program and its jobs.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["byol_jax.main", "byol_jax.train", "byol_jax.jobs.preflight.report", "byol_jax.evals.finetune"]
+)
+
+
+def _run_forked(arguments: Sequence[str], streams: pathlib.Path) -> None:
+    from byol_jax import main
+
+    os.chdir(ROOT)
+    for number, name in enumerate(("stdout", "stderr"), start=1):
+        os.dup2(os.open(streams / name, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["byol_jax.main", *arguments]
+    main.run()
+
+
+def refusal(*arguments: object) -> str:
+    """What the program says of a mistake, in one line: all that it prints before it exits with 2.
+
+    As `program`, but without the seconds that Python takes to import it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        streams = pathlib.Path(folder)
+        process = _FORKS.Process(target=_run_forked, args=([*map(str, arguments)], streams))
+        process.start()
+        process.join(300)
+        stdout, stderr = ((streams / name).read_text() for name in ("stdout", "stderr"))
+    assert process.exitcode == 2, stderr
+    assert not stdout
+    (line,) = stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
 
 
 def images(count: int, size: int = 8, seed: int = 0) -> np.ndarray:

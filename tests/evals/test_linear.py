@@ -388,8 +388,5 @@ def test_the_program_refuses_with_exit_code_2(checkpoint, tmp_path):
         f"--config.checkpoint={checkpoint}",
         "--config.fit_split=train+test",
     )
-    done = tiny_runs.program(*arguments)
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: config.fit_split=train+test")
+    assert "config.fit_split=train+test" in tiny_runs.refusal(*arguments)
     assert not (tmp_path / "linear").exists()
