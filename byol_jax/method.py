@@ -30,7 +30,7 @@ from byol_jax.data import crops, pipeline
 from byol_jax.data.views import View
 from byol_jax.errors import UserError, require
 from byol_jax.networks import siamese
-from byol_jax.objectives import byol, info_nce, simclr
+from byol_jax.objectives import byol, info_nce, simclr, simsiam
 from byol_jax.objectives.base import Objective
 from byol_jax.objectives.normalize import NORMALIZATIONS
 from byol_jax.optim import groups, schedules
@@ -74,6 +74,7 @@ OBJECTIVES: Mapping[str, Entry] = {
     "nt_xent": Entry(simclr.nt_xent),
     "nt_logistic": Entry(simclr.nt_logistic),
     "margin_triplet": Entry(simclr.margin_triplet),
+    "simsiam": Entry(simsiam.simsiam, has_negatives=False),
 }
 
 _RULES: Mapping[str, Rule] = {
@@ -105,6 +106,8 @@ _RULES: Mapping[str, Rule] = {
     "objective.margin_triplet.margin": at_least(0),
     "optimizer.name": one_of(groups.OPTIMIZERS),
     "optimizer.rate_scaling": one_of(schedules.RATE_SCALINGS),
+    "optimizer.decayed": one_of((groups.ALL, groups.WEIGHTS)),
+    "optimizer.predictor_schedule": one_of(schedules.RATES),
     "optimizer.projector_rate": at_least(0),
     "optimizer.predictor_rate": at_least(0),
     "optimizer.weight_decay": at_least(0),
@@ -232,14 +235,18 @@ def _check_optimizer(config: ml_collections.ConfigDict) -> None:
 
 def _warn_of_collapse(config: ml_collections.ConfigDict) -> None:
     name = config.objective.name
-    without_negatives = name == "byol" or (
+    without_negatives = name in ("byol", "simsiam") or (
         name == "info_nce" and config.objective.info_nce.beta == 0
     )
+    no_predictor, no_stop = "BYOL Table 5b, beta 0", "BYOL Table 5b, beta 0"
+    if name == "simsiam":
+        no_predictor = "0.1 % top-1: SimSiam Table 1 in the Lecture"
+        no_stop = "at once: SimSiam Figure 2 in the Lecture"
     if without_negatives and config.network.predictor.kind == "none":
-        _logger.warning("no predictor and no negatives: this collapses (BYOL Table 5b, beta 0)")
+        _logger.warning("no predictor and no negatives: this collapses (%s)", no_predictor)
     elif without_negatives and config.target == "online":
         _logger.warning(
-            "gradients through the target and no negatives: this collapses (BYOL Table 5b, beta 0)"
+            "gradients through the target and no negatives: this collapses (%s)", no_stop
         )
 
 
@@ -320,9 +327,16 @@ def method_of(config: ml_collections.ConfigDict) -> Method:
         tuple(sorted(switches.items())),
         config.target,
         config.network.predictor.kind == "optimal_linear",
-        config.optimizer.name,
+        _groups_of(config.optimizer),
         2 + config.augment.small.count,
     )
+
+
+def _groups_of(optimizer: ml_collections.ConfigDict) -> groups.Groups[groups.Group]:
+    """How each group of parameters is trained."""
+    shared = groups.Group(optimizer.name, decayed=optimizer.decayed)
+    predictor = shared._replace(schedule=optimizer.predictor_schedule)
+    return groups.everywhere(shared)._replace(predictor=predictor)
 
 
 @functools.lru_cache(maxsize=16)
@@ -331,7 +345,7 @@ def _method(
     switches: tuple[tuple[str, Any], ...],
     target: str,
     optimal_predictor: bool,
-    optimizer: str,
+    table: groups.Groups[groups.Group],
     num_views: int,
 ) -> Method:
     keywords = dict(switches)
@@ -343,7 +357,7 @@ def _method(
         target_update=entry.target_update,
         optimal_predictor=optimal_predictor,
         passes=entry.passes(num_views),
-        groups=groups.everywhere(groups.Group(optimizer)),
+        groups=table,
     )
 
 

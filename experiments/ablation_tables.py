@@ -1,8 +1,11 @@
-"""The ablations of BYOL (Tables 5, 14 to 22, App. G, J.2) and SimCLR (App. A, Tables 1, 4, 5, B.1).
+"""The ablations of BYOL, SimCLR and SimSiam.
+
+BYOL Tables 5, 14 to 22, App. G and J.2; SimCLR App. A and Tables 1, 4, 5 and B.1; SimSiam's in the
+lecture.
 
 Each function maps the cells of a printed row to its changes in the recipe of its paper, and
-ablations.py makes a config of them. The printed tables are in papers/byol.txt and
-papers/simclr.txt. SimCLR's Figures 5 and 8 are pictures, so their rows have no numbers.
+ablations.py makes a config of them. The printed tables are in papers/byol.txt, papers/simclr.txt
+and papers/lecture.txt. SimCLR's Figures 5 and 8 are pictures, so their rows have no numbers.
 """
 
 import itertools
@@ -13,6 +16,7 @@ from experiments.papers.rows import TOP1_TOP5, Changes, Setting, Table, Times, b
 
 _BYOL = papers.read("byol")
 _SIMCLR = papers.read("simclr")
+_LECTURE = papers.read("lecture")
 
 
 def _views(**changes: float) -> Changes:
@@ -304,6 +308,26 @@ def _head(kind: str, size: str) -> Setting:
     return f"{word} projection head of size {size}", changes
 
 
+# ---------------------------------------------------------------- the lecture
+
+_PREDICTORS: Mapping[str, Setting] = {
+    "lr with cosine decay": (
+        "rate of the predictor with cosine decay",
+        {"optimizer.predictor_schedule": "cosine"},
+    ),
+    "no pred. MLP": ("no predictor", {"network.predictor.kind": "none"}),
+    # A rate of 0 leaves the weights as they were drawn, and moves BatchNorm's averages alone.
+    "fixed random init.": ("fixed random predictor", {"optimizer.predictor_rate": 0.0}),
+    "lr not decayed": ("rate of the predictor not decayed", {}),
+}
+
+
+def _predictor(label: str, predictor: str) -> Setting:
+    """SimSiam's Table 1 in the lecture."""
+    del label
+    return _PREDICTORS[predictor]
+
+
 # ---------------------------------------------------------------- what the papers leave open
 
 # A stop-gradient without negatives, which is tau 0 at a predictor rate of 1.
@@ -445,5 +469,9 @@ def _of_simclr() -> Iterator[Table]:
 # The rows of each table, in its order.
 TABLES = build(
     table._replace(notes=_NOTES.get(table.key, {}))
-    for table in (*_of_byol(), *(table._replace(recipe="simclr") for table in _of_simclr()))
+    for table in (
+        *_of_byol(),
+        *(table._replace(recipe="simclr") for table in _of_simclr()),
+        Table("lecture-simsiam", _predictor, _LECTURE["SimSiam"], recipe="simsiam"),
+    )
 )

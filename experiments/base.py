@@ -97,10 +97,37 @@ def simclr_augmentation(
     )
 
 
+def moco_augmentation(blur: float = 0.5, **changes: float | str) -> ml_collections.ConfigDict:
+    """The policy of MoCo v2 as a column, the same for both views; SimSiam has it too.
+
+    From the authors' code: crops of 20 % of the area or more (`data.area_min`) are not in a column.
+
+    Args:
+      blur: probability of the blur; 0 on CIFAR-10.
+      **changes: further entries to change.
+    """
+    return augmentation(
+        **{
+            "flip": 0.5,
+            "color_jitter": 0.8,
+            "brightness_max": 0.4,
+            "contrast_max": 0.4,
+            "saturation_max": 0.4,
+            "hue_max": 0.1,
+            "grayscale": 0.2,
+            "blur": blur,
+            "blur_sigma_min": 0.1,
+            "blur_sigma_max": 2.0,
+            "solarize": 0.0,
+            **changes,
+        }
+    )
+
+
 def objective() -> ml_collections.ConfigDict:
     """The objective, and one section of keys per choice; a run reads the section of its `name`."""
     # byol: Eq. 2; info_nce: Eq. 5 (Tables 5b and 18); nt_xent, nt_logistic, margin_triplet: SimCLR
-    # Table 2.
+    # Table 2; simsiam: SimSiam Eq. 2.
     section = ml_collections.ConfigDict({"name": "byol"})
 
     section.byol = ml_collections.ConfigDict()
@@ -126,6 +153,8 @@ def objective() -> ml_collections.ConfigDict:
     section.margin_triplet.margin = 0.4  # SimCLR App. B.10 tries 0, 0.4, 0.8, 1.6
     section.margin_triplet.l2 = True
     section.margin_triplet.semi_hard = False  # only semi-hard negatives (SimCLR Table 4, "sh")
+
+    section.simsiam = ml_collections.ConfigDict()  # SimSiam Eq. 2, which has no numbers
 
     # Keywords of an objective from outside the package, `name = "module:function"`; a page fills
     # them in.
@@ -173,8 +202,11 @@ def optimizer() -> ml_collections.ConfigDict:
     # Factors of the rates of the heads: mu (Table 22) and lambda (Tables 21 and 22).
     section.projector_rate = 1.0
     section.predictor_rate = 1.0
+    # Schedule of the predictor's rate: cosine, as that of all others, or constant (SimSiam).
+    section.predictor_schedule = "cosine"
     section.warmup_epochs = 10.0
     section.weight_decay = 1.5e-6
+    section.decayed = "weights"  # not biases and BatchNorm (App. A); all: those too (SimSiam)
     section.trust_coefficient = 1e-3
     section.momentum = 0.9
     return section

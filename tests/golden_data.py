@@ -429,7 +429,12 @@ def recipe(salt: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def projection(salt: str, name: str, array: np.ndarray) -> float:
     """The inner product with this name's direction, in float64."""
-    return float(np.sum(np.float64(array) * _normal(f"proj:{salt}{name}", np.shape(array))))
+    return float(np.sum(np.float64(array) * direction(salt, name, np.shape(array))))
+
+
+def direction(salt: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The direction of a name, in float64."""
+    return _normal(f"proj:{salt}{name}", shape)
 
 
 def depth_of(encoder: str) -> str:

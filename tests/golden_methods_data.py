@@ -5,10 +5,11 @@ Metrics and conventions are described in golden_methods/README.md.
 
 import functools
 import json
+import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ class Golden(NamedTuple):
     name: str
     arrays: Mapping[str, np.ndarray]
     config: Mapping[str, Any]
+    salt: str = ""
 
 
 def folder() -> pathlib.Path:
@@ -35,7 +37,8 @@ def load(name: str) -> Golden:
     """The arrays of `NAME.npz` and the parameters of its cases; its absence is a failure."""
     with np.load(folder() / f"{name}.npz", allow_pickle=False) as arrays:
         loaded = {key: arrays[key] for key in arrays.files}
-    return Golden(name, loaded, json.loads(str(loaded.pop("__meta__")))["config"])
+    meta = json.loads(str(loaded.pop("__meta__")))
+    return Golden(name, loaded, meta["config"], meta.get("param_salt", ""))
 
 
 @functools.cache
@@ -74,6 +77,24 @@ def check(golden: Golden, results: Mapping[str, np.ndarray], prefix: str = "") -
         assert error <= tolerance, f"{prefix}{keys[0]}: {error:.3g} of {tolerance:.3g}"
 
 
+def _l2(golden: Golden, key: str, prefix: str) -> np.ndarray:
+    return golden.arrays[f"{prefix}{key}"] if prefix + key in golden.arrays else golden.arrays[key]
+
+
+# What the error of each element is relative to, by metric: of golden file, key, array and prefix.
+_BY_SCALE: Mapping[str, Callable[[Golden, str, np.ndarray, str], Any]] = {
+    "rel": lambda golden, key, array, prefix: np.abs(array),
+    "rowmax": lambda golden, key, array, prefix: np.abs(array).max(axis=-1, keepdims=True),
+    "rowproj": lambda golden, key, array, prefix: (
+        _l2(golden, key.replace("_row_proj", "_row_l2"), prefix)
+        * math.sqrt(golden.config["full"]["dim"])
+    ),
+    "gradproj": lambda golden, key, array, prefix: _l2(
+        golden, key.replace("grad_proj", "grad_l2"), prefix
+    ),
+}
+
+
 def _error(
     golden: Golden,
     keys: list[str],
@@ -96,6 +117,11 @@ def _error(
         return max(d.max() for d in differences)
     if metric == "maxabs":
         return max(d.max() / np.abs(g).max() for d, g in zip(differences, theirs, strict=True))
+    if metric in _BY_SCALE:
+        scales = [
+            _BY_SCALE[metric](golden, k, g, prefix) for k, g in zip(keys, theirs, strict=True)
+        ]
+        return max(np.max(d / s) for d, s in zip(differences, scales, strict=True))
     assert metric in ("delta", "delta0"), metric
     start = [np.zeros(()) for _ in keys]
     if metric == "delta":

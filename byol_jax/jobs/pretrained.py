@@ -16,10 +16,14 @@ from byol_jax.evals import checkpoint
 from byol_jax.evals.sgd import recipes, saved
 from byol_jax.evals.sgd.search import cells_of
 
-METHODS = {"byol": "BYOL", "simclr": "SimCLR", "supervised": "supervised"}
+METHODS = {"byol": "BYOL", "simclr": "SimCLR", "simsiam": "SimSiam", "supervised": "supervised"}
 # The dials of the methods that have rows: objective, target, kind of predictor (BYOL section 3,
-# SimCLR section 2.1).
-_DIALS = {("byol", "ema", "mlp"): "byol", ("nt_xent", "online", "none"): "simclr"}
+# SimCLR section 2.1, SimSiam in the Lecture).
+_DIALS = {
+    ("byol", "ema", "mlp"): "byol",
+    ("nt_xent", "online", "none"): "simclr",
+    ("simsiam", "stop_gradient", "mlp"): "simsiam",
+}
 # A checkpoint of another method, which has no rows.
 OTHER = "other"
 
@@ -35,7 +39,9 @@ _APART = frozenset(
 # Numbers that nothing reads where there is no moving average, or no predictor; and those of an
 # operation of T that has no probability.
 _OF_TARGET = frozenset(("tau_base", "tau_schedule", "target_init"))
-_OF_PREDICTOR = frozenset(("network.predictor", "optimizer.predictor_rate"))
+_OF_PREDICTOR = frozenset(
+    ("network.predictor", "optimizer.predictor_rate", "optimizer.predictor_schedule")
+)
 _OF_OPERATIONS = {
     "color_jitter": ("brightness_max", "contrast_max", "saturation_max", "hue_max"),
     "blur": ("blur_sigma_min", "blur_sigma_max"),

@@ -100,7 +100,9 @@ def test_the_users_word_counts_only_where_the_checkpoint_has_none() -> None:
         pretrained._checked_method("byol", other)
     unknown = known._replace(method=None)
     assert pretrained._checked_method("simclr", unknown) == "simclr"
-    with pytest.raises(UserError, match=r"config\.method is needed.*byol, simclr, supervised"):
+    with pytest.raises(
+        UserError, match=r"config\.method is needed.*byol, simclr, simsiam, supervised"
+    ):
         pretrained._checked_method(None, unknown)
 
 

@@ -86,6 +86,10 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         (("simclr-B.1", 20), [66.1], {"batch_size": 1024, "num_epochs": 200, RATE: 0.075}),
         (("simclr-B.1", 47), [69.0], {"batch_size": 8192, "num_epochs": 800, RATE: 0.3}),
         (("simclr-figure8", 1), [], {"network.projector.kind": "none", NORM: "none"}),
+        (("lecture-simsiam", 1), [67.7], {"optimizer.predictor_schedule": "cosine"}),
+        (("lecture-simsiam", 2), [0.1], {KIND: "none", "target": "stop_gradient", NORM: "plain"}),
+        (("lecture-simsiam", 3), [1.5], {LAMBDA: 0.0, "optimizer.predictor_schedule": "constant"}),
+        (("lecture-simsiam", 4), [68.1], {RATE: 0.05, "objective.name": "simsiam"}),
         (("simclr-figure8", 3), [], {"network.projector.kind": "linear", SIZE: 64, NORM: "scale"}),
     ],
 )
@@ -175,8 +179,9 @@ def test_the_output_of_simclrs_projector_is_normalised_in_all_its_rows(on):
     """BYOL App. A: "Contrary to SimCLR, the output of this MLP is not batch normalized"."""
     for row in ROWS:
         network = ablations.config_of(row, on).network
-        normalised = row.method == "simclr" and network.projector.kind != "none"
-        assert network.projector.output_norm == ("scale" if normalised else "none"), row.place
+        norm = {"simclr": "scale", "simsiam": "plain"}.get(row.method, "none")
+        expected = "none" if network.projector.kind == "none" else norm
+        assert network.projector.output_norm == expected, row.place
 
 
 def test_one_row_alone_leaves_out_the_negatives_of_the_same_view():

@@ -1,0 +1,146 @@
+"""SimSiam (Chen and He 2020): BYOL's step without a moving average, trained by SGD.
+
+    python -m byol_jax.main --config=experiments/simsiam.py --workdir=runs/simsiam
+    ... --config=experiments/simsiam.py:epochs=800,batch=256 ...
+    ... --config=experiments/simsiam.py:base=cifar10 --config.dataset=npz:cifar10.npz ...
+    ... --config=experiments/simsiam.py:base=digits ...
+
+Top-1 by linear evaluation, ResNet-50 at batch 256 (Lecture, results; at batch 512 the README of the
+authors' code has 68.1 after 100 epochs, and 68.3 at batch 256):
+
+| epochs | 100  | 200  | 400  | 800  |
+| top-1  | 68.1 | 70.0 | 70.8 | 71.3 |
+
+CIFAR-10, ResNet-18, 800 epochs at batch 512: 91.8 (the paper's figure, recalled).
+
+What the predictor does (Lecture, SimSiam Table 1; 100 epochs), each one flag:
+
+| variant                              | top-1 | flag                                          |
+| rate of the predictor with cosine    | 67.7  | --config.optimizer.predictor_schedule=cosine  |
+| no predictor                         | 0.1   | --config.network.predictor.kind=none          |
+| predictor fixed at its random start  | 1.5   | --config.optimizer.predictor_rate=0           |
+| rate of the predictor not decayed    | 68.1  | none: the default of this page                |
+
+Without the stop-gradient (`--config.target=online`) the loss degenerates immediately (Figure 2
+there). `projection_std` in metrics.jsonl is the spread that this figure plots, times sqrt(d).
+
+Options: base=imagenet, cifar10 or digits; epochs, batch, depth, width (0 or empty: those of the
+recipe).
+
+Cost: that of BYOL (byol.py) without the passes of the target network, about two thirds of it.
+
+What makes it SimSiam, and where each choice is from (the authors' code, unless said otherwise):
+- Half the negative cosine for each direction, between the prediction of one view and the projection
+  of the other, which is behind a stop-gradient. No negatives, no moving average.
+- A projector of three layers as wide as the representation, 2048 for ResNet-50, with BatchNorm
+  behind each; the last has no scale and no offset. On CIFAR-10 two layers (the paper, recalled).
+- A predictor of two layers with a bottleneck of a quarter of that width, 2048-512-2048, and a bias
+  in its last layer.
+- The last BatchNorm of each residual block starts at zero.
+- SGD, rate 0.05 x batch / 256, momentum 0.9, decay 1e-4 on all parameters, no warm-up. The rate
+  decays by a cosine; ours changes at every step, theirs once per epoch. That of the predictor stays
+  constant.
+- One augmentation for both views, MoCo v2's: crops of 20 % of the area or more.
+- CIFAR-10: rate 0.03, decay 5e-4, no blur (the paper, recalled).
+
+digits: network, crops and widths of the heads of digits.py, with SimSiam's dials, norms and
+optimiser. The rate is our choice, fixed before the run: 0.2 x batch / 256 with two epochs of
+warm-up, since 2,246 updates are few.
+"""
+
+from typing import NamedTuple
+
+import ml_collections
+
+from experiments import base, cifar10, digits
+
+# (base, epochs, batch, depth, width): the source of the recipe.
+PUBLISHED = {
+    **{
+        ("imagenet", epochs, 256, "50", 1.0): "published: Lecture, SimSiam at batch 256"
+        for epochs in (100, 200, 400, 800)
+    },
+    ("imagenet", 100, 512, "50", 1.0): "published: SimSiam's code",
+    ("cifar10", 800, 512, "18", 1.0): "published: SimSiam on CIFAR-10 (recalled)",
+}
+
+
+class Recipe(NamedTuple):
+    """What the bases differ in: size of the run, optimiser, and layers of the projector."""
+
+    epochs: int
+    batch: int
+    depth: str
+    width: float
+    rate: float
+    decay: float
+    layers: int = 3
+    warmup_epochs: float = 0.0
+
+
+RECIPES = {
+    "imagenet": Recipe(100, 512, "50", 1.0, rate=0.05, decay=1e-4),
+    "cifar10": Recipe(800, 512, "18", 1.0, rate=0.03, decay=5e-4, layers=2),
+    "digits": Recipe(100, 64, "tiny", 3.0, rate=0.2, decay=1e-4, warmup_epochs=2.0),
+}
+# Size of the representation, where it is not the 2048 of bottlenecks.
+_SIZES = {"tiny": 8, "18": 512, "34": 512}
+
+
+def _start(name: str) -> ml_collections.ConfigDict:
+    """Data, images and T of a base."""
+    if name == "digits":
+        return digits.get_config()
+    if name == "cifar10":
+        config, blur = cifar10.get_config(), 0.0
+    else:
+        config, blur = base.get_config(), 0.5
+        config.dataset = "tfds:imagenet2012"
+    config.data.area_min = 0.2
+    for view in ("view1", "view2"):
+        config.augment[view] = base.moco_augmentation(blur)
+    return config
+
+
+def get_config(options: str = "") -> ml_collections.ConfigDict:
+    """SimSiam's own recipe.
+
+    Raises:
+      ValueError: for an unknown option or a value of the wrong type.
+    """
+    chosen = base.parse_options(options, base="imagenet", epochs=0, batch=0, depth="", width=0.0)
+    name, epochs, batch, depth, width = chosen.values()
+    if name not in RECIPES:
+        raise ValueError(f"base={name!r} must be one of: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    epochs, batch = epochs or recipe.epochs, batch or recipe.batch
+    depth, width = depth or recipe.depth, width or recipe.width
+
+    config = _start(name)
+    config.recipe = PUBLISHED.get(
+        (name, epochs, batch, depth, width),
+        f"not published: SimSiam on {name}, {epochs} epochs at batch {batch}, "
+        f"ResNet-{depth} {width:g}x",
+    )
+    config.num_epochs, config.batch_size = epochs, batch
+    config.objective.name = "simsiam"
+    config.target = "stop_gradient"
+
+    network = config.network
+    network.depth, network.width = depth, width
+    network.projector.depth = recipe.layers
+    if name != "digits":  # the heads of digits.py are wider than its representation of 24 numbers
+        size = int(_SIZES.get(depth, 2048) * width)
+        network.projector.hidden_size = network.projector.output_size = size
+    network.projector.output_norm = "plain"
+    network.predictor.hidden_size = max(1, network.projector.output_size // 4)
+    network.head_bias = "paper"
+    network.last_bn_scale = "released"
+
+    config.optimizer.name = "sgd"
+    config.optimizer.base_learning_rate = recipe.rate
+    config.optimizer.warmup_epochs = recipe.warmup_epochs
+    config.optimizer.weight_decay = recipe.decay
+    config.optimizer.decayed = "all"
+    config.optimizer.predictor_schedule = "constant"
+    return config
