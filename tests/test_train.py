@@ -372,6 +372,15 @@ def test_negatives_need_other_images(dataset):
         ({"target": "online", "objective__name": "nt_xent"}, None),
         ({"target": "stop_gradient"}, None),
         ({}, None),
+        (
+            {"target": "online", "objective__name": "simsiam"},
+            "gradients through the target and no negatives: this collapses (at once: SimSiam",
+        ),
+        (
+            {"network__predictor__kind": "none", "objective__name": "simsiam"},
+            "no predictor and no negatives: this collapses (0.1 % top-1: SimSiam Table 1",
+        ),
+        ({"target": "stop_gradient", "objective__name": "simsiam"}, None),
     ],
 )
 def test_dials_that_are_known_to_collapse_are_warned_of(dataset, changes, message, caplog):

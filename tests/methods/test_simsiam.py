@@ -14,13 +14,15 @@ from golden_steps import flat, hparams_of, run, state_of
 
 import golden_data
 import golden_methods_data as golden_methods
-from byol_jax.networks import heads, norms
+from byol_jax.method import method_of
+from byol_jax.networks import heads, norms, siamese
 from byol_jax.objectives import collapse, simsiam
 from byol_jax.objectives.base import Objective
 from byol_jax.optim import groups, schedules
 from byol_jax.optim.groups import Group, everywhere
 from byol_jax.program import Method, Program, TrainState
 from byol_jax.runtime import spmd
+from experiments import simsiam as page
 
 pytestmark = pytest.mark.golden_methods
 
@@ -302,11 +304,35 @@ def trace_results(prefix: str, devices: int, method: Method = SIMSIAM) -> Result
     return theirs(found)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@PREFIXES
+SLOW = [pytest.mark.slow, pytest.mark.ci]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "devices"),
+    [
+        pytest.param(FLOAT32, 1, id="float32-1"),
+        pytest.param(FLOAT64, 2, id="float64-2"),
+        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOW),
+        pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
+    ],
+)
 def test_a_run_repeats_that_of_the_authors(prefix: str, devices: int) -> None:
     with jax.enable_x64(bool(prefix)):
         golden_methods.check(golden(), trace_results(prefix, devices), prefix)
+
+
+def test_the_page_has_these_dials_and_heads() -> None:
+    config = page.get_config()
+    method = method_of(config)
+    for name in ("target", "target_update", "passes", "groups"):
+        assert getattr(method, name) == getattr(SIMSIAM, name), name
+    assert method.objective().loss is not None and config.objective.name == "simsiam"
+    full = golden().config["full"]
+    spec = siamese.make_spec(config.network.to_dict(), 0)
+    expected = head_specs({"dim": 2048, "pred": 512}, 2048)
+    assert (spec.projector, spec.predictor._replace(output_size=2048)) == expected
+    assert spec.head_bias == "paper" and spec.last_bn_scale == "released"
+    assert (full["width"], full["dim"], full["pred"]) == (2048, 2048, 512)
 
 
 def halved(objective: Objective) -> Objective:
@@ -327,7 +353,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    "mistake",
+    [pytest.param(m, marks=[] if m.startswith("rate") else SLOW) for m in MISTAKES],
+)
 def test_a_mistake_is_off_the_trace(mistake: str) -> None:
     with pytest.raises(AssertionError, match=" of 1e-09"), jax.enable_x64(True):
         golden_methods.check(golden(), trace_results(FLOAT64, 1, MISTAKES[mistake]), FLOAT64)
