@@ -7,11 +7,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from byol_jax import update
 from byol_jax.optim import groups
 from byol_jax.program import Hyperparameters, Program, Trainable, TrainState
 from byol_jax.runtime import spmd
+
+# Prefixes of keys: a run in 32 and in 64 bits.
+FLOAT32, FLOAT64 = "", "float64/"
+SLOW = [pytest.mark.slow, pytest.mark.ci]
+RUNS = pytest.mark.parametrize(
+    ("prefix", "devices"),
+    [
+        pytest.param(FLOAT32, 1, id="float32-1"),
+        pytest.param(FLOAT64, 2, id="float64-2"),
+        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOW),
+        pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
+    ],
+)
 
 
 def empty_state(network: Any, example: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from golden_steps import flat, hparams_of, run, state_of
+from golden_steps import FLOAT64, RUNS, SLOW, flat, hparams_of, run, state_of
 
 import golden_methods_data as golden_methods
 import guests
@@ -15,9 +15,6 @@ from byol_jax.objectives.base import Objective
 from byol_jax.optim import groups
 from byol_jax.program import Method, Program, TrainState
 from byol_jax.runtime import spmd
-
-FLOAT32, FLOAT64 = "", "float64/"
-
 
 Change = Callable[[Method], Method]
 
@@ -177,18 +174,7 @@ def swav_results(prefix: str, devices: int, change: Change = unchanged) -> dict[
 RESULTS = {"moco": moco_results, "swav": swav_results}
 
 
-SLOW = [pytest.mark.slow, pytest.mark.ci]
-
-
-@pytest.mark.parametrize(
-    ("prefix", "devices"),
-    [
-        pytest.param(FLOAT32, 1, id="float32-1"),
-        pytest.param(FLOAT64, 2, id="float64-2"),
-        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOW),
-        pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
-    ],
-)
+@RUNS
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_guest_repeats_the_trace_of_its_authors(name: str, prefix: str, devices: int) -> None:
     with jax.enable_x64(prefix == FLOAT64):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_steps import flat, hparams_of, run, state_of
+from golden_steps import FLOAT32, FLOAT64, RUNS, SLOW, flat, hparams_of, run, state_of
 
 import golden_data
 import golden_methods_data as golden_methods
@@ -26,7 +26,6 @@ from experiments import simsiam as page
 
 pytestmark = pytest.mark.golden_methods
 
-FLOAT32, FLOAT64 = "", "float64/"
 PREFIXES = pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
 Results = dict[str, Any]
 
@@ -304,18 +303,7 @@ def trace_results(prefix: str, devices: int, method: Method = SIMSIAM) -> Result
     return theirs(found)
 
 
-SLOW = [pytest.mark.slow, pytest.mark.ci]
-
-
-@pytest.mark.parametrize(
-    ("prefix", "devices"),
-    [
-        pytest.param(FLOAT32, 1, id="float32-1"),
-        pytest.param(FLOAT64, 2, id="float64-2"),
-        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOW),
-        pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
-    ],
-)
+@RUNS
 def test_a_run_repeats_that_of_the_authors(prefix: str, devices: int) -> None:
     with jax.enable_x64(bool(prefix)):
         golden_methods.check(golden(), trace_results(prefix, devices), prefix)
