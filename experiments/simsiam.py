@@ -46,6 +46,14 @@ What makes it SimSiam, and where each choice is from (the authors' code, unless 
 digits: network, crops and widths of the heads of digits.py, with SimSiam's dials, norms and
 optimiser. The rate is our choice, fixed before the run: 0.2 x batch / 256 with two epochs of
 warm-up, since 2,246 updates are few.
+
+Measured on digits: 600 updates (`--config.num_steps=600`), seeds 1337, 1338 and 1339, mean +- half
+of highest minus lowest, protocols of docs/protocols.md:
+
+| network | kNN          | linear       | two labels per class | std x sqrt(d) |
+| random  | 60.7 +- 5.7  | 53.6 +- 4.5  | 25.3 +- 3.2          | 1.0           |
+| online  | 79.3 +- 1.6  | 81.3 +- 2.5  | 58.7 +- 1.9          | 0.9           |
+| pixels  | 98.6         | 96.9         | 71.2                 |               |
 """
 
 from typing import NamedTuple
