@@ -12,11 +12,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments import papers
+from experiments.papers import lecture
 from experiments.papers.rows import TOP1_TOP5, Changes, Setting, Table, Times, build
 
 _BYOL = papers.read("byol")
 _SIMCLR = papers.read("simclr")
-_LECTURE = papers.read("lecture")
 
 
 def _views(**changes: float) -> Changes:
@@ -308,26 +308,6 @@ def _head(kind: str, size: str) -> Setting:
     return f"{word} projection head of size {size}", changes
 
 
-# ---------------------------------------------------------------- the lecture
-
-_PREDICTORS: Mapping[str, Setting] = {
-    "lr with cosine decay": (
-        "rate of the predictor with cosine decay",
-        {"optimizer.predictor_schedule": "cosine"},
-    ),
-    "no pred. MLP": ("no predictor", {"network.predictor.kind": "none"}),
-    # A rate of 0 leaves the weights as they were drawn, and moves BatchNorm's averages alone.
-    "fixed random init.": ("fixed random predictor", {"optimizer.predictor_rate": 0.0}),
-    "lr not decayed": ("rate of the predictor not decayed", {}),
-}
-
-
-def _predictor(label: str, predictor: str) -> Setting:
-    """SimSiam's Table 1 in the lecture."""
-    del label
-    return _PREDICTORS[predictor]
-
-
 # ---------------------------------------------------------------- what the papers leave open
 
 # A stop-gradient without negatives, which is tau 0 at a predictor rate of 1.
@@ -472,6 +452,6 @@ TABLES = build(
     for table in (
         *_of_byol(),
         *(table._replace(recipe="simclr") for table in _of_simclr()),
-        Table("lecture-simsiam", _predictor, _LECTURE["SimSiam"], recipe="simsiam"),
+        *lecture.ablations(),
     )
 )
