@@ -1,11 +1,8 @@
-"""The ablations of BYOL, SimCLR and SimSiam.
-
-BYOL Tables 5, 14 to 22, App. G and J.2; SimCLR App. A and Tables 1, 4, 5 and B.1; SimSiam's in the
-lecture.
+"""The ablations of BYOL (Tables 5, 14 to 22, App. G, J.2) and SimCLR (App. A, Tables 1, 4, 5, B.1).
 
 Each function maps the cells of a printed row to its changes in the recipe of its paper, and
-ablations.py makes a config of them. The printed tables are in papers/byol.txt, papers/simclr.txt
-and papers/lecture.txt. SimCLR's Figures 5 and 8 are pictures, so their rows have no numbers.
+ablations.py makes a config of them. The tables are printed in papers/*.txt; papers/lecture.py has
+SimSiam's. SimCLR's Figures 5 and 8 are pictures, so their rows have no numbers.
 """
 
 import itertools
@@ -435,23 +432,19 @@ def _of_byol() -> Iterator[Table]:
 def _of_simclr() -> Iterator[Table]:
     strengths, of_simclr, _ = _SIMCLR["Table 1"]
     lines = _columns([strengths[1:], of_simclr[1:]])
-    yield Table("simclr-A", _flips, _SIMCLR["App. A"])
-    yield Table("simclr-1", _distortion, lines)
-    yield Table("simclr-4", _loss, _columns(_SIMCLR["Table 4"]))
+    yield Table("simclr-A", _flips, _SIMCLR["App. A"], recipe="simclr")
+    yield Table("simclr-1", _distortion, lines, recipe="simclr")
+    yield Table("simclr-4", _loss, _columns(_SIMCLR["Table 4"]), recipe="simclr")
     metrics = ("contrastive_entropy", "contrastive_top1", "top1")
     lines = [*papers.filled(_SIMCLR["Table 5"])]
-    yield Table("simclr-5", _temperature, lines, metrics)
-    yield Table("simclr-B.1", _scaled, [*_by_scaling(_SIMCLR["Table B.1"])])
-    yield Table("simclr-figure5", _pair, _PAIRS, metrics=())
-    yield Table("simclr-figure8", _head, _HEADS, metrics=())
+    yield Table("simclr-5", _temperature, lines, metrics, recipe="simclr")
+    yield Table("simclr-B.1", _scaled, [*_by_scaling(_SIMCLR["Table B.1"])], recipe="simclr")
+    yield Table("simclr-figure5", _pair, _PAIRS, metrics=(), recipe="simclr")
+    yield Table("simclr-figure8", _head, _HEADS, metrics=(), recipe="simclr")
 
 
 # The rows of each table, in its order.
 TABLES = build(
     table._replace(notes=_NOTES.get(table.key, {}))
-    for table in (
-        *_of_byol(),
-        *(table._replace(recipe="simclr") for table in _of_simclr()),
-        *lecture.ablations(),
-    )
+    for table in itertools.chain(_of_byol(), _of_simclr(), lecture.ablations())
 )
