@@ -142,6 +142,8 @@ def test_signals_save_and_the_same_command_continues(tmp_path, number, code):
     assert tiny_runs.metrics(workdir)[-1]["step"] == step + 1
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_guard_exits_with_3(tmp_path):
     data, workdir = tiny_runs.write_npz(tmp_path / "images.npz"), tmp_path / "run"
     done = tiny_runs.program(

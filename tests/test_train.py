@@ -177,6 +177,8 @@ def test_a_signal_between_two_steps_saves_and_stops(dataset, tmp_path, monkeypat
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
     config = tiny_runs.tiny_config(
         dataset,

@@ -443,6 +443,8 @@ def columns() -> tuple[compose.AugmentParams, compose.AugmentParams]:
     return compose.AugmentParams(), compose.AugmentParams(blur=0.1, solarize=0.2, **more)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_augmentation_on_the_host_equals_that_on_the_device() -> None:
     """The same crops through the same operations; two builds of XLA round differently.
 

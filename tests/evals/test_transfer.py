@@ -128,6 +128,8 @@ def test_the_page_has_the_grid_of_the_paper():
     np.testing.assert_allclose(page.get_config().l2_grid, logistic.L2_GRID)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_job(checkpoint, tmp_path, capsys):
     transfer.run(small_page(checkpoint, network="random+online"), tmp_path)
     records = json.loads((tmp_path / "results.json").read_text())

@@ -125,6 +125,8 @@ def test_a_collapse_is_marked(tmp_path):
     assert "0.01 collapsed" in ablate._write(config, tmp_path, runs, {}, {})
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_path, monkeypatch):
     """As on ImageNet; once linear evaluation by SGD has run there, that is the number."""
     single = row(1, dataset, {}, evaluation__at_end=False, num_steps=1)

@@ -102,6 +102,8 @@ def test_the_center_of_a_photo(photo) -> None:
     assert np.array_equal(pictures.center_crop(path, 32), upright[:, 8:40])
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_every_operation_is_drawn_by_itself(photo) -> None:
     pixels = photo[1][:, 8:40]
     jitter = {"brightness_max": 0.8, "contrast_max": 0.0, "saturation_max": 0.0, "hue_max": 0.0}
