@@ -97,31 +97,16 @@ def simclr_augmentation(
     )
 
 
-def moco_augmentation(blur: float = 0.5, **changes: float | str) -> ml_collections.ConfigDict:
+def moco_augmentation(blur: float = 0.5) -> ml_collections.ConfigDict:
     """The policy of MoCo v2 as a column, the same for both views; SimSiam has it too.
 
-    From the authors' code: crops of 20 % of the area or more (`data.area_min`) are not in a column.
+    From the authors' code: SimCLR's at half strength, clipped after each operation. Their crops of
+    20 % of the area or more are not in a column (`data.area_min`).
 
     Args:
       blur: probability of the blur; 0 on CIFAR-10.
-      **changes: further entries to change.
     """
-    return augmentation(
-        **{
-            "flip": 0.5,
-            "color_jitter": 0.8,
-            "brightness_max": 0.4,
-            "contrast_max": 0.4,
-            "saturation_max": 0.4,
-            "hue_max": 0.1,
-            "grayscale": 0.2,
-            "blur": blur,
-            "blur_sigma_min": 0.1,
-            "blur_sigma_max": 2.0,
-            "solarize": 0.0,
-            **changes,
-        }
-    )
+    return simclr_augmentation(0.5, blur, jitter="byol")
 
 
 def objective() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ from byol_jax.objectives import byol, simsiam
 
 
 def test_negative_cosine_by_hand() -> None:
-    """Cosines 4/5, 0 and -1, whatever the lengths."""
+    """Cosines of 4/5, 0 and -1: the lengths of the vectors do not count."""
     p = jnp.array([[3.0, 4.0], [2.0, 0.0], [1e3, 0.0]])
     z = jnp.array([[0.0, 10.0], [0.0, 1e-3], [-1.0, 0.0]])
     np.testing.assert_allclose(simsiam.negative_cosine(p, z), [-0.8, 0, 1], atol=1e-6)
