@@ -78,7 +78,7 @@ def check(golden: Golden, results: Mapping[str, np.ndarray], prefix: str = "") -
 
 
 def _l2(golden: Golden, key: str, prefix: str) -> np.ndarray:
-    return golden.arrays[f"{prefix}{key}"] if prefix + key in golden.arrays else golden.arrays[key]
+    return golden.arrays.get(f"{prefix}{key}", golden.arrays[key])
 
 
 # What the error of each element is relative to, by metric: of golden file, key, array and prefix.
