@@ -1,16 +1,12 @@
-"""From a pre-training config to its program, its numbers and its views, and what contradicts what.
-
-Methods are points on dials. An objective of this package is a row of `OBJECTIVES`; one from outside
-of it is named `module:function` in `config.objective.name`.
-"""
+"""From a pre-training config to its program, numbers and views, and what contradicts what."""
 
 import functools
-import importlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import ml_collections
 
 from byol_jax.augment import compose
@@ -21,20 +17,20 @@ from byol_jax.checks import (
     above,
     at_least,
     check_keys,
+    each,
     moved,
-    nearest,
     one_of,
     within,
 )
 from byol_jax.data import crops, pipeline
 from byol_jax.data.views import View
-from byol_jax.errors import UserError, require
-from byol_jax.networks import siamese
-from byol_jax.objectives import byol, info_nce, simclr, simsiam
-from byol_jax.objectives.base import Objective
+from byol_jax.entries import OBJECTIVES, Entry, entry_of, numbers_of, switches_of
+from byol_jax.errors import require
+from byol_jax.networks import resnet, siamese
+from byol_jax.objectives import supcon
 from byol_jax.objectives.normalize import NORMALIZATIONS
 from byol_jax.optim import groups, schedules
-from byol_jax.program import TARGETS, Hyperparameters, Method, Passes
+from byol_jax.program import BN_STATISTICS, TARGETS, Hyperparameters, Method, Passes
 from byol_jax.runtime import spmd
 
 _logger = logging.getLogger(__name__)
@@ -44,38 +40,6 @@ _LARGEST_ADAM = 0.1
 PLACEMENTS = ("device", "host")
 TAU_SCHEDULES = ("cosine", "constant")
 
-
-def two_views(count: int) -> Passes:
-    """BYOL's passes: each of two views by itself, online and target."""
-    del count
-    return Passes()
-
-
-class Entry(NamedTuple):
-    """An objective, and the dials that come with it.
-
-    Attributes:
-      make: its constructor. Of its keywords, floats are traced, `axis` is the mapped axis, and all
-        others are part of the program.
-      passes: the passes of so and so many views.
-      target_update: one of `program.TARGET_UPDATES`.
-      has_negatives: whether it compares an image with others.
-    """
-
-    make: Callable[..., Objective]
-    passes: Callable[[int], Passes] = two_views
-    target_update: str = "after"
-    has_negatives: bool = True
-
-
-OBJECTIVES: Mapping[str, Entry] = {
-    "byol": Entry(byol.byol, has_negatives=False),
-    "info_nce": Entry(info_nce.info_nce),
-    "nt_xent": Entry(simclr.nt_xent),
-    "nt_logistic": Entry(simclr.nt_logistic),
-    "margin_triplet": Entry(simclr.margin_triplet),
-    "simsiam": Entry(simsiam.simsiam, has_negatives=False),
-}
 
 _RULES: Mapping[str, Rule] = {
     "image_size": at_least(1),
@@ -93,6 +57,7 @@ _RULES: Mapping[str, Rule] = {
     "target_init": one_of(("paper", "released")),
     "tau_base": within(0, 1),
     "tau_schedule": one_of(TAU_SCHEDULES),
+    "bn_statistics": one_of(BN_STATISTICS),
     "data.eval_crop": one_of(crops.EVALUATION_MODES),
     "data.classifier_crops": one_of(crops.CLASSIFIER_CROPS),
     "augment.placement": one_of(PLACEMENTS),
@@ -104,10 +69,22 @@ _RULES: Mapping[str, Rule] = {
     "objective.nt_xent.temperature": above(0),
     "objective.nt_logistic.temperature": above(0),
     "objective.margin_triplet.margin": at_least(0),
+    "objective.supcon.temperature": above(0),
+    "objective.supcon.base_temperature": above(0),
+    "objective.supcon.anchors": one_of(supcon.ANCHORS),
+    "objective.moco.temperature": above(0),
+    "objective.moco.queue_size": at_least(1),
+    "objective.densecl.temperature": above(0),
+    "objective.densecl.dense_weight": within(0, 1)._replace(words="from 0 to 1 (DenseCL Eq. 3)"),
+    "objective.densecl.queue_size": at_least(1),
     "optimizer.name": one_of(groups.OPTIMIZERS),
     "optimizer.rate_scaling": one_of(schedules.RATE_SCALINGS),
     "optimizer.decayed": one_of((groups.ALL, groups.WEIGHTS)),
+    "optimizer.schedule": one_of(schedules.RATES),
     "optimizer.predictor_schedule": one_of(schedules.RATES),
+    "optimizer.rate_start": within(0, 1),
+    "optimizer.rate_end": within(0, 1),
+    "optimizer.milestones": each(above(0), may_be_empty=True),
     "optimizer.projector_rate": at_least(0),
     "optimizer.predictor_rate": at_least(0),
     "optimizer.weight_decay": at_least(0),
@@ -145,6 +122,8 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
     _check_input(config)
     entry = entry_of(config)
     _check_objective(config, entry)
+    _check_heads(config, entry)
+    _check_statistics(config, devices or jax.device_count())
     _check_optimizer(config)
     _warn_of_collapse(config)
 
@@ -199,7 +178,16 @@ def _check_objective(config: ml_collections.ConfigDict, entry: Entry) -> None:
         "config.network.projector.output_size (BYOL App. J.2 has 16 for 4096 images)",
     )
     count = config.augment.small.count
-    passes = entry.passes(2 + count)
+    switches = switches_of(config)
+    passes = entry.passes(2 + count, switches)
+    if "queue_size" in switches:
+        keys = config.batch_size * len(passes.target)
+        require(
+            switches["queue_size"] % keys == 0,
+            f"config.objective.{name}.queue_size={switches['queue_size']} must be a multiple of "
+            f"the {keys} keys of a step, which replace whole rows: give "
+            f"{keys * max(1, round(switches['queue_size'] / keys))}",
+        )
     online, target = (
         {view for group in groups_of_views for view in group}
         for groups_of_views in (passes.online, passes.target)
@@ -216,14 +204,87 @@ def _check_objective(config: ml_collections.ConfigDict, entry: Entry) -> None:
         f"and config.objective.name={name} has other passes: give mlp, linear or none",
     )
     require(
+        target or config.target == "online",
+        f"config.target={config.target}: config.objective.name={name} compares outputs of the "
+        "online network alone: give online",
+    )
+    require(
         used >= set(range(1, 3 + count)),
         f"config.augment.small.count={count}: config.objective.name={name} has no use for views "
         "beside T and T': give 0",
     )
 
 
+def _check_heads(config: ml_collections.ConfigDict, entry: Entry) -> None:
+    """Refuses heads that the objective does not read, and the lack of one that it does."""
+    name, network = config.objective.name, config.network
+    require(
+        entry.reads_prediction or network.predictor.kind == "none",
+        f"config.network.predictor.kind={network.predictor.kind}: config.objective.name={name} "
+        "reads projections, and nothing would train a predictor: give none",
+    )
+    if name not in OBJECTIVES:  # its own affair
+        return
+    has_head = network.dense.kind != "none"
+    require(
+        has_head or not entry.needs_dense,
+        f"config.objective.name={name} compares the positions of feature maps, and "
+        "config.network.dense.kind=none makes no head for them: give mlp (experiments/densecl.py)",
+    )
+    require(
+        entry.needs_dense or not has_head,
+        f"config.network.dense.kind={network.dense.kind}: config.objective.name={name} does not "
+        "read the dense head: give none",
+    )
+    side = resnet.last_map_side(network.stem, config.image_size)
+    require(
+        side > 1 or not entry.needs_dense,
+        f"config.image_size={config.image_size} leaves a last feature map of one position, and "
+        f"config.objective.name={name} compares positions: raise config.image_size, or give "
+        "config.network.stem=small",
+    )
+
+
+def _check_statistics(config: ml_collections.ConfigDict, devices: int) -> None:
+    statistics = config.bn_statistics
+    if statistics == "global":
+        return
+    require(
+        statistics == "local" or config.target in ("ema", "constant"),
+        f"config.bn_statistics=shuffled deals out the images of a target network, and "
+        f"config.target={config.target} has none: give local",
+    )
+    images = config.batch_size // config.accumulate // devices
+    require(
+        images > 1,
+        f"config.bn_statistics={statistics} takes statistics of the images of one device, and "
+        f"config.batch_size={config.batch_size} leaves it {images}: raise config.batch_size",
+    )
+    if devices == 1:
+        _logger.warning("config.bn_statistics=%s is the same as global on one device", statistics)
+
+
 def _check_optimizer(config: ml_collections.ConfigDict) -> None:
     optimizer, rate = config.optimizer, peak_learning_rate(config)
+    name = optimizer.schedule
+    require(
+        (name == "step") == bool(optimizer.milestones),
+        f"config.optimizer.milestones={tuple(optimizer.milestones)} beside "
+        f"config.optimizer.schedule={name}: step needs milestones, shares of the run such as "
+        "(0.6,0.8), and no other schedule has any",
+    )
+    for key in ("rate_start", "rate_end"):
+        require(
+            name == "whole_cosine" or optimizer[key] == 0,
+            f"config.optimizer.{key}={optimizer[key]:g} is of schedule=whole_cosine alone, and "
+            f"config.optimizer.schedule={name}: leave it out",
+        )
+    own = optimizer.predictor_schedule
+    require(
+        own in (name, "constant") or config.network.predictor.kind not in ("mlp", "linear"),
+        f"config.optimizer.predictor_schedule={own} beside config.optimizer.schedule={name}: give "
+        f"{name}, or constant",
+    )
     require(
         optimizer.name != "adam" or rate <= _LARGEST_ADAM,
         f"config.optimizer.name=adam at a rate of {rate:g}: Adam moves every weight by about the "
@@ -250,60 +311,6 @@ def _warn_of_collapse(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def entry_of(config: ml_collections.ConfigDict) -> Entry:
-    """The objective that a config names.
-
-    Only pre-training asks for it: a module from outside is never imported because a checkpoint
-    names it.
-
-    Raises:
-      UserError: there is no such objective, its module cannot be imported, or it does not take a
-        keyword that the config has for it.
-    """
-    name: str = config.objective.name
-    if name in OBJECTIVES:
-        entry, section = OBJECTIVES[name], name
-    elif ":" in name:
-        entry, section = _from_outside(name), "own"
-    else:
-        raise UserError(
-            f"config.objective.name={name!r} must be one of: {', '.join(OBJECTIVES)}; or "
-            f"module:function, an objective of your own{nearest(name, OBJECTIVES)}"
-        )
-    allowed = [key for key in inspect.signature(entry.make).parameters if key != "axis"]
-    for key in config.objective[section]:
-        require(
-            key in allowed,
-            f"config.objective.{section}.{key} is no keyword of config.objective.name={name}, "
-            f"whose keywords are: {', '.join(allowed) or 'none'}{nearest(key, allowed)}",
-        )
-    return entry
-
-
-@functools.lru_cache(maxsize=8)
-def _from_outside(name: str) -> Entry:
-    module, _, function = name.partition(":")
-    key = f"config.objective.name={name}"
-    try:
-        value: Any = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # whatever the user's module raises
-        reason = " ".join(str(error).split()) or "no message"
-        raise UserError(
-            f"{key}: importing {module} failed with {type(error).__name__}: {reason}"
-        ) from error
-    require(
-        isinstance(value, Entry) or callable(value),
-        f"{key}: {module} has no function {function!r}; it must make an objective (docs/adding.md)",
-    )
-    return value if isinstance(value, Entry) else Entry(value, has_negatives=False)
-
-
-def _keywords(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What the config has for the constructor of its objective."""
-    name = config.objective.name
-    return config.objective[name if name in OBJECTIVES else "own"].to_dict()
-
-
 def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
     """The rate at the end of the warm-up."""
     return float(
@@ -317,24 +324,20 @@ def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
 
 def method_of(config: ml_collections.ConfigDict) -> Method:
     """The dials of a config that change the program; the same object for the same dials."""
-    switches = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in _keywords(config).items()
-        if not isinstance(value, float)
-    }
     return _method(
         entry_of(config),
-        tuple(sorted(switches.items())),
+        tuple(sorted(switches_of(config).items())),
         config.target,
         config.network.predictor.kind == "optimal_linear",
         _groups_of(config.optimizer),
         2 + config.augment.small.count,
+        config.bn_statistics,
     )
 
 
 def _groups_of(optimizer: ml_collections.ConfigDict) -> groups.Groups[groups.Group]:
     """How each group of parameters is trained."""
-    shared = groups.Group(optimizer.name, decayed=optimizer.decayed)
+    shared = groups.Group(optimizer.name, optimizer.schedule, decayed=optimizer.decayed)
     predictor = shared._replace(schedule=optimizer.predictor_schedule)
     return groups.everywhere(shared)._replace(predictor=predictor)
 
@@ -347,6 +350,7 @@ def _method(
     optimal_predictor: bool,
     table: groups.Groups[groups.Group],
     num_views: int,
+    bn_statistics: str,
 ) -> Method:
     keywords = dict(switches)
     if "axis" in inspect.signature(entry.make).parameters:
@@ -356,8 +360,9 @@ def _method(
         target=target,
         target_update=entry.target_update,
         optimal_predictor=optimal_predictor,
-        passes=entry.passes(num_views),
+        passes=entry.passes(num_views, dict(switches)),
         groups=table,
+        bn_statistics=bn_statistics,
     )
 
 
@@ -388,6 +393,9 @@ def hyperparameters(
         weight_decay=optimizer.weight_decay,
         trust_coefficient=optimizer.trust_coefficient,
         momentum=optimizer.momentum,
+        start=optimizer.rate_start,
+        end=optimizer.rate_end,
+        milestones=tuple(float(share) for share in optimizer.milestones),
     )
     return Hyperparameters(
         groups=groups.everywhere(numbers)._replace(
@@ -398,10 +406,5 @@ def hyperparameters(
         tau_base=config.tau_base,
         views=tuple(view.params for view in views_of(config)),
         tau_end=config.tau_base if config.tau_schedule == "constant" else 1.0,
-        objective=objective_numbers(config),
+        objective=numbers_of(config),
     )
-
-
-def objective_numbers(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """The keywords of the objective that are numbers, traced in the step."""
-    return {k: v for k, v in _keywords(config).items() if isinstance(v, float)}

@@ -28,6 +28,10 @@ TARGETS = ("ema", "stop_gradient", "online", "constant")
 # When Eq. 1 moves the target: behind the online network (lines 10 and 11 of Algorithm 1), or ahead
 # of the forward passes, by the online parameters that the step starts from (MoCo).
 TARGET_UPDATES = ("after", "before")
+# Whose images BatchNorm takes its statistics of: those of all devices (pseudo-code J.1); of each
+# device by itself (SimCLR section 2.2 calls it local); of each device, after the target's images
+# were dealt out to the devices anew (MoCo's shuffled BatchNorm).
+BN_STATISTICS = ("global", "local", "shuffled")
 
 
 class Passes(NamedTuple):
@@ -56,6 +60,7 @@ class Method(NamedTuple):
       optimal_predictor: predicts with the best linear map of each batch (App. J.2).
       passes: which views go through which network.
       groups: how each group of parameters is trained.
+      bn_statistics: one of `BN_STATISTICS`.
     """
 
     objective: Callable[..., Objective] = byol.byol
@@ -64,6 +69,7 @@ class Method(NamedTuple):
     optimal_predictor: bool = False
     passes: Passes = Passes()
     groups: Groups[Group] = groups_of.LARS
+    bn_statistics: str = "global"
 
     @property
     def has_target_network(self) -> bool:
@@ -78,7 +84,8 @@ class Program(NamedTuple):
     """What is compiled.
 
     Attributes:
-      network: `siamese(spec)`, with `spec.bn_axis` equal to `axis`.
+      network: `siamese(spec)`, with `spec.bn_axis` equal to `axis`, or None where statistics of
+        BatchNorm are not global.
       method: the dials.
       axis: mapped axis of the devices, or None.
     """

@@ -13,8 +13,9 @@ from byol_jax import keys
 from byol_jax.augment import compose
 from byol_jax.data import images, pipeline
 from byol_jax.data.views import Reading, Stream
+from byol_jax.entries import numbers_of
 from byol_jax.evals import features
-from byol_jax.method import objective_numbers, views_of
+from byol_jax.method import views_of
 from byol_jax.program import Program, TrainState, forward, refresh
 from byol_jax.runtime import spmd
 
@@ -27,7 +28,7 @@ def when_due(
     config: ml_collections.ConfigDict, program: Program, train_set: images.ImageSet
 ) -> Callable[[int, TrainState], TrainState]:
     """The work before a step, for `loop.Due`."""
-    objective = program.method.objective(**objective_numbers(config))
+    objective = program.method.objective(**numbers_of(config))
 
     def before(step: int, state: TrainState) -> TrainState:
         which = objective.when(step, train_set.size, config.batch_size)

@@ -14,9 +14,10 @@ import numpy as np
 from byol_jax import loop, method, refresh, update, weights
 from byol_jax.data import background, images, pipeline, sources, stored
 from byol_jax.data.views import Reading, Stream
+from byol_jax.entries import entry_of, numbers_of
 from byol_jax.errors import require
 from byol_jax.evals import evaluate, follow
-from byol_jax.method import hyperparameters, method_of, objective_numbers, views_of
+from byol_jax.method import hyperparameters, method_of, views_of
 from byol_jax.networks import siamese
 from byol_jax.program import Program, TrainState, init_state
 from byol_jax.runtime import checkpoints, metrics, processes, profiler, spmd
@@ -36,7 +37,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def program_of(config: ml_collections.ConfigDict, num_classes: int) -> Program:
     """What a config compiles, with a probe for `num_classes` classes."""
-    spec = siamese.make_spec(config.network.to_dict(), num_classes, spmd.AXIS, config.precision)
+    axis = spmd.AXIS if config.bn_statistics == "global" else None
+    spec = siamese.make_spec(config.network.to_dict(), num_classes, axis, config.precision)
     return Program(siamese.siamese(spec), method_of(config), spmd.AXIS)
 
 
@@ -187,6 +189,11 @@ def _plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Run:
     """Everything about a run that can be known, and refused, before it starts."""
     check(config)
     train_set = load_images(config)
+    require(
+        train_set.num_classes or not entry_of(config).needs_labels,
+        f"config.objective.name={config.objective.name} learns from labels, one per image, and "
+        f"config.dataset={config.dataset} has none: give nt_xent, its counterpart without labels",
+    )
     if config.data.resident:
         train_set = _in_memory(train_set, config)
     total_steps = config.num_steps or pipeline.steps_for(
@@ -216,7 +223,7 @@ def _state(run: _Run) -> TrainState:
     config, start = run.config, run.span.start
     arguments = (
         *(config.seed, run.program, sizes_of(config), run.train_set.size),
-        *(config.target_init, objective_numbers(config)),
+        *(config.target_init, numbers_of(config)),
     )
     if not start:
         drawn: TrainState = jax.device_get(init_state(*arguments))

@@ -113,10 +113,7 @@ def losses(
     )
     target_state = carry.target_state
     if method.has_target_network:
-        target, target_state = forward(
-            network, constants.target_params, target_state, views, passes, "target"
-        )
-        target = jax.lax.stop_gradient(target)
+        target, target_state = _target_outputs(constants, carry, views, key, program)
     else:
         # The outputs of the one forward pass.
         target = jax.lax.stop_gradient(online) if method.target == "stop_gradient" else online
@@ -144,6 +141,34 @@ def losses(
     carry = _Carry(online_state, target_state, jax.lax.stop_gradient(changed))
     rows = jax.lax.stop_gradient(dict(result.rows))
     return loss, (carry, _Results(logs | statistics, moments), rows)
+
+
+def _target_outputs(
+    constants: _Constants, carry: _Carry, views: Views, key: jax.Array, program: Program
+) -> tuple[dict[int, Outputs], hk.State]:
+    """The passes of xi, which no gradient enters, and the next BatchNorm averages.
+
+    Where its statistics are shuffled, each device computes the images that an order deals out to
+    it, and the outputs go back to the devices of their images.
+    """
+    network, method, axis = program
+    is_dealt_out = method.bn_statistics == "shuffled"
+    if is_dealt_out:
+        order = _order(key, len(views[1]) * spmd.axis_size(axis))
+        used = {view for group in method.passes.target for view in group}
+        views = {view: spmd.exchange(views[view], order, axis) for view in used}
+    target, state = forward(
+        network, constants.target_params, carry.target_state, views, method.passes, "target"
+    )
+    if is_dealt_out:
+        back = jnp.argsort(order)
+        target = jax.tree.map(lambda x: spmd.exchange(x, back, axis), target)
+    return jax.lax.stop_gradient(target), state
+
+
+def _order(key: jax.Array, count: int) -> jax.Array:
+    """A permutation of the images of a global micro-batch, of its key."""
+    return jax.random.permutation(keys.named(key, "order"), count)
 
 
 def _statistics(online: Mapping[int, Outputs]) -> tuple[Logs, tuple[jax.Array, jax.Array]]:
@@ -278,6 +303,10 @@ def _differentiate(
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
     means = jax.tree.map(lambda x: x / count, sums)
     gradients, results = spmd.pmean(means, program.axis)
+    if program.method.bn_statistics != "global":
+        # Each device has averages of its own images: evaluations take their mean.
+        averages = spmd.average((carry.online_state, carry.target_state), program.axis)
+        carry = carry._replace(online_state=averages[0], target_state=averages[1])
     return gradients, carry, results, rows
 
 

@@ -112,7 +112,8 @@ def moco_augmentation(blur: float = 0.5) -> ml_collections.ConfigDict:
 def objective() -> ml_collections.ConfigDict:
     """The objective, and one section of keys per choice; a run reads the section of its `name`."""
     # byol: Eq. 2; info_nce: Eq. 5 (Tables 5b and 18); nt_xent, nt_logistic, margin_triplet: SimCLR
-    # Table 2; simsiam: SimSiam Eq. 2.
+    # Table 2; simsiam: SimSiam Eq. 2; supcon: SupCon Eq. 2; moco: MoCo Eq. 1; densecl: DenseCL
+    # Eq. 3.
     section = ml_collections.ConfigDict({"name": "byol"})
 
     section.byol = ml_collections.ConfigDict()
@@ -141,6 +142,22 @@ def objective() -> ml_collections.ConfigDict:
 
     section.simsiam = ml_collections.ConfigDict()  # SimSiam Eq. 2, which has no numbers
 
+    section.supcon = ml_collections.ConfigDict()  # SupCon Eq. 2; it learns from labels
+    section.supcon.temperature = 0.1  # T of SupCon's code; 0.5 for its SimCLR
+    # The code multiplies the loss by T / 0.07, at every T; its rates fit that. Equal to T: Eq. 2.
+    section.supcon.base_temperature = 0.07
+    section.supcon.anchors = "all"  # or one: those of view 1 alone
+
+    section.moco = ml_collections.ConfigDict()  # MoCo Eq. 1 and its queue
+    section.moco.temperature = 0.2  # MoCo v2; 0.07 in v1
+    section.moco.queue_size = 65536  # K, a multiple of the keys of a step
+    section.moco.symmetric = False  # True: view 2 asks for view 1, too
+
+    section.densecl = ml_collections.ConfigDict()  # DenseCL Eq. 3; it needs network.dense
+    section.densecl.temperature = 0.2  # of both losses (DenseCL's configs)
+    section.densecl.dense_weight = 0.5  # lambda (DenseCL's configs)
+    section.densecl.queue_size = 65536  # K of both queues
+
     # Keywords of an objective from outside the package, `name = "module:function"`; a page fills
     # them in.
     section.own = ml_collections.ConfigDict()
@@ -159,7 +176,11 @@ def network() -> ml_collections.ConfigDict:
         {"kind": "mlp", "depth": 2, "hidden_size": 4096, "output_size": 256}
     )
     section.predictor = ml_collections.ConfigDict({"kind": "mlp", "depth": 2, "hidden_size": 4096})
-    for head in (section.projector, section.predictor):
+    # A head on each position of the last feature map (DenseCL): none, mlp or linear.
+    section.dense = ml_collections.ConfigDict(
+        {"kind": "none", "depth": 2, "hidden_size": 2048, "output_size": 128}
+    )
+    for head in (section.projector, section.predictor, section.dense):
         # BatchNorm behind each hidden layer (App. A); MoCo's and SupCon's heads have none.
         head.hidden_norm = True
         # BatchNorm behind the output: none (App. A: "the output of this MLP is not batch
@@ -187,7 +208,14 @@ def optimizer() -> ml_collections.ConfigDict:
     # Factors of the rates of the heads: mu (Table 22) and lambda (Tables 21 and 22).
     section.projector_rate = 1.0
     section.predictor_rate = 1.0
-    # Schedule of the predictor's rate: cosine, as that of all others, or constant (SimSiam).
+    # cosine to 0 behind the warm-up; constant; step, divided by 10 at each of the milestones, which
+    # are shares of the run (MoCo v1); whole_cosine, over the whole run from the peak to rate_end,
+    # with a warm-up from rate_start, both as shares of the peak (SupCon).
+    section.schedule = "cosine"
+    section.milestones = ()
+    section.rate_start = 0.0
+    section.rate_end = 0.0
+    # Schedule of the predictor's rate: that of all others, or constant (SimSiam).
     section.predictor_schedule = "cosine"
     section.warmup_epochs = 10.0
     section.weight_decay = 1.5e-6
@@ -307,6 +335,11 @@ def get_config() -> ml_collections.ConfigDict:
     # Eq. 1 and App. A: cosine raises tau from tau_base to 1; constant keeps it (Table 5a).
     config.tau_base = 0.996
     config.tau_schedule = "cosine"
+    # Whose images BatchNorm takes its statistics of: global, those of all devices (pseudo-code
+    # J.1); local, those of one device; shuffled, local, and the images of the target network are
+    # dealt out to the devices anew (MoCo). With local ones a positive can be told by the statistics
+    # that it shares with its anchor (SimCLR section 2.2).
+    config.bn_statistics = "global"
     # paper: starts as a copy of the online network (pseudo-code J.5);
     # released: starts with values of its own (docs/deviations.md, 2).
     config.target_init = "paper"

@@ -56,11 +56,10 @@ of highest minus lowest, protocols of docs/protocols.md:
 | pixels  | 98.6         | 96.9         | 71.2                 |               |
 """
 
-from typing import NamedTuple
-
 import ml_collections
 
-from experiments import base, cifar10, digits
+from experiments import base, related
+from experiments.related import Recipe
 
 # (base, epochs, batch, depth, width): the source of the recipe.
 PUBLISHED = {
@@ -71,43 +70,13 @@ PUBLISHED = {
     ("imagenet", 100, 512, "50", 1.0): "published: SimSiam's code",
     ("cifar10", 800, 512, "18", 1.0): "published: SimSiam on CIFAR-10 (recalled)",
 }
-
-
-class Recipe(NamedTuple):
-    """What the bases differ in: size of the run, optimiser, and layers of the projector."""
-
-    epochs: int
-    batch: int
-    depth: str
-    width: float
-    rate: float
-    decay: float
-    layers: int = 3
-    warmup_epochs: float = 0.0
-
-
 RECIPES = {
     "imagenet": Recipe(100, 512, "50", 1.0, rate=0.05, decay=1e-4),
-    "cifar10": Recipe(800, 512, "18", 1.0, rate=0.03, decay=5e-4, layers=2),
+    "cifar10": Recipe(800, 512, "18", 1.0, rate=0.03, decay=5e-4),
     "digits": Recipe(100, 64, "tiny", 3.0, rate=0.2, decay=1e-4, warmup_epochs=2.0),
 }
-# Size of the representation, where it is not the 2048 of bottlenecks.
-_SIZES = {"tiny": 8, "18": 512, "34": 512}
-
-
-def _start(name: str) -> ml_collections.ConfigDict:
-    """Data, images and T of a base."""
-    if name == "digits":
-        return digits.get_config()
-    if name == "cifar10":
-        config, blur = cifar10.get_config(), 0.0
-    else:
-        config, blur = base.get_config(), 0.5
-        config.dataset = "tfds:imagenet2012"
-    config.data.area_min = 0.2
-    for view in ("view1", "view2"):
-        config.augment[view] = base.moco_augmentation(blur)
-    return config
+# Layers of the projector.
+_LAYERS = {"imagenet": 3, "cifar10": 2, "digits": 3}
 
 
 def get_config(options: str = "") -> ml_collections.ConfigDict:
@@ -116,39 +85,18 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     Raises:
       ValueError: for an unknown option or a value of the wrong type.
     """
-    chosen = base.parse_options(options, base="imagenet", epochs=0, batch=0, depth="", width=0.0)
-    name, epochs, batch, depth, width = chosen.values()
-    if name not in RECIPES:
-        raise ValueError(f"base={name!r} must be one of: {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    epochs, batch = epochs or recipe.epochs, batch or recipe.batch
-    depth, width = depth or recipe.depth, width or recipe.width
-
-    config = _start(name)
-    config.recipe = PUBLISHED.get(
-        (name, epochs, batch, depth, width),
-        f"not published: SimSiam on {name}, {epochs} epochs at batch {batch}, "
-        f"ResNet-{depth} {width:g}x",
-    )
-    config.num_epochs, config.batch_size = epochs, batch
+    given = base.parse_options(options, base="imagenet", epochs=0, batch=0, depth="", width=0.0)
+    chosen = related.choose(given.pop("base"), RECIPES, **given)
+    config = related.config_of(chosen, "SimSiam", PUBLISHED)
     config.objective.name = "simsiam"
     config.target = "stop_gradient"
 
     network = config.network
-    network.depth, network.width = depth, width
-    network.projector.depth = recipe.layers
-    if name != "digits":  # the heads of digits.py are wider than its representation of 24 numbers
-        size = int(_SIZES.get(depth, 2048) * width)
-        network.projector.hidden_size = network.projector.output_size = size
+    network.projector.depth = _LAYERS[chosen.base]
+    if chosen.base != "digits":  # the heads of digits.py are wider than its representation
+        network.projector.hidden_size = network.projector.output_size = chosen.size
     network.projector.output_norm = "plain"
     network.predictor.hidden_size = max(1, network.projector.output_size // 4)
-    network.head_bias = "paper"
     network.last_bn_scale = "released"
-
-    config.optimizer.name = "sgd"
-    config.optimizer.base_learning_rate = recipe.rate
-    config.optimizer.warmup_epochs = recipe.warmup_epochs
-    config.optimizer.weight_decay = recipe.decay
-    config.optimizer.decayed = "all"
     config.optimizer.predictor_schedule = "constant"
     return config

@@ -53,6 +53,14 @@ GROUP_STRIDES = (1, 2, 2, 2)
 LAST_MAP = "group_3"
 
 
+def last_map_side(stem: str, image_size: int) -> int:
+    """Side of the last feature map, without dilation: convolutions and pools round up."""
+    side = image_size
+    for stride in (*((2, 2) if stem == "imagenet" else ()), *GROUP_STRIDES):
+        side = -(-side // stride)
+    return side
+
+
 def architecture(depth: str | int) -> Architecture:
     """The row of the table for `depth`.
 

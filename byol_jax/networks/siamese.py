@@ -86,6 +86,7 @@ def make_spec(
         "": (values, NetworkSpec),
         "projector.": (values["projector"], HeadSpec),
         "predictor.": (values["predictor"], HeadSpec),
+        "dense.": (values.get("dense") or {}, HeadSpec),
     }
     for section, (given, kind) in given_in.items():
         for key in given:
@@ -95,9 +96,12 @@ def make_spec(
             )
     projector = HeadSpec(**values.pop("projector"))
     predictor = HeadSpec(output_size=projector.output_size, **values.pop("predictor"))
+    # Checkpoints of earlier versions have no dense head.
+    dense = HeadSpec(**(values.pop("dense", None) or {"kind": "none"}))
     spec = NetworkSpec(
         projector=projector,
         predictor=predictor,
+        dense=None if dense.kind == "none" else dense,
         num_classes=num_classes,
         bn_axis=bn_axis,
         precision=precision,
@@ -105,10 +109,11 @@ def make_spec(
     )
     resnet.architecture(spec.depth)
     resnet.scaled(1, spec.width)
-    sections = {"projector": projector._asdict(), "predictor": predictor._asdict()}
+    heads_by_name = {"projector": projector, "predictor": predictor, "dense": dense}
+    sections = {name: head._asdict() for name, head in heads_by_name.items()}
     checks.check_keys({**spec._asdict(), **sections}, _RULES, "network")
     checks.check_keys({"precision": precision}, {"precision": checks.one_of(PRECISIONS)})
-    for name, head in (("projector", projector), ("predictor", predictor)):
+    for name, head in heads_by_name.items():
         require(
             head.output_norm == "none" or head.kind in ("mlp", "linear"),
             f"network.{name}.output_norm={head.output_norm} needs a last linear layer, and "
@@ -131,6 +136,11 @@ _RULES = {
     "predictor.depth": checks.at_least(1),
     "predictor.hidden_size": checks.at_least(1),
     "predictor.output_norm": checks.one_of(heads.OUTPUT_NORMS),
+    "dense.kind": checks.one_of(PROJECTORS),
+    "dense.depth": checks.at_least(1),
+    "dense.hidden_size": checks.at_least(1),
+    "dense.output_size": checks.at_least(1),
+    "dense.output_norm": checks.one_of(heads.OUTPUT_NORMS),
 }
 
 
@@ -158,8 +168,8 @@ def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
     run on all arrays at once, so their BatchNorm statistics cover all images. Only the first
     outputs have `logits`.
 
-    The probe reads the embedding behind a stop-gradient, so no label reaches the encoder
-    (docs/deviations.md, 6).
+    The probe reads the embedding behind a stop-gradient, so no label reaches the encoder through
+    it (docs/deviations.md, 6). Labels train the encoder where the objective takes them: SupCon's.
     """
     return _with_init(_transform, spec)
 

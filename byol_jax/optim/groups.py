@@ -58,6 +58,9 @@ class Numbers(NamedTuple):
       frozen_until: index of the first step that trains the group. Before it, parameters and slots
         stay as they are. None trains the group from the start, and the compiled step then has no
         test for it.
+      start, end: rates at the first and the last step, as shares of the peak, for
+        `schedules.whole_cosine_rate`.
+      milestones: shares of the run, for `schedules.step_rate`.
     """
 
     peak_learning_rate: jax.Array | float
@@ -68,6 +71,9 @@ class Numbers(NamedTuple):
     momentum: jax.Array | float
     factor: jax.Array | float = 1.0
     frozen_until: jax.Array | int | None = None
+    start: jax.Array | float = 0.0
+    end: jax.Array | float = 0.0
+    milestones: tuple[jax.Array | float, ...] = ()
 
 
 T = TypeVar("T")
@@ -210,6 +216,7 @@ def rates(table: Groups[Group], numbers: Groups[Numbers], step: jax.Array) -> Gr
                 peak=values.peak_learning_rate,
                 warmup_steps=values.warmup_steps,
                 total_steps=values.total_steps,
+                **{name: getattr(values, name) for name in schedules.EXTRA.get(group.schedule, ())},
             )
             * values.factor
             for group, values in zip(table, numbers, strict=True)

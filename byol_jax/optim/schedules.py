@@ -1,7 +1,7 @@
 """Schedules of BYOL App. A. Step indices start at 0 (docs/deviations.md, 8 and 9)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -75,10 +75,71 @@ def constant_rate(
     return jnp.broadcast_to(jnp.asarray(peak), jnp.shape(step))
 
 
+def step_rate(
+    step: jax.Array,
+    *,
+    peak: jax.Array | float,
+    warmup_steps: jax.Array | int,
+    total_steps: jax.Array | int,
+    milestones: Sequence[jax.Array | float],
+) -> jax.Array:
+    """Linear warm-up from 0, then the peak, divided by 10 at each milestone (MoCo v1's code).
+
+    Args:
+      step: index of the current step, from 0, scalar.
+      peak: rate at the end of the warm-up, already scaled with the batch size.
+      warmup_steps: steps of the warm-up.
+      total_steps: K, the steps of the run.
+      milestones: shares of the run, such as 0.6 and 0.8 for epochs 120 and 160 of 200.
+    """
+    rate = jnp.where(step < warmup_steps, peak * step / jnp.maximum(warmup_steps, 1), peak)
+    for share in milestones:
+        # A share such as 0.6 is rounded: half a step keeps the milestone at its step.
+        rate = jnp.where(step + 0.5 >= share * total_steps, 0.1 * rate, rate)
+    return rate
+
+
+def whole_cosine_rate(
+    step: jax.Array,
+    *,
+    peak: jax.Array | float,
+    warmup_steps: jax.Array | int,
+    total_steps: jax.Array | int,
+    start: jax.Array | float,
+    end: jax.Array | float,
+) -> jax.Array:
+    """A cosine over the whole run, whose first steps a warm-up replaces (SupCon's code).
+
+    The warm-up is linear, from a rate above 0 to the value that the cosine has at its last step.
+
+    Args:
+      step: index of the current step, from 0, scalar.
+      peak: rate of the cosine at step 0, already scaled with the batch size.
+      warmup_steps: W, the steps of the warm-up; step W is on the cosine.
+      total_steps: K, the steps of the run.
+      start: rate at step 0 of the warm-up, as a share of the peak.
+      end: rate at step K, as a share of the peak.
+    """
+
+    def cosine(step: jax.Array | int) -> jax.Array:
+        return peak * (end + (1 - end) * _half_cosine(jnp.asarray(step), total_steps))
+
+    rise = cosine(warmup_steps) - peak * start
+    warmup = peak * start + rise * step / jnp.maximum(warmup_steps, 1)
+    return jnp.where(step < warmup_steps, warmup, cosine(step))
+
+
 # Schedules of a learning rate, by name.
 RATES: Mapping[str, Callable[..., jax.Array]] = {
     "cosine": learning_rate,
     "constant": constant_rate,
+    "step": step_rate,
+    "whole_cosine": whole_cosine_rate,
+}
+# What a schedule takes beside peak, warm-up and length.
+EXTRA: Mapping[str, tuple[str, ...]] = {
+    "step": ("milestones",),
+    "whole_cosine": ("start", "end"),
 }
 
 

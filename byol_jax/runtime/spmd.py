@@ -46,6 +46,11 @@ def axis_index(axis: str | None) -> jax.Array | int:
     return 0 if axis is None else jax.lax.axis_index(axis)
 
 
+def axis_size(axis: str | None) -> int:
+    """Number of devices of `axis`; 1 without an axis."""
+    return 1 if axis is None else jax.lax.psum(1, axis)
+
+
 def all_gather(x: jax.Array, axis: str | None) -> jax.Array:
     """The rows of all n devices of `axis`, in their order: `[B, D]` -> `[n B, D]`.
 
@@ -54,6 +59,28 @@ def all_gather(x: jax.Array, axis: str | None) -> jax.Array:
     rows, the mean of the devices' gradients is therefore the gradient of the mean over all rows.
     """
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+
+
+def exchange(x: jax.Array, order: jax.Array, axis: str | None) -> jax.Array:
+    """Deals the rows of all n devices out again: row i of the global batch becomes row `order[i]`.
+
+    Args:
+      x: rows of this device, `[B, ...]`.
+      order: a permutation of the global batch, int `[n B]`, equal on all devices.
+      axis: mapped axis.
+
+    Returns:
+      The new rows of this device, `[B, ...]`.
+    """
+    mine = axis_index(axis) * len(x) + jax.numpy.arange(len(x))
+    return all_gather(x, axis)[order[mine]]
+
+
+def average(tree: PyTree, axis: str | None) -> PyTree:
+    """The floats of a tree averaged over the devices of `axis`; integers are equal on all."""
+    return jax.tree.map(
+        lambda x: pmean(x, axis) if jax.numpy.issubdtype(x.dtype, jax.numpy.floating) else x, tree
+    )
 
 
 def _sharding(devices: Sequence[jax.Device]) -> jax.sharding.NamedSharding:

@@ -4,12 +4,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from byol_jax import update
+from byol_jax.networks import heads, norms
 from byol_jax.optim import groups
 from byol_jax.program import Hyperparameters, Program, Trainable, TrainState
 from byol_jax.runtime import spmd
@@ -26,6 +28,55 @@ RUNS = pytest.mark.parametrize(
         pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
     ],
 )
+
+
+def bn_config(axis: str | None) -> dict[str, Any]:
+    """Keyword arguments of every BatchNorm of the files."""
+    return {
+        "create_scale": True,
+        "create_offset": True,
+        "decay_rate": 0.9,
+        "eps": 1e-5,
+        "cross_replica_axis": axis,
+    }
+
+
+def tiny_encoder(x: jax.Array, is_training: bool, width: int, axis: str | None) -> jax.Array:
+    """The encoder of the files: the image flattened, linear without bias, BatchNorm, ReLU."""
+    with hk.name_scope("encoder"):
+        x = hk.Linear(width, with_bias=False, name="linear")(x.reshape(len(x), -1))
+        return jax.nn.relu(norms.BatchNorm(name="batch_norm", **bn_config(axis))(x, is_training))
+
+
+@functools.cache
+def head_network(width: int, hidden: int, dim: int, axis: str | None) -> hk.TransformedWithState:
+    """The tiny encoder, and MoCo's and SupCon's head of this package: two layers, no BatchNorm."""
+    spec = heads.HeadSpec(2, hidden, dim, hidden_norm=False)
+
+    def network(x: jax.Array, is_training: bool) -> dict[str, jax.Array]:
+        y = tiny_encoder(x, is_training, width, axis)
+        z = heads.MLP("projector", spec, dim, True, bn_config(axis))(y, is_training)
+        return {"embedding": y, "projection": z, "prediction": z}
+
+    return hk.transform_with_state(network)
+
+
+def ours(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the files under the names of this package."""
+    return {name.replace("head/", "projector/"): leaves for name, leaves in given.items()}
+
+
+def theirs(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Results under the names of the files."""
+    return {name.replace("/projector/", "/head/"): value for name, value in found.items()}
+
+
+def momentum(state: TrainState) -> dict[str, np.ndarray]:
+    """Momentum buffers under the names of the parameters."""
+    return {
+        f"trace/final/momentum/{name.removeprefix('online_params/')}": value
+        for name, value in state.slots["momentum"].items()
+    }
 
 
 def empty_state(network: Any, example: Any) -> Any:
@@ -69,8 +120,9 @@ def run(
     views: list[dict[int, np.ndarray]],
     hparams: list[Hyperparameters],
     devices: int,
+    labels: list[np.ndarray] | None = None,
 ) -> list[tuple[TrainState, dict[str, Any]]]:
-    """The states and logs after each step, on one device or split over two."""
+    """The states and logs after each step, on one device or split over two; without labels."""
     step = functools.partial(
         update.step,
         make_views=lambda batch: {int(k[4:]): x for k, x in batch.items() if k.startswith("view")},
@@ -80,10 +132,10 @@ def run(
     mapped = spmd.pmap(step, in_axes=(0, 0, None, None), devices=used)
     replicas = spmd.replicate(jax.device_get(state), used)
     results = []
-    for given, numbers in zip(views, hparams, strict=True):
-        count = len(given[1])
+    labels = labels or [np.full(len(given[1]), -1, np.int32) for given in views]
+    for given, classes, numbers in zip(views, labels, hparams, strict=True):
         batch = {f"view{v}": x for v, x in given.items()}
-        batch |= {"labels": np.full(count, -1, np.int32), "ids": np.arange(count, dtype=np.int32)}
+        batch |= {"labels": classes, "ids": np.arange(len(classes), dtype=np.int32)}
         sharded = jax.tree.map(lambda x: x[:, None], spmd.shard(batch, devices=used))
         replicas, logs = mapped(replicas, sharded, 0, numbers)
         for leaf in map(np.asarray, jax.tree.leaves(replicas)):

@@ -47,50 +47,17 @@ class _Encoder(hk.Module):
         return jax.nn.relu(_norm(self.axis)(name="batch_norm")(x, is_training))
 
 
-class _Head(hk.Module):
-    """Linear, perhaps BatchNorm, ReLU, linear."""
+class _Projector(hk.Module):
+    """Linear, BatchNorm, ReLU, linear."""
 
-    def __init__(self, name: str, sizes: tuple[int, int], axis: str | None, has_norm: bool):
-        super().__init__(name)
-        self.sizes, self.axis, self.has_norm = sizes, axis, has_norm
+    def __init__(self, sizes: tuple[int, int], axis: str | None):
+        super().__init__("projector")
+        self.sizes, self.axis = sizes, axis
 
     def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
         x = hk.Linear(self.sizes[0], name="linear")(x)
-        if self.has_norm:
-            x = _norm(self.axis)(name="batch_norm")(x, is_training)
-        return hk.Linear(self.sizes[1], name="linear_1")(jax.nn.relu(x))
-
-
-def _network(
-    flatten: Callable[[jax.Array], jax.Array],
-    width: int,
-    head: tuple[str, tuple[int, int], bool],
-    axis: str | None,
-) -> hk.TransformedWithState:
-    """An encoder and a head, with the interface of `siamese`: one group of images, or a tuple."""
-    name, sizes, has_norm = head
-
-    def network(images: Any, is_training: bool) -> Any:
-        groups = images if isinstance(images, tuple) else (images,)
-        encoder = _Encoder(width, axis)
-        embeddings = [encoder(flatten(group), is_training) for group in groups]
-        projections = _Head(name, sizes, axis, has_norm)(jnp.concatenate(embeddings), is_training)
-        bounds = [sum(map(len, embeddings[:i])) for i in range(1, len(embeddings))]
-        outputs = [
-            {"embedding": y, "projection": z, "prediction": z}
-            for y, z in zip(embeddings, jnp.split(projections, bounds), strict=True)
-        ]
-        return tuple(outputs) if isinstance(images, tuple) else outputs[0]
-
-    return hk.transform_with_state(network)
-
-
-@functools.cache
-def moco_network(
-    width: int, hidden: int, dim: int, axis: str | None = None
-) -> hk.TransformedWithState:
-    """The image flattened; a head without BatchNorm."""
-    return _network(lambda x: x.reshape(len(x), -1), width, ("head", (hidden, dim), False), axis)
+        x = jax.nn.relu(_norm(self.axis)(name="batch_norm")(x, is_training))
+        return hk.Linear(self.sizes[1], name="linear_1")(x)
 
 
 def _blocks(x: jax.Array) -> jax.Array:
@@ -103,48 +70,21 @@ def _blocks(x: jax.Array) -> jax.Array:
 def swav_network(
     width: int, hidden: int, dim: int, axis: str | None = None
 ) -> hk.TransformedWithState:
-    """Any image size; a head with BatchNorm."""
-    return _network(_blocks, width, ("projector", (hidden, dim), True), axis)
+    """An encoder of any image size and a head, with the interface of `siamese`."""
 
+    def network(images: Any, is_training: bool) -> Any:
+        groups = images if isinstance(images, tuple) else (images,)
+        encoder = _Encoder(width, axis)
+        embeddings = [encoder(_blocks(group), is_training) for group in groups]
+        projections = _Projector((hidden, dim), axis)(jnp.concatenate(embeddings), is_training)
+        bounds = [sum(map(len, embeddings[:i])) for i in range(1, len(embeddings))]
+        outputs = [
+            {"embedding": y, "projection": z, "prediction": z}
+            for y, z in zip(embeddings, jnp.split(projections, bounds), strict=True)
+        ]
+        return tuple(outputs) if isinstance(images, tuple) else outputs[0]
 
-def moco(temperature: float = 0.2, size: int = 32, axis: str | None = None) -> Objective:
-    """A queue of keys: `queue` `[size, D]`, one key per row, and the row that is written next."""
-
-    def init(key: jax.Array, outputs: Any, num_examples: int) -> tuple[Any, Any]:
-        del num_examples
-        dim = outputs[1]["projection"].shape[-1]
-        queue = unit(jax.random.normal(key, (size, dim)))
-        return {}, {"queue": queue, "next": jnp.zeros((), jnp.int32)}
-
-    def loss(
-        params: Any, online: Any, target: Any, batch: Any, state: Any, key: Any, step: Any
-    ) -> Loss:
-        del params, batch, key, step
-        query, keys = unit(online[1]["projection"]), unit(target[2]["projection"])
-        positive = jnp.sum(query * keys, axis=1, keepdims=True)
-        logits = jnp.concatenate([positive, query @ state["queue"].T], axis=1) / temperature
-        rows = spmd.all_gather(keys, axis)
-        at = (state["next"] + jnp.arange(len(rows))) % size
-        entropy = jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
-        after = (state["next"] + len(rows)) % size
-        hits = jnp.argmax(logits, axis=1) == 0
-        return Loss(
-            entropy,
-            {"next": after.astype(jnp.int32)},
-            {"contrastive_top1": 100 * jnp.mean(hits), "logits": logits},
-            {"queue": Rows(at, rows)},
-        )
-
-    return Objective(init, loss)
-
-
-MOCO = Method(
-    objective=moco,
-    target="ema",
-    target_update="before",
-    passes=Passes(online=((1,),), target=((2,),)),
-    groups=everywhere(Group("sgd", "constant", decayed="all")),
-)
+    return hk.transform_with_state(network)
 
 
 def sinkhorn(
@@ -275,7 +215,7 @@ def _three_views(axis: str | None = None) -> Objective:
 # Both large views in one pass, the small one by itself.
 THREE_VIEWS = Entry(
     _three_views,
-    passes=lambda count: Passes(online=((1, 2), (3,)), target=((1,), (2,))),
+    passes=lambda count, switches: Passes(online=((1, 2), (3,)), target=((1,), (2,))),
     has_negatives=False,
 )
 

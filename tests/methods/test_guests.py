@@ -1,4 +1,4 @@
-"""The step on guests: MoCo and SwAV from given weights on given images, against their own code."""
+"""The step on a guest: SwAV from given weights on given images, against its own code."""
 
 import functools
 from collections.abc import Callable
@@ -21,67 +21,6 @@ Change = Callable[[Method], Method]
 
 def unchanged(method: Method) -> Method:
     return method
-
-
-def moco_results(prefix: str, devices: int, change: Change = unchanged) -> dict[str, np.ndarray]:
-    golden = golden_methods.load("moco")
-    case, dtype = golden.config["trace"], np.float64 if prefix else np.float32
-    params = golden_methods.tree(golden, "trace/init/params/", dtype)
-    axis = spmd.AXIS
-    width, hidden = params["encoder/linear"]["w"].shape[1], params["head/linear"]["w"].shape[1]
-    program = Program(
-        guests.moco_network(width, hidden, case["dim"], axis),
-        change(
-            guests.MOCO._replace(
-                objective=functools.partial(guests.moco, case["T"], case["K"], axis=axis)
-            )
-        ),
-        axis,
-    )
-    images = golden_methods.inputs(golden.arrays["trace/images_u8"], dtype)
-    state = state_of(
-        program._replace(network=guests.moco_network(width, hidden, case["dim"])),
-        images[0, :, 0],
-        {
-            "online_params": params,
-            "target_params": jax.tree.map(np.copy, params),
-            "objective_state": {
-                "queue": golden.arrays["trace/init/queue"].T.astype(dtype),
-                "next": np.zeros((), np.int32),
-            },
-        },
-    )
-    rates = golden.arrays[f"{prefix}trace/logs/lr"] if prefix else golden.arrays["trace/logs/lr"]
-    hparams = [
-        hparams_of(
-            tau=case["m"],
-            peak_learning_rate=rate,
-            weight_decay=case["wd"],
-            momentum=case["momentum"],
-        )
-        for rate in rates.astype(dtype)
-    ]
-    views = [{1: step[:, 0], 2: step[:, 1]} for step in images]
-    results = run(program, state, views, hparams, devices)
-    states, logs = zip(*results, strict=True)
-    last = states[-1]
-    found = {
-        "trace/logs/loss": np.array([entry["loss"] for entry in logs]),
-        "trace/logs/acc1": np.array([entry["contrastive_top1"] for entry in logs]),
-        "trace/logs/ptr": np.array([state.objective_state["next"] for state in states]),
-        "trace/final/queue": last.objective_state["queue"].T,
-        **flat(states[0].online_params, "trace/after_step0/query_params"),
-        **flat(states[0].target_params, "trace/after_step0/key_params"),
-        **flat(last.online_params, "trace/final/query_params"),
-        **flat(last.target_params, "trace/final/key_params"),
-        **{
-            f"trace/final/momentum/{name.removeprefix('online_params/')}": value
-            for name, value in last.slots["momentum"].items()
-        },
-    }
-    if devices == 1:
-        found["trace/logs/logits"] = np.stack([entry["logits"] for entry in logs])
-    return found
 
 
 def swav_results(prefix: str, devices: int, change: Change = unchanged) -> dict[str, np.ndarray]:
@@ -171,15 +110,11 @@ def swav_results(prefix: str, devices: int, change: Change = unchanged) -> dict[
     return found
 
 
-RESULTS = {"moco": moco_results, "swav": swav_results}
-
-
 @RUNS
-@pytest.mark.parametrize("name", RESULTS)
-def test_a_guest_repeats_the_trace_of_its_authors(name: str, prefix: str, devices: int) -> None:
+def test_a_guest_repeats_the_trace_of_its_authors(prefix: str, devices: int) -> None:
     with jax.enable_x64(prefix == FLOAT64):
-        results = RESULTS[name](prefix, devices)
-    golden_methods.check(golden_methods.load(name), results, prefix)
+        results = swav_results(prefix, devices)
+    golden_methods.check(golden_methods.load("swav"), results, prefix)
 
 
 def with_objective(**changes: Any) -> Change:
@@ -202,25 +137,22 @@ def with_groups(**changes: Any) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    "change",
     [
-        ("moco", lambda m: m._replace(target_update="after")),
-        ("swav", lambda m: m._replace(passes=m.passes._replace(head="group"))),
+        lambda m: m._replace(passes=m.passes._replace(head="group")),
         *(
-            pytest.param(name, change, marks=SLOW)
-            for name, change in (
-                ("moco", with_groups(decayed="weights")),
-                ("swav", with_objective(prepare=lambda params: params)),
-                ("swav", with_groups(adapted="weights")),
-                ("swav", with_groups(kind="lars", adapted="all", decayed="all")),
+            pytest.param(change, marks=SLOW)
+            for change in (
+                with_objective(prepare=lambda params: params),
+                with_groups(adapted="weights"),
+                with_groups(kind="lars", adapted="all", decayed="all"),
             )
         ),
     ],
-    ids=[
-        *("target after the step", "head per group", "biases not decayed"),
-        *("prototypes not prepared", "biases not adapted", "LARS for LARC"),
-    ],
+    ids=["head per group", "prototypes not prepared", "biases not adapted", "LARS for LARC"],
 )
-def test_a_mistake_is_off_the_trace(name: str, change: Change) -> None:
-    with pytest.raises(AssertionError, match=" of 1e-09"), jax.enable_x64(True):
-        golden_methods.check(golden_methods.load(name), RESULTS[name](FLOAT64, 1, change), FLOAT64)
+def test_a_mistake_is_off_the_trace(change: Change) -> None:
+    with jax.enable_x64(True):
+        results = swav_results(FLOAT64, 1, change)
+    with pytest.raises(AssertionError, match=" of 1e-09"):
+        golden_methods.check(golden_methods.load("swav"), results, FLOAT64)

@@ -10,12 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_steps import FLOAT32, FLOAT64, RUNS, SLOW, flat, hparams_of, run, state_of
+from golden_steps import (
+    FLOAT32,
+    FLOAT64,
+    RUNS,
+    SLOW,
+    bn_config,
+    flat,
+    hparams_of,
+    momentum,
+    run,
+    state_of,
+    tiny_encoder,
+)
 
 import golden_data
 import golden_methods_data as golden_methods
 from byol_jax.method import method_of
-from byol_jax.networks import heads, norms, siamese
+from byol_jax.networks import heads, siamese
 from byol_jax.objectives import collapse, simsiam
 from byol_jax.objectives.base import Objective
 from byol_jax.optim import groups, schedules
@@ -101,20 +113,12 @@ def network_of(
     sizes: Mapping[str, int], width: int, axis: str | None, has_encoder: bool
 ) -> hk.TransformedWithState:
     """g and q of this package, perhaps behind the tiny encoder of the files."""
-    bn: dict[str, Any] = {
-        "create_scale": True,
-        "create_offset": True,
-        "decay_rate": 0.9,
-        "eps": 1e-5,
-        "cross_replica_axis": axis,
-    }
+    bn = bn_config(axis)
     projector, predictor = head_specs(sizes, width)
 
     def network(x: jax.Array, is_training: bool) -> dict[str, jax.Array]:
         if has_encoder:
-            with hk.name_scope("encoder"):
-                x = hk.Linear(width, with_bias=False, name="linear")(x.reshape(len(x), -1))
-                x = jax.nn.relu(norms.BatchNorm(name="batch_norm", **bn)(x, is_training))
+            x = tiny_encoder(x, is_training, width, axis)
         z = heads.MLP("projector", projector, sizes["dim"], False, bn)(x, is_training)
         p = heads.MLP("predictor", predictor, sizes["dim"], True, bn)(z, is_training)
         return {"embedding": x, "projection": z, "prediction": p}
@@ -292,10 +296,7 @@ def trace_results(prefix: str, devices: int, method: Method = SIMSIAM) -> Result
         "trace/logs/lr_encoder": np.array([entry["learning_rate"] for entry in logs]),
         **flat(states[0].online_params, "trace/after_step0/params"),
         **flat(states[-1].online_params, "trace/final/params"),
-        **{
-            f"trace/final/momentum/{name.removeprefix('online_params/')}": value
-            for name, value in states[-1].slots["momentum"].items()
-        },
+        **momentum(states[-1]),
     }
     if devices == 1:
         found["trace/logs/p1"] = np.stack([entry["p1"] for entry in logs])
