@@ -33,6 +33,7 @@ the rows of the table. ablate.py trains several rows and prints them beside the 
 | simclr-figure5 | one or two augmentations of one view                        | 49   |
 | simclr-figure8 | projection head                                             | 15   |
 | lecture-simsiam | the predictor of SimSiam                                   | 4    |
+| lecture-moco   | the momentum of MoCo v1, with a queue of 4096               | 5    |
 
 Options:
 - table, row: as above. Rows are counted as they are printed, a grid line by line.
@@ -40,10 +41,10 @@ Options:
 - base=byol: the paper's own recipe on ImageNet, BYOL section 5 (300 epochs, rate 0.3, decay 1e-6,
   tau_base 0.99) or SimCLR section 2.3 (100 epochs). "SimCLR (repro)" of Tables 16 and 17 is the
   latter for 300 epochs with T and T' of BYOL Table 6.
-  SimSiam's rows have the recipe of simsiam.py, 100 epochs.
+  SimSiam's rows have the recipe of simsiam.py, 100 epochs; MoCo's that of moco.py:version=1, 200.
 - base=cifar10 or digits: cifar10.py or digits.py with the same changes; for SimCLR's rows
   simclr.py:data=cifar10, or digits.py with SimCLR's loss and BatchNorm behind the projector, and
-  neither predictor nor target network; for SimSiam's simsiam.py with that base.
+  neither predictor nor target network; for SimSiam's and MoCo's their own pages with that base.
   Rates, decays, batch sizes and epochs change by the paper's factors, and Table 16 divides the
   batch of the base. All other numbers are the paper's. The results do not compare with the paper's
   numbers. Rows that vary what a base does not have, such as colours or blur on digits, are equal
@@ -63,12 +64,12 @@ from typing import Any
 
 import ml_collections
 
-from experiments import ablation_tables, byol, cifar10, digits, simclr, simsiam
+from experiments import ablation_tables, byol, cifar10, digits, moco, simclr, simsiam
 from experiments import base as defaults
 from experiments.papers.rows import EPOCHS, Row, Times
 
 BASES = ("byol", "cifar10", "digits")
-METHODS = ("byol", "simclr", "simsiam")
+METHODS = ("byol", "simclr", "simsiam", "moco")
 
 
 def rows(table: str, method: str = "") -> list[Row]:
@@ -95,8 +96,11 @@ def _recipe(recipe: str, base: str) -> ml_collections.ConfigDict:
     """The pre-training config that a row changes."""
     if base not in BASES:
         raise ValueError(f"base={base!r} must be one of: {', '.join(BASES)}")
+    own_base = "" if base == "byol" else f"base={base}"
     if recipe == "simsiam":
-        return simsiam.get_config("" if base == "byol" else f"base={base}")
+        return simsiam.get_config(own_base)
+    if recipe == "moco":
+        return moco.get_config(f"version=1,{own_base}")
     epochs = EPOCHS[recipe]
     if recipe == "byol":
         if base == "byol":

@@ -16,8 +16,9 @@ runs nothing twice.
 Options:
 - table=1, 2, 3, 7, 8, 9, 10 or 13 of BYOL; simclr-1 (its row Supervised), simclr-6, simclr-7,
   simclr-8, simclr-B.2, simclr-B.3, simclr-B.4 or simclr-B.5; text and simclr-text for numbers that
-  stand in the text alone; lecture-linear. Of 4a, 4b, 11, 12 and lecture-detection only the printed
-  numbers are here: nothing evaluates segmentation, detection or depth yet.
+  stand in the text alone; lecture-1, the lecture's table of 100 to 800 epochs. Of 4a, 4b, 11, 12
+  and lecture-detection only the printed numbers are here: nothing evaluates segmentation,
+  detection or depth yet. Tables of trainings, such as lecture-moco, are those of ablate.py.
 - row=: the row of that name, otherwise the rows whose names begin with it, as in row=BYOL. Rows
   that train networks from scratch (random init, supervised) run only if they are named in this
   way. Supervised networks stay in the folders of their cells, as checkpoints for other tables.
@@ -40,7 +41,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from experiments import base, paper_tables
+from experiments import ablation_tables, base, paper_tables
 from experiments.papers import trainings
 from experiments.papers.cells import Cell, place
 
@@ -54,6 +55,10 @@ def select(table: str, row: str, cells: str, protocol: str) -> list[Cell]:
       ValueError: there are none; the message lists the alternatives.
     """
     tables = [*paper_tables.TABLES, "10"]
+    if table in ablation_tables.TABLES:
+        raise ValueError(
+            f"table={table} has a training per row: give experiments/ablate.py:table={table}"
+        )
     if table not in tables:
         raise ValueError(f"table={table!r} must be one of: {', '.join(tables)}")
     chosen = list(paper_tables.TABLES.get(table, ()))
@@ -116,8 +121,8 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config.job = "paper"
     config.table = chosen["table"]
     config.checkpoint = config_dict.placeholder(str)  # a workdir, or its checkpoints/STEP
-    # The method that trained the checkpoint: byol, simclr or supervised. It is read from the
-    # checkpoint, and needed only where that does not say.
+    # The method that trained the checkpoint: byol, simclr, moco, simsiam, supcon, densecl or
+    # supervised. It is read from the checkpoint, and needed only where that does not say.
     config.method = config_dict.placeholder(str)
     config.network = "online"  # online | target
     # Accepts another depth, width or pre-training set, and a method that the tables do not have.

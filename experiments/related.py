@@ -1,7 +1,7 @@
 """What the pages of the lecture's methods share: bases, options, and SGD on all parameters."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -48,7 +48,7 @@ class Chosen(NamedTuple):
         return self.base, recipe.epochs, recipe.batch, recipe.depth, recipe.width
 
 
-def choose(name: str, recipes: Mapping[str, Recipe], **options: int | str | float) -> Chosen:
+def choose(name: str, recipes: Mapping[str, Recipe], **options: Any) -> Chosen:
     """The recipe of a base, with the options that are neither 0 nor empty.
 
     Raises:

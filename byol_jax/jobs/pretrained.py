@@ -16,13 +16,24 @@ from byol_jax.evals import checkpoint
 from byol_jax.evals.sgd import recipes, saved
 from byol_jax.evals.sgd.search import cells_of
 
-METHODS = {"byol": "BYOL", "simclr": "SimCLR", "simsiam": "SimSiam", "supervised": "supervised"}
-# The dials of the methods that have rows: objective, target, kind of predictor (BYOL section 3,
-# SimCLR section 2.1, SimSiam in the Lecture).
+METHODS = {
+    "byol": "BYOL",
+    "simclr": "SimCLR",
+    "simsiam": "SimSiam",
+    "moco": "MoCo",
+    "densecl": "DenseCL",
+    "supcon": "SupCon",
+    "supervised": "supervised",
+}
+# The dials of the methods: objective, target, kind of predictor (BYOL section 3, SimCLR section
+# 2.1, the others in the Lecture).
 _DIALS = {
     ("byol", "ema", "mlp"): "byol",
     ("nt_xent", "online", "none"): "simclr",
     ("simsiam", "stop_gradient", "mlp"): "simsiam",
+    ("moco", "ema", "none"): "moco",
+    ("densecl", "ema", "none"): "densecl",
+    ("supcon", "online", "none"): "supcon",
 }
 # A checkpoint of another method, which has no rows.
 OTHER = "other"

@@ -29,8 +29,8 @@ class Network(NamedTuple):
     """What a checkpoint must hold.
 
     Attributes:
-      method: how it was trained: `byol`, `simclr`, `simsiam` or `supervised`; `random` for any
-        training, as only the initialisation is evaluated.
+      method: how it was trained: `byol`, `simclr`, `moco`, `simsiam` or `supervised`; `random` for
+        any training, as only the initialisation is evaluated.
       depth, width: values of `config.network`.
       data: key of the row of Table 10 that it was trained on.
       variant: a key of `trainings.VARIANTS`, where the training is not the method's usual one.

@@ -1,9 +1,9 @@
-"""The ablations of the lecture: SimSiam's predictor."""
+"""The ablations of the lecture: SimSiam's predictor, and MoCo's momentum."""
 
 from collections.abc import Iterator, Mapping
 
 from experiments import papers
-from experiments.papers.rows import Setting, Table
+from experiments.papers.rows import Changes, Setting, Table
 
 _PREDICTORS: Mapping[str, Setting] = {
     "lr with cosine decay": (
@@ -23,7 +23,20 @@ def _predictor(label: str, predictor: str) -> Setting:
     return _PREDICTORS[predictor]
 
 
+def _momentum(momentum: str) -> Setting:
+    """MoCo v1 with a queue of 4096."""
+    changes: Changes = {"tau_base": float(momentum), "objective.moco.queue_size": 4096}
+    return f"momentum {momentum}", changes
+
+
 def ablations() -> Iterator[Table]:
     """The tables, as the recipes of their own methods have them."""
-    rows = papers.read("lecture")["SimSiam"]
-    yield Table("lecture-simsiam", _predictor, rows, recipe="simsiam")
+    tables = papers.read("lecture")
+    yield Table("lecture-simsiam", _predictor, tables["SimSiam"], recipe="simsiam")
+    by_momentum = [[m, cell] for _, m, cell in papers.grid(tables["MoCo"])]
+    yield Table(
+        *("lecture-moco", _momentum),
+        lines=[[m, "-" if cell == "fail" else cell] for m, cell in by_momentum],
+        recipe="moco",
+        notes={row: "fails" for row, (_, cell) in enumerate(by_momentum, 1) if cell == "fail"},
+    )

@@ -37,8 +37,8 @@ Setting = tuple[str, Changes]
 # Epochs of the recipes. byol: BYOL section 5 and App. G. simclr: SimCLR section 2.3.
 # simclr_repro: SimCLR in BYOL's paper, with T and T' of BYOL's Table 6. They must be those, as
 # Table 17 takes blur and solarization out of the T' of both methods.
-# simsiam: the lecture's ablations of SimSiam.
-EPOCHS = {"byol": 300, "simclr": 100, "simclr_repro": 300, "simsiam": 100}
+# simsiam, moco: the lecture's ablations of SimSiam, and of MoCo v1, whose code has 200 epochs.
+EPOCHS = {"byol": 300, "simclr": 100, "simclr_repro": 300, "simsiam": 100, "moco": 200}
 
 TOP1 = ("top1",)
 TOP1_TOP5 = ("top1", "top5")
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
     @property
     def method(self) -> str:
-        """`byol`, `simclr` or `simsiam`."""
+        """`byol`, `simclr`, `simsiam` or `moco`."""
         return self.recipe.partition("_")[0]
 
     @property

@@ -5,9 +5,11 @@ from typing import Any
 
 import ml_collections
 
-from experiments import base, byol, places365, simclr, simsiam, supervised
+from experiments import base, byol, moco, places365, simclr, simsiam, supervised
 from experiments.papers.cells import Network
 
+# The pages of the lecture's methods.
+_PAGES = {"moco": moco.get_config, "simsiam": simsiam.get_config}
 # Variants of a method, in words.
 VARIANTS: Mapping[str, str] = {
     # Table 17 takes blur and solarization out of its T' (docs/deviations.md, 59).
@@ -24,8 +26,8 @@ def page(network: Network) -> str:
         return f"supervised.py:{size},augment=simclr"
     if network.data == "places365":
         return "places365.py" + ":method=simclr" * (network.method == "simclr")
-    if network.method == "simsiam":
-        return f"simsiam.py:{size},batch=256"  # the lecture's
+    if network.method in _PAGES:
+        return f"{network.method}.py:{size},batch=256"  # the lecture's
     return f"{network.method}.py:{size}" + ",augment=broader" * (network.variant == "broader")
 
 
@@ -40,8 +42,8 @@ def _config_of(network: Network) -> ml_collections.ConfigDict:
         return supervised.get_config(f"{size},augment=simclr")
     if network.data == "places365":
         return places365.get_config(f"method={network.method}")
-    if network.method == "simsiam":
-        return simsiam.get_config(f"{size},batch=256")
+    if network.method in _PAGES:
+        return _PAGES[network.method](f"{size},batch=256")
     if network.method == "byol":
         return byol.get_config(size)
     config = simclr.get_config(size + ",augment=broader" * (network.variant == "broader"))

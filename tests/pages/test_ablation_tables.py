@@ -90,6 +90,9 @@ HARD_COPY = {"target": "ema", "tau_base": 0.0, "tau_schedule": "constant"}
         (("lecture-simsiam", 2), [0.1], {KIND: "none", "target": "stop_gradient", NORM: "plain"}),
         (("lecture-simsiam", 3), [1.5], {LAMBDA: 0.0, "optimizer.predictor_schedule": "constant"}),
         (("lecture-simsiam", 4), [68.1], {RATE: 0.05, "objective.name": "simsiam"}),
+        (("lecture-moco", 1), [], {"tau_base": 0.0, "tau_schedule": "constant"}),
+        (("lecture-moco", 4), [59.0], {"tau_base": 0.999, "objective.moco.queue_size": 4096}),
+        (("lecture-moco", 5), [58.9], {"objective.moco.temperature": 0.07, KIND: "none"}),
         (("simclr-figure8", 3), [], {"network.projector.kind": "linear", SIZE: 64, NORM: "scale"}),
     ],
 )
@@ -250,7 +253,7 @@ def test_both_methods_share_the_numbers_of_their_rows():
         ("table=5a,row=6", "row=6"),
         ("table=5a", "row=0"),
         ("table=5a,row=1,base=coco", "base='coco'"),
-        ("table=5a,row=1,method=moco", "method='moco'"),
+        ("table=5a,row=1,method=swav", "method='swav'"),
         ("table=5a,row=1,method=simclr", "method=simclr"),
         ("table=5a,row=one", "row='one'"),
         ("table=5a,seed=1", "seed=1"),

@@ -104,6 +104,7 @@ FIRST_ROWS = {
     "simclr-figure5": (1, 2, 4, 5, 7, 9, 11, 12, 14, 18, 19, 21, 26, 28, 35),
     "simclr-figure8": (1, 2),
     "lecture-simsiam": (1, 2, 3),
+    "lecture-moco": (1,),
 }
 PROGRAMS = [
     ablation_tables.TABLES[table][row - 1] for table, rows in FIRST_ROWS.items() for row in rows

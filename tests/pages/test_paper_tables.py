@@ -209,12 +209,12 @@ def test_supervised_networks_have_the_augmentations_of_their_options() -> None:
             ("supervised", "depth=50,width=2,epochs=90,augment=crop", None),
         ),
         (
-            ("lecture-linear", "BYOL (repro.)", "200 epochs", "linear"),
+            ("lecture-1", "BYOL (repro.)", "200 epochs", "linear"),
             {"top1": 70.6},
             ("linear", "", ("byol", "50", 1, "imagenet", "", 200)),
         ),
         (
-            ("lecture-linear", "SimCLR (repro.+)", "800 epochs", "linear"),
+            ("lecture-1", "SimCLR (repro.+)", "800 epochs", "linear"),
             {"top1": 70.4},
             ("linear", "", ("simclr", "50", 1, "imagenet", "", 800)),
         ),
@@ -235,7 +235,7 @@ def test_decisions_stand_beside_the_numbers() -> None:
         ("simclr-B.2", "SimCLR (ours) ResNet-50", "100%", "finetune"): "30 epochs",
         ("simclr-B.2", "SimCLR (ours) ResNet-50", "1%", "finetune"): "",
         ("simclr-B.3", "Supervised ResNet-50 90 epochs", "crop", "supervised"): "App. D.2",
-        ("lecture-linear", "BYOL (repro.)", "100 epochs", "linear"): "a reproduction",
+        ("lecture-1", "BYOL (repro.)", "100 epochs", "linear"): "a reproduction",
     }
     for place, words in where.items():
         note = cell(*place).note
