@@ -26,6 +26,7 @@ RUNS = pytest.mark.parametrize(
         pytest.param(FLOAT64, 2, id="float64-2"),
         pytest.param(FLOAT32, 2, id="float32-2", marks=SLOW),
         pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
+        pytest.param(FLOAT64, 4, id="float64-4", marks=SLOW),
     ],
 )
 
@@ -121,22 +122,31 @@ def run(
     hparams: list[Hyperparameters],
     devices: int,
     labels: list[np.ndarray] | None = None,
+    micro_batches: int = 1,
 ) -> list[tuple[TrainState, dict[str, Any]]]:
-    """The states and logs after each step, on one device or split over two; without labels."""
+    """The states and logs after each step, split over devices, or over replicas on one of them.
+
+    Without labels, they are all -1.
+    """
     step = functools.partial(
         update.step,
         make_views=lambda batch: {int(k[4:]): x for k, x in batch.items() if k.startswith("view")},
         program=program,
     )
     used = jax.local_devices()[:devices]
-    mapped = spmd.pmap(step, in_axes=(0, 0, None, None), devices=used)
-    replicas = spmd.replicate(jax.device_get(state), used)
+    if devices <= len(used):
+        mapped = spmd.pmap(step, in_axes=(0, 0, None, None), devices=used)
+    else:
+        mapped = jax.jit(jax.vmap(step, (0, 0, None, None), axis_name=spmd.AXIS))
+    replicas = jax.tree.map(lambda x: np.stack([x] * devices), jax.device_get(state))
     results = []
     labels = labels or [np.full(len(given[1]), -1, np.int32) for given in views]
     for given, classes, numbers in zip(views, labels, hparams, strict=True):
         batch = {f"view{v}": x for v, x in given.items()}
         batch |= {"labels": classes, "ids": np.arange(len(classes), dtype=np.int32)}
-        sharded = jax.tree.map(lambda x: x[:, None], spmd.shard(batch, devices=used))
+        sharded = jax.tree.map(
+            lambda x: x.reshape(micro_batches, devices, -1, *x.shape[1:]).swapaxes(0, 1), batch
+        )
         replicas, logs = mapped(replicas, sharded, 0, numbers)
         for leaf in map(np.asarray, jax.tree.leaves(replicas)):
             assert (leaf == leaf[0]).all(), "the replicas differ"

@@ -224,9 +224,13 @@ def with_logits(make: Callable[..., Objective], temperature: float) -> Callable[
 
 
 def steps_of(
-    prefix: str, devices: int, method: Method
+    prefix: str,
+    devices: int,
+    method: Method = MOCO,
+    micro_batches: int = 1,
+    rows: slice = slice(None),
 ) -> tuple[list[TrainState], list[dict[str, Any]]]:
-    """States and logs of the trace's run."""
+    """States and logs of the trace's run, or of one on some rows of its batches."""
     case, dtype = golden().config["trace"], np.float64 if prefix else np.float32
     arrays = golden().arrays
     params = ours(golden_methods.tree(golden(), "trace/init/params/", dtype))
@@ -262,8 +266,9 @@ def steps_of(
         )
         for rate in rates
     ]
-    views = [{1: step[:, 0], 2: step[:, 1]} for step in images]
-    states, logs = zip(*run(program, state, views, hparams, devices), strict=True)
+    views = [{1: step[rows, 0], 2: step[rows, 1]} for step in images]
+    results = run(program, state, views, hparams, devices, micro_batches=micro_batches)
+    states, logs = zip(*results, strict=True)
     return list(states), list(logs)
 
 
@@ -291,6 +296,27 @@ def trace_results(prefix: str, devices: int, method: Method = MOCO) -> Results:
 def test_a_run_repeats_that_of_the_authors(prefix: str, devices: int) -> None:
     with jax.enable_x64(bool(prefix)):
         golden_methods.check(golden(), trace_results(prefix, devices), prefix)
+
+
+@pytest.mark.parametrize("devices", [pytest.param(2, id="2"), pytest.param(4, id="4", marks=SLOW)])
+def test_micro_batches_read_one_queue_and_enter_it_in_order(devices: int) -> None:
+    half = golden().config["trace"]["B"] // 2
+    with jax.enable_x64(True):
+        states, logs = steps_of(FLOAT64, 1, micro_batches=2)
+        halves = [steps_of(FLOAT64, 1, rows=rows) for rows in (slice(half), slice(half, None))]
+        shared = steps_of(FLOAT64, devices, micro_batches=2)
+    losses = [logs[0]["loss"] for _, logs in halves]
+    np.testing.assert_allclose(logs[0]["loss"], np.mean(losses), rtol=1e-12)
+    keys_of_halves = [states[0].objective_state["queue"][:half] for states, _ in halves]
+    np.testing.assert_allclose(
+        states[0].objective_state["queue"][: 2 * half], np.concatenate(keys_of_halves), rtol=1e-12
+    )
+    assert [state.objective_state["next"] for state in states[:2]] == [2 * half, 4 * half]
+    compared = [
+        (states[-1].online_params, states[-1].target_params, states[-1].objective_state)
+        for states in (states, shared[0])
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *compared)
 
 
 # ---------------------------------------------------------------- statistics of one device
