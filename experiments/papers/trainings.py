@@ -5,11 +5,26 @@ from typing import Any
 
 import ml_collections
 
-from experiments import base, byol, moco, places365, simclr, simsiam, supervised
+from experiments import (
+    base,
+    byol,
+    densecl,
+    moco,
+    places365,
+    simclr,
+    simsiam,
+    supcon,
+    supervised,
+)
 from experiments.papers.cells import Network
 
-# The pages of the lecture's methods.
-_PAGES = {"moco": moco.get_config, "simsiam": simsiam.get_config}
+# The pages of the lecture's methods, and the batch of its table where they have another.
+_PAGES = {
+    "moco": (moco.get_config, ",batch=256"),
+    "simsiam": (simsiam.get_config, ",batch=256"),
+    "supcon": (supcon.get_config, ""),
+    "densecl": (densecl.get_config, ""),
+}
 # Variants of a method, in words.
 VARIANTS: Mapping[str, str] = {
     # Table 17 takes blur and solarization out of its T' (docs/deviations.md, 59).
@@ -27,7 +42,7 @@ def page(network: Network) -> str:
     if network.data == "places365":
         return "places365.py" + ":method=simclr" * (network.method == "simclr")
     if network.method in _PAGES:
-        return f"{network.method}.py:{size},batch=256"  # the lecture's
+        return f"{network.method}.py:{size}{_PAGES[network.method][1]}"
     return f"{network.method}.py:{size}" + ",augment=broader" * (network.variant == "broader")
 
 
@@ -43,7 +58,8 @@ def _config_of(network: Network) -> ml_collections.ConfigDict:
     if network.data == "places365":
         return places365.get_config(f"method={network.method}")
     if network.method in _PAGES:
-        return _PAGES[network.method](f"{size},batch=256")
+        get_config, batch = _PAGES[network.method]
+        return get_config(size + batch)
     if network.method == "byol":
         return byol.get_config(size)
     config = simclr.get_config(size + ",augment=broader" * (network.variant == "broader"))

@@ -1,5 +1,7 @@
 """What a checkpoint is called, and where it is not the network of a table."""
 
+import importlib
+
 import ml_collections
 import pytest
 
@@ -65,8 +67,17 @@ def test_the_method_is_that_of_the_dials(changes, method) -> None:
     assert pretrained.method_of(trained_of(byol.get_config(), **changes)) == method
 
 
-def test_simclr_is_known_by_its_page() -> None:
-    assert pretrained.method_of(trained_of(simclr.get_config())) == "simclr"
+@pytest.mark.parametrize("name", ["simclr", "simsiam", "moco", "densecl", "supcon"])
+def test_a_method_is_known_by_its_page(name) -> None:
+    page = importlib.import_module(f"experiments.{name}")
+    assert pretrained.method_of(trained_of(page.get_config())) == name
+    if name == "moco":
+        assert pretrained.method_of(trained_of(page.get_config("version=1"))) == name
+    # Nor does a checkpoint depart from the page that trains it.
+    network = Network(name, epochs=page.get_config().num_epochs)
+    get_config = trainings.configs_of([network])[0]["config"]
+    own = page.get_config(trainings.page(network).partition(":")[2])
+    assert own.to_dict() == get_config
 
 
 def test_another_method_goes_by_its_own_description() -> None:
@@ -101,7 +112,8 @@ def test_the_users_word_counts_only_where_the_checkpoint_has_none() -> None:
     unknown = known._replace(method=None)
     assert pretrained._checked_method("simclr", unknown) == "simclr"
     with pytest.raises(
-        UserError, match=r"config\.method is needed.*byol, simclr, simsiam, supervised"
+        UserError,
+        match=r"config\.method is needed.*byol, simclr, simsiam, moco, densecl, supcon, supervised",
     ):
         pretrained._checked_method(None, unknown)
 

@@ -133,6 +133,9 @@ def run(
         make_views=lambda batch: {int(k[4:]): x for k, x in batch.items() if k.startswith("view")},
         program=program,
     )
+    count = len(views[0][1])
+    if count % (devices * micro_batches):
+        pytest.skip(f"batches of {count} do not divide over {devices} devices")
     used = jax.local_devices()[:devices]
     if devices <= len(used):
         mapped = spmd.pmap(step, in_axes=(0, 0, None, None), devices=used)
