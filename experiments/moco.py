@@ -40,8 +40,9 @@ What makes it MoCo, and where each choice is from (the authors' code, unless sai
 - BatchNorm over all devices. The authors' has the statistics of one device, and keys whose images
   were shuffled over the devices: `--config.bn_statistics=shuffled`. Both keep a query from telling
   its key by statistics that only they share; `local` alone does not (docs/deviations.md, 67).
-- CIFAR-10: rate 0.06 at batch 512, decay 5e-4, K 4096, 0.99, temperature 0.1, no blur (the
-  notebook). Its BatchNorm has 8 splits; here there is none, as the notebook has it for SyncBN.
+- CIFAR-10 (the notebook): rate 0.06 at batch 512, decay 5e-4, K 4096, 0.99, temperature 0.1, a
+  linear head of 128, crops of 8 % of the area or more, no blur. Its BatchNorm has 8 splits; here
+  there is none, as the notebook has it for SyncBN.
 
 digits: network, crops and widths of the heads of digits.py. K, momentum and rate are our choice,
 fixed before the run: 512, 0.99, and SimSiam's on digits.
@@ -107,6 +108,9 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config.objective.moco.temperature = temperature if version == 2 else 0.07
     momentum_encoder(config, momentum)
     related.contrastive_head(config, chosen)
+    if chosen.base == "cifar10":
+        config.data.area_min = 0.08
+        config.network.projector.kind = "linear"
     if version == 1:
         config.network.projector.kind = "linear"
         config.optimizer.schedule = "step"
