@@ -25,7 +25,7 @@ from byol_jax.checks import (
 from byol_jax.data import crops, pipeline
 from byol_jax.data.views import View
 from byol_jax.entries import OBJECTIVES, Entry, entry_of, numbers_of, switches_of
-from byol_jax.errors import require
+from byol_jax.errors import UserError, require
 from byol_jax.networks import resnet, siamese
 from byol_jax.objectives import supcon
 from byol_jax.objectives.normalize import NORMALIZATIONS
@@ -84,7 +84,10 @@ _RULES: Mapping[str, Rule] = {
     "optimizer.predictor_schedule": one_of(schedules.RATES),
     "optimizer.rate_start": within(0, 1),
     "optimizer.rate_end": within(0, 1),
-    "optimizer.milestones": each(above(0), may_be_empty=True),
+    "optimizer.milestones": each(
+        Rule(lambda share: 0 < share < 1, "a share of the run, above 0 and below 1"),
+        may_be_empty=True,
+    ),
     "optimizer.projector_rate": at_least(0),
     "optimizer.predictor_rate": at_least(0),
     "optimizer.weight_decay": at_least(0),
@@ -121,8 +124,8 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
     spmd.check_batch(config.batch_size, config.accumulate, devices)
     _check_input(config)
     entry = entry_of(config)
-    _check_objective(config, entry)
     _check_heads(config, entry)
+    _check_objective(config, entry)
     _check_statistics(config, devices or jax.device_count())
     _check_optimizer(config)
     _warn_of_collapse(config)
@@ -179,8 +182,14 @@ def _check_objective(config: ml_collections.ConfigDict, entry: Entry) -> None:
     )
     count = config.augment.small.count
     switches = switches_of(config)
-    passes = entry.passes(2 + count, switches)
-    if "queue_size" in switches:
+    try:
+        passes = entry.passes(2 + count, switches)
+    except TypeError as error:
+        raise UserError(
+            f"config.objective.name={name}: its passes must take the number of views and the "
+            f"keywords of the objective (docs/adding.md): {error}"
+        ) from error
+    if name in OBJECTIVES and "queue_size" in switches:
         keys = config.batch_size * len(passes.target)
         require(
             switches["queue_size"] % keys == 0,
@@ -258,7 +267,8 @@ def _check_statistics(config: ml_collections.ConfigDict, devices: int) -> None:
     require(
         images > 1,
         f"config.bn_statistics={statistics} takes statistics of the images of one device, and "
-        f"config.batch_size={config.batch_size} leaves it {images}: raise config.batch_size",
+        f"config.batch_size={config.batch_size} with config.accumulate={config.accumulate} leaves "
+        f"it {images}: raise the former or lower the latter",
     )
     if devices == 1:
         _logger.warning("config.bn_statistics=%s is the same as global on one device", statistics)

@@ -35,6 +35,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     evaluate.check_section(config)
 
 
+def check_labels(config: ml_collections.ConfigDict, num_classes: int) -> None:
+    """Raises `UserError` if the objective learns from labels, and the data set has none."""
+    require(
+        num_classes or not entry_of(config).needs_labels,
+        f"config.objective.name={config.objective.name} learns from labels, one per image, and "
+        f"config.dataset={config.dataset} has none: give nt_xent, its counterpart without labels",
+    )
+
+
 def program_of(config: ml_collections.ConfigDict, num_classes: int) -> Program:
     """What a config compiles, with a probe for `num_classes` classes."""
     axis = spmd.AXIS if config.bn_statistics == "global" else None
@@ -189,11 +198,7 @@ def _plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Run:
     """Everything about a run that can be known, and refused, before it starts."""
     check(config)
     train_set = load_images(config)
-    require(
-        train_set.num_classes or not entry_of(config).needs_labels,
-        f"config.objective.name={config.objective.name} learns from labels, one per image, and "
-        f"config.dataset={config.dataset} has none: give nt_xent, its counterpart without labels",
-    )
+    check_labels(config, train_set.num_classes)
     if config.data.resident:
         train_set = _in_memory(train_set, config)
     total_steps = config.num_steps or pipeline.steps_for(

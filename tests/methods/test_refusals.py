@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,11 @@ import pytest
 
 import tiny_runs
 from byol_jax import method, train
+from byol_jax.entries import Entry
 from byol_jax.errors import UserError
+from byol_jax.jobs.preflight import report
+from byol_jax.objectives import simsiam
+from byol_jax.program import Passes
 
 
 def page(name: str, **changes: Any) -> Any:
@@ -77,12 +83,24 @@ REFUSED = {
     ),
     "one image per device": (
         page("moco", bn_statistics="local", batch_size=2),
-        r"bn_statistics=local .*batch_size=2 leaves it 1",
+        r"bn_statistics=local .*batch_size=2 .*leaves it 1",
     ),
     "statistics": (page("moco", bn_statistics="split"), r"bn_statistics='split' must be one of"),
     "milestones without steps": (
         page("moco", optimizer__milestones=(0.5,)),
         r"optimizer\.milestones=\(0\.5,\) beside .*schedule=cosine",
+    ),
+    "milestones in epochs": (
+        page("moco", optimizer__schedule="step", optimizer__milestones=(120, 160)),
+        r"optimizer\.milestones=\(120, 160\) must be numbers, each a share of the run",
+    ),
+    "an optimal predictor for nothing": (
+        page("moco", network__predictor__kind="optimal_linear"),
+        r"network\.predictor\.kind=optimal_linear: .* give none",
+    ),
+    "one image per device of a micro-batch": (
+        page("moco", bn_statistics="local", accumulate=32),
+        r"bn_statistics=local .*config\.accumulate=32 leaves it 1",
     ),
     "steps without milestones": (
         page("moco", optimizer__schedule="step"),
@@ -106,6 +124,29 @@ def test_it_is_refused(config: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def outside(name: str, passes: Any) -> str:
+    """Puts an objective beside the page, with a queue of its own and these passes."""
+    module = types.ModuleType(name)
+    module.ENTRY = Entry(lambda queue_size=3, axis=None: simsiam.simsiam(), passes)  # type: ignore[attr-defined]
+    sys.modules[name] = module
+    return f"{name}:ENTRY"
+
+
+def test_a_queue_from_outside_is_its_own_affair() -> None:
+    name = outside("of_today", lambda count, switches: Passes(online=((1, 2),), target=()))
+    config = page("digits", objective__name=name, target="online")
+    config.objective.own.queue_size = 100
+    method.check(config, devices=2)
+
+
+def test_passes_of_an_earlier_version_are_refused() -> None:
+    config = page("digits", objective__name=outside("of_before", lambda count: Passes()))
+    with pytest.raises(
+        UserError, match=r"config\.objective\.name=of_before:ENTRY: its passes must"
+    ):
+        method.check(config, devices=2)
+
+
 def test_supcon_needs_labels(tmp_path: Any) -> None:
     file = tmp_path / "images.npz"
     images = {f"{split}_images": tiny_runs.images(16) for split in ("train", "test")}
@@ -118,6 +159,9 @@ def test_supcon_needs_labels(tmp_path: Any) -> None:
     config = page("supcon", dataset=f"npz:{file}", batch_size=8, num_steps=1)
     with pytest.raises(UserError, match=r"objective\.name=supcon learns from labels, .*nt_xent"):
         train.pretrain(config, tmp_path / "run")
+    # As the pre-flight finds out.
+    with pytest.raises(UserError, match="learns from labels"):
+        train.check_labels(config, report.data_of(config).num_classes)
     assert not (tmp_path / "run").exists()
 
 

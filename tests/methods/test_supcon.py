@@ -150,6 +150,7 @@ def rates_of_case(
 ) -> jax.Array:
     peak, epochs = case["learning_rate"], case["epochs"]
     if not case["cosine"]:
+        assert not case["warm"] and case["lr_decay_rate"] == 0.1, "no such schedule is here"
         return schedules.step_rate(
             epoch - 1,
             peak=peak,
@@ -159,7 +160,7 @@ def rates_of_case(
         )
     numbers = {
         "peak": peak,
-        "start": case["warmup_from"] / peak,
+        "start": case.get("warmup_from", 0.0) / peak,
         "end": case["lr_decay_rate"] ** 3,
     }
     warmup = case["warm_epochs"] if case["warm"] else 0
@@ -245,6 +246,16 @@ def changed(**keywords: Any) -> Method:
     return SUPCON._replace(objective=make)
 
 
+def warmer(**given: Any) -> Objective:
+    return supcon.supcon(**(given | {"temperature": 1.05 * given["temperature"]}))
+
+
+def without_base(**given: Any) -> Objective:
+    """The paper's Eq. 2, which has no T / T_base; a T of 0.07 would hide it."""
+    base = given["temperature"] if given["temperature"] != 0.07 else 0.1
+    return supcon.supcon(**(given | {"base_temperature": base}))
+
+
 def unlabelled(**given: Any) -> Objective:
     objective = supcon.supcon(**given)
 
@@ -264,10 +275,8 @@ def among_its_positives(*arguments: Any) -> jax.Array:
 
 LOSS = supcon.supcon_loss
 MISTAKES = {
-    "T_base forgotten": changed(
-        base_temperature=golden_methods.load("supcon").config["trace"]["temp"]
-    ),
-    "temperature": changed(temperature=0.2),
+    "T_base forgotten": SUPCON._replace(objective=without_base),
+    "temperature": SUPCON._replace(objective=warmer),
     "view 1 alone asks": changed(anchors="one"),
     "labels forgotten": SUPCON._replace(objective=unlabelled),
     "one view per pass": SUPCON._replace(passes=Passes(online=((1,), (2,)), target=())),

@@ -304,6 +304,8 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
     assert len(devices) == pod.devices, f"{topology} has {len(devices)} devices"
     hosts = len({device.process_index for device in devices})
     data = data_of(config)
+    if data.num_examples is not None:
+        train.check_labels(config, data.num_classes)
     lines, steps = describe(config, data, pod, hosts)
     print("\n".join(lines), flush=True)
     _logger.info("compiling; a large network takes minutes")
