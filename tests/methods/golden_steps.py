@@ -19,14 +19,16 @@ from byol_jax.runtime import spmd
 # Prefixes of keys: a run in 32 and in 64 bits.
 FLOAT32, FLOAT64 = "", "float64/"
 SLOW = [pytest.mark.slow, pytest.mark.ci]
+# Those that run with `make test-slow` alone.
+SLOWER = [pytest.mark.slow]
 RUNS = pytest.mark.parametrize(
     ("prefix", "devices"),
     [
-        pytest.param(FLOAT32, 1, id="float32-1"),
         pytest.param(FLOAT64, 2, id="float64-2"),
-        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOW),
-        pytest.param(FLOAT64, 1, id="float64-1", marks=SLOW),
+        pytest.param(FLOAT32, 1, id="float32-1", marks=SLOW),
         pytest.param(FLOAT64, 4, id="float64-4", marks=SLOW),
+        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOWER),
+        pytest.param(FLOAT64, 1, id="float64-1", marks=SLOWER),
     ],
 )
 

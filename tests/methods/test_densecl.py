@@ -14,6 +14,7 @@ from golden_steps import (
     FLOAT64,
     RUNS,
     SLOW,
+    SLOWER,
     bn_config,
     flat,
     hparams_of,
@@ -36,7 +37,6 @@ from experiments import densecl as page
 
 pytestmark = pytest.mark.golden_methods
 
-PREFIXES = pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
 Results = dict[str, Any]
 
 COMPARED = (
@@ -204,8 +204,15 @@ def given_results(prefix: str, case: list[Any], devices: int) -> Results:
     return theirs(results)
 
 
-@PREFIXES
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("prefix", "devices"),
+    [
+        pytest.param(FLOAT64, 1, id="float64-1"),
+        pytest.param(FLOAT64, 2, id="float64-2", marks=SLOW),
+        pytest.param(FLOAT32, 1, id="float32-1", marks=SLOW),
+        pytest.param(FLOAT32, 2, id="float32-2", marks=SLOWER),
+    ],
+)
 @pytest.mark.parametrize(
     "case", golden_methods.load("densecl").config["given"], ids=lambda case: case[0]
 )
@@ -368,7 +375,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(
     "mistake",
-    [pytest.param(m, marks=[] if m.startswith(("argmax", "queue")) else SLOW) for m in MISTAKES],
+    [pytest.param(m, marks=[] if m.startswith(("argmax", "queue")) else SLOWER) for m in MISTAKES],
 )
 def test_a_mistake_is_off_the_trace(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mistake.startswith("argmax"):

@@ -14,6 +14,7 @@ from golden_steps import (
     FLOAT64,
     RUNS,
     SLOW,
+    SLOWER,
     flat,
     head_network,
     hparams_of,
@@ -298,7 +299,7 @@ def test_a_run_repeats_that_of_the_authors(prefix: str, devices: int) -> None:
         golden_methods.check(golden(), trace_results(prefix, devices), prefix)
 
 
-@pytest.mark.parametrize("devices", [pytest.param(2, id="2"), pytest.param(4, id="4", marks=SLOW)])
+@pytest.mark.parametrize("devices", [pytest.param(4, marks=SLOW), pytest.param(2, marks=SLOWER)])
 def test_micro_batches_read_one_queue_and_enter_it_in_order(devices: int) -> None:
     half = golden().config["trace"]["B"] // 2
     with jax.enable_x64(True):
@@ -351,14 +352,19 @@ def shuffled_results(prefix: str, statistics: str, monkeypatch: pytest.MonkeyPat
     )
 
 
-@PREFIXES
+@pytest.mark.parametrize(
+    "prefix",
+    [pytest.param(FLOAT64, id="float64"), pytest.param(FLOAT32, id="float32", marks=SLOW)],
+)
 def test_shuffled_statistics(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with jax.enable_x64(bool(prefix)):
         results = shuffled_results(prefix, "shuffled", monkeypatch)
     golden_methods.check(golden(), results, prefix)
 
 
-@pytest.mark.parametrize("statistics", ["global", "local"])
+@pytest.mark.parametrize(
+    "statistics", [pytest.param("local", marks=SLOW), pytest.param("global", marks=SLOWER)]
+)
 def test_other_statistics_are_off_the_shuffled_trace(
     statistics: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,7 +429,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(
     "mistake",
-    [pytest.param(m, marks=[] if m.startswith(("target", "queue")) else SLOW) for m in MISTAKES],
+    [pytest.param(m, marks=[] if m.startswith(("target", "queue")) else SLOWER) for m in MISTAKES],
 )
 def test_a_mistake_is_off_the_trace(mistake: str) -> None:
     with jax.enable_x64(True):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_steps import empty_state, head_network, hparams_of, run, state_of
+from golden_steps import SLOW, empty_state, head_network, hparams_of, run, state_of
 
 from byol_jax.objectives import simclr
 from byol_jax.optim.groups import Group, everywhere
@@ -38,7 +38,7 @@ def step_on_two_devices(statistics: str):
     return params, *result
 
 
-@pytest.mark.parametrize("statistics", ["local", "global"])
+@pytest.mark.parametrize("statistics", ["local", pytest.param("global", marks=SLOW)])
 def test_statistics_are_those_of_a_device_or_of_all(statistics: str) -> None:
     """SimCLR section 2.2. The loss is over the global batch in both cases."""
     with jax.enable_x64(True):
@@ -80,6 +80,8 @@ def test_statistics_are_those_of_a_device_or_of_all(statistics: str) -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_two_differ() -> None:
     with jax.enable_x64(True):
         losses = [step_on_two_devices(which)[2]["loss"] for which in ("local", "global")]

@@ -12,7 +12,7 @@ from golden_steps import (
     FLOAT32,
     FLOAT64,
     RUNS,
-    SLOW,
+    SLOWER,
     flat,
     head_network,
     hparams_of,
@@ -286,7 +286,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(
     "mistake",
-    [pytest.param(m, marks=[] if m.startswith(("T_base", "anchor")) else SLOW) for m in MISTAKES],
+    [pytest.param(m, marks=[] if m.startswith(("T_base", "anchor")) else SLOWER) for m in MISTAKES],
 )
 def test_a_mistake_is_off_the_trace(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mistake.startswith("anchor"):

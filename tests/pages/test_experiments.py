@@ -32,7 +32,6 @@ PRETRAINING = (
     ("simsiam", "base=cifar10,depth=18,width=0.25"),
     ("simsiam", "base=digits"),
     ("moco", ""),
-    ("moco", "epochs=800"),
     ("moco", "version=1"),
     ("moco", "base=cifar10"),
     ("moco", "base=digits,version=1"),
@@ -298,7 +297,11 @@ def test_a_wrong_option_exits_with_2_and_one_line(page, named, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ci
-@pytest.mark.parametrize(("page", "options"), PRETRAINING)
+@pytest.mark.parametrize(
+    ("page", "options"),
+    # What a page changes on another base are numbers, most of which are shrunk here.
+    [(page, options) for page, options in PRETRAINING if "base=" not in options],
+)
 def test_a_page_shrunk_is_trained_saved_and_resumed(page, options, tmp_path):
     config = config_of(page, options)
     config.update(
