@@ -32,6 +32,14 @@ What makes it DenseCL, and where each choice is from (the authors' code and conf
 
 digits: the recipe of moco.py on digits, at 16 pixels, where the last map has 2 x 2 positions; at 8
 pixels it has one.
+
+Measured on digits: 600 updates (`--config.num_steps=600`), seeds 1337, 1338 and 1339, mean +- half
+of highest minus lowest, protocols of docs/protocols.md:
+
+| network | kNN          | linear       | two labels per class | std x sqrt(d) |
+| random  | 65.7 +- 1.7  | 62.3 +- 1.8  | 29.6 +- 1.9          | 0.5           |
+| online  | 97.1 +- 1.0  | 97.6 +- 0.1  | 81.3 +- 0.6          | 1.0           |
+| pixels  | 98.3         | 96.7         | 70.9                 |               |
 """
 
 import ml_collections

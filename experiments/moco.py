@@ -46,6 +46,14 @@ What makes it MoCo, and where each choice is from (the authors' code, unless sai
 
 digits: network, crops and widths of the heads of digits.py. K, momentum and rate are our choice,
 fixed before the run: 512, 0.99, and SimSiam's on digits.
+
+Measured on digits: 600 updates (`--config.num_steps=600`), seeds 1337, 1338 and 1339, mean +- half
+of highest minus lowest, protocols of docs/protocols.md:
+
+| network | kNN          | linear       | two labels per class | std x sqrt(d) |
+| random  | 60.8 +- 5.7  | 53.6 +- 4.5  | 25.3 +- 3.1          | 0.7           |
+| online  | 95.2 +- 0.7  | 96.2 +- 1.3  | 80.8 +- 0.4          | 1.0           |
+| pixels  | 98.6         | 96.9         | 71.2                 |               |
 """
 
 import ml_collections

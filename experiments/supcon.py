@@ -44,6 +44,16 @@ What makes it SupCon, and where each choice is from (the authors' code, unless s
 
 digits: network, crops and widths of the heads of digits.py; the rate is our choice, fixed before
 the run: SimSiam's on digits.
+
+Measured on digits: 600 updates (`--config.num_steps=600`), seeds 1337, 1338 and 1339, mean +- half
+of highest minus lowest, protocols of docs/protocols.md:
+
+| network | kNN          | linear       | two labels per class | std x sqrt(d) |
+| random  | 60.8 +- 5.7  | 53.6 +- 4.5  | 25.3 +- 3.1          | 0.7           |
+| online  | 98.7 +- 1.1  | 98.9 +- 1.1  | 97.3 +- 3.2          | 0.8           |
+| pixels  | 98.6         | 96.9         | 71.2                 |               |
+
+The encoder has seen the label of every training image here, those of "two labels per class" too.
 """
 
 import ml_collections
