@@ -72,6 +72,24 @@ def read(folder: str) -> dict[str, ImageSet]:
     }
 
 
+def image_files(root: pathlib.Path) -> list[str]:
+    """Paths of all image files below a folder, relative to it, sorted; hidden ones are left out."""
+    return _image_files(root, [])
+
+
+def files_set(name: str, paths: list[str]) -> ImageSet:
+    """Image files in the given order, without labels."""
+    labels = np.full(len(paths), -1, np.int32)
+    records = Records(
+        size=len(paths),
+        read=lambda i: Encoded(pathlib.Path(paths[i]).read_bytes(), -1),
+        describe=lambda i: paths[i],
+        scan_labels=lambda: labels,
+        files=Files([str(pathlib.Path(path).absolute()) for path in paths], np.arange(len(paths))),
+    )
+    return ImageSet(name, records, labels, 0)
+
+
 def _class_of(file: str) -> str:
     return file.split("/", 1)[0] if "/" in file else ""
 
