@@ -19,7 +19,7 @@ BYOL's authors, with T and T' of BYOL, is `ablations.py:table=17,method=simclr,r
 
 Options: data=imagenet or cifar10, epochs, batch, depth, width, augment=default or broader.
 
-Cost: that of BYOL (byol.py) without the passes of the target network, about two thirds of it.
+Cost: that of BYOL (byol.py) without the passes of the target network, three quarters of it.
 
 What makes it SimCLR, and where each choice is from:
 - NT-Xent (SimCLR Eq. 1) with gradients through both views of one network: no predictor, no

@@ -27,7 +27,7 @@ there). `projection_std` in metrics.jsonl is the spread that this figure plots, 
 Options: base=imagenet, cifar10 or digits; epochs, batch, depth, width (0 or empty: those of the
 recipe).
 
-Cost: that of BYOL (byol.py) without the passes of the target network, about two thirds of it.
+Cost: that of BYOL (byol.py) without the passes of the target network, three quarters of it.
 
 What makes it SimSiam, and where each choice is from (the authors' code, unless said otherwise):
 - Half the negative cosine for each direction, between the prediction of one view and the projection
