@@ -194,8 +194,8 @@ MUTATIONS = (
     Mutation(
         "the target continues the online BatchNorm averages",
         "byol_jax/update.py",
-        "constants.target_params, target_state, views",
-        "constants.target_params, online_state, views",
+        "constants.target_params, carry.target_state, views",
+        "constants.target_params, carry.online_state, views",
         TRACE,
     ),
     Mutation(

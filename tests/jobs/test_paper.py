@@ -292,7 +292,7 @@ def test_an_override_of_another_type_is_refused(text, current) -> None:
         ({"override": "batch_sise=4"}, "config.override.*'batch_sise'"),
         ({"override": "encoder=4"}, "config.override.*'encoder'"),
         ({"network": "random"}, "config.network='random'.*target"),
-        ({"method": "moco"}, "config.method='moco'.*supervised"),
+        ({"method": "swav"}, "config.method='swav'.*supervised"),
         ({"method": "simclr"}, "config.method=simclr.*objective.name=byol.*leave it out"),
         ({"checkpoint": "nowhere"}, "checkpoint=nowhere"),
     ],

@@ -373,9 +373,13 @@ MISTAKES = {
 }
 
 
+# One by default, one in CI, all others by `make test-slow`.
+MARKS = {"argmax": [], "queue": SLOW}
+
+
 @pytest.mark.parametrize(
     "mistake",
-    [pytest.param(m, marks=[] if m.startswith(("argmax", "queue")) else SLOWER) for m in MISTAKES],
+    [pytest.param(m, marks=MARKS.get(m.split()[0], SLOWER)) for m in MISTAKES],
 )
 def test_a_mistake_is_off_the_trace(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mistake.startswith("argmax"):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from golden_steps import FLOAT64, RUNS, SLOW, flat, hparams_of, run, state_of
+from golden_steps import FLOAT64, RUNS, SLOW, SLOWER, flat, hparams_of, run, state_of
 
 import golden_methods_data as golden_methods
 import guests
@@ -139,9 +139,9 @@ def with_groups(**changes: Any) -> Change:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m._replace(passes=m.passes._replace(head="group")),
+        pytest.param(lambda m: m._replace(passes=m.passes._replace(head="group")), marks=SLOW),
         *(
-            pytest.param(change, marks=SLOW)
+            pytest.param(change, marks=SLOWER)
             for change in (
                 with_objective(prepare=lambda params: params),
                 with_groups(adapted="weights"),

@@ -14,6 +14,7 @@ from golden_steps import (
     FLOAT32,
     FLOAT64,
     RUNS,
+    SLOW,
     SLOWER,
     bn_config,
     flat,
@@ -340,9 +341,13 @@ MISTAKES = {
 }
 
 
+# One by default, one in CI, all others by `make test-slow`.
+MARKS = {"rate": [], "no": SLOW}
+
+
 @pytest.mark.parametrize(
     "mistake",
-    [pytest.param(m, marks=[] if m.startswith(("rate", "no stop")) else SLOWER) for m in MISTAKES],
+    [pytest.param(m, marks=MARKS.get(m.split()[0], SLOWER)) for m in MISTAKES],
 )
 def test_a_mistake_is_off_the_trace(mistake: str) -> None:
     with pytest.raises(AssertionError, match=" of 1e-09"), jax.enable_x64(True):

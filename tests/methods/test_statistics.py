@@ -61,7 +61,7 @@ def test_statistics_are_those_of_a_device_or_of_all(statistics: str) -> None:
             result = simclr.nt_xent(0.5).loss({}, views, views, {}, {}, jax.random.key(0), 0)
             return jnp.mean(result.per_example), states
 
-        results = jax.value_and_grad(loss, has_aux=True)(params)
+        results = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
         (value, states), gradients = jax.tree.map(np.asarray, results)
         params = jax.tree.map(np.asarray, params)
     np.testing.assert_allclose(logs["loss"], value, rtol=1e-10)

@@ -12,6 +12,7 @@ from golden_steps import (
     FLOAT32,
     FLOAT64,
     RUNS,
+    SLOW,
     SLOWER,
     flat,
     head_network,
@@ -284,9 +285,13 @@ MISTAKES = {
 }
 
 
+# One by default, one in CI, all others by `make test-slow`.
+MARKS = {"anchor": [], "T_base": SLOW}
+
+
 @pytest.mark.parametrize(
     "mistake",
-    [pytest.param(m, marks=[] if m.startswith(("T_base", "anchor")) else SLOWER) for m in MISTAKES],
+    [pytest.param(m, marks=MARKS.get(m.split()[0], SLOWER)) for m in MISTAKES],
 )
 def test_a_mistake_is_off_the_trace(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mistake.startswith("anchor"):

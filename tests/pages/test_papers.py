@@ -116,7 +116,7 @@ def test_the_tables_are_found_from_any_directory_and_without_jax(tmp_path):
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["23", "23"]
+    assert done.stdout.split() == ["24", "23"]
 
 
 def test_a_file_of_tables_is_read_line_by_line():
