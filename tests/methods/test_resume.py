@@ -43,7 +43,7 @@ def config_of(name: str, dataset: str, **changes: Any) -> Any:
     ("name", "changes"),
     [
         ("simsiam", {}),
-        pytest.param("supcon", {}, marks=pytest.mark.ci),
+        ("supcon", {}),
         ("moco", {}),
         pytest.param("moco", {"bn_statistics": "shuffled", "accumulate": 2}, marks=pytest.mark.ci),
         pytest.param("densecl", {}, marks=pytest.mark.ci),

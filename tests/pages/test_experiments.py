@@ -299,8 +299,13 @@ def test_a_wrong_option_exits_with_2_and_one_line(page, named, tmp_path):
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("page", "options"),
-    # What a page changes on another base are numbers, most of which are shrunk here.
-    [(page, options) for page, options in PRETRAINING if "base=" not in options],
+    # What a page changes on another base are numbers, most of which are shrunk here; MoCo v1 has
+    # the schedule that v2 lacks, and SimSiam's resumed run is in methods/test_resume.py.
+    [
+        (page, options)
+        for page, options in PRETRAINING
+        if "base=" not in options and (page, options) not in (("moco", ""), ("simsiam", ""))
+    ],
 )
 def test_a_page_shrunk_is_trained_saved_and_resumed(page, options, tmp_path):
     config = config_of(page, options)
