@@ -75,7 +75,7 @@ def load_encoder(path: Path, network: str = "online", batch_size: int = 256) -> 
     """The encoder of a checkpoint.
 
     Args:
-      path: a workdir, of which the newest checkpoint is taken, or one of its `checkpoints/STEP`.
+      path: a workdir, whose newest checkpoint is read, or one of its `checkpoints/STEP`.
       network: `online`, which BYOL keeps (section 3.1), or `target`.
       batch_size: most images per call, over all local devices.
 
@@ -85,11 +85,8 @@ def load_encoder(path: Path, network: str = "online", batch_size: int = 256) -> 
     require(network in NETWORKS, f"network={network!r} must be one of: {', '.join(NETWORKS)}")
     require(batch_size >= 1, f"batch_size={batch_size} must be 1 or more")
     trained = weights.load(pathlib.Path(path).expanduser())
-    checkpoint.check_networks(trained, [network])
-    params, state = (
-        (trained.online_params, trained.online_state)
-        if network == "online"
-        else (trained.target_params, trained.target_state)
+    params, state = checkpoint.network_of(
+        trained, network, trained.image_size, shuffled=lambda: iter(())
     )
     return Encoder(
         network=siamese.encoder(trained.network),

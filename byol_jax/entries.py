@@ -46,7 +46,7 @@ class Entry(NamedTuple):
     Attributes:
       make: its constructor. Of its keywords, floats are traced, `axis` is the mapped axis, and all
         others are part of the program.
-      passes: `passes(count, switches)`, the passes of so and so many views, and of the keywords
+      passes: `passes(count, switches)` returns the passes for a number of views, given the keywords
         that are part of the program.
       target_update: one of `program.TARGET_UPDATES`.
       has_negatives: whether it compares an image with others of its micro-batch.
@@ -119,7 +119,7 @@ def _from_outside(name: str) -> Entry:
     key = f"config.objective.name={name}"
     try:
         value: Any = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # any error of the user's module
         reason = " ".join(str(error).split()) or "no message"
         raise UserError(
             f"{key}: importing {module} failed with {type(error).__name__}: {reason}"

@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +52,20 @@ def specification(name: str, key: str) -> Mapping[str, Any]:
     """Metric and tolerance of a key: those of the first pattern that it matches."""
     patterns = _specifications(name)
     return next(spec for pattern, spec in patterns.items() if re.fullmatch(pattern, key))
+
+
+def check_keys(
+    golden: Golden, compared: Iterable[str], left_out: Mapping[str, str] | None = None
+) -> None:
+    """Asserts that each key of a file is given, compared or left out, and only one of them."""
+    for key in golden.arrays:
+        name = key.removeprefix("float64/")
+        kinds = [
+            specification(golden.name, name)["metric"] == "input",
+            any(re.fullmatch(pattern, name) for pattern in compared),
+            any(re.fullmatch(pattern, name) for pattern in left_out or {}),
+        ]
+        assert sum(kinds) == 1, (key, kinds)
 
 
 def check(golden: Golden, results: Mapping[str, np.ndarray], prefix: str = "") -> None:

@@ -299,8 +299,8 @@ def test_a_wrong_option_exits_with_2_and_one_line(page, named, tmp_path):
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("page", "options"),
-    # What a page changes on another base are numbers, most of which are shrunk here; MoCo v1 has
-    # the schedule that v2 lacks, and SimSiam's resumed run is in methods/test_resume.py.
+    # The bases of a page differ in numbers, most of which are shrunk here. MoCo v1 covers the
+    # schedule that v2 lacks. SimSiam's resumed run is in methods/test_resume.py.
     [
         (page, options)
         for page, options in PRETRAINING
