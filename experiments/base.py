@@ -170,6 +170,12 @@ def network() -> ml_collections.ConfigDict:
     section.depth = "50"  # tiny, 18, 34, 50, 101, 152, 200
     section.width = 1.0  # a multiple of 1/8; the paper has 1 to 4
     section.stem = "imagenet"  # or small: 3x3 at stride 1, no pool (SimCLR App. B.9)
+    # same, as the paper's networks (docs/deviations.md, 27), or torch, for weights of PyTorch: as
+    # many zeros on both sides; solo-learn has two rows of them around its small stem.
+    section.padding = "same"
+    # projection in the first block of every group (docs/deviations.md, 28), or identity where
+    # shapes agree, for a ResNet-18 or 34 of PyTorch.
+    section.shortcut = "projection"
     # Table 14 varies depth and output size. A projector is mlp, linear or none (SimCLR Figure 8);
     # a predictor is mlp, linear, none (Table 5b) or optimal_linear (App. J.2).
     section.projector = ml_collections.ConfigDict(

@@ -3,7 +3,8 @@
 Module and parameter names are those of the checkpoints that the paper's authors published.
 Bottlenecks have their stride in the 3x3 convolution, and the first block of every group has a
 projection shortcut. All paddings are SAME in TensorFlow's sense, which is asymmetric for stride 2
-(docs/deviations.md, 27 and 28).
+(docs/deviations.md, 27 and 28). Networks of PyTorch have other paddings, and no projection where
+shapes agree; `padding` and `shortcut` are for their weights.
 """
 
 import functools
@@ -47,6 +48,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "200": Architecture("res_net200", (3, 24, 36, 3), _WIDE, bottleneck=True),
 }
 STEMS = ("imagenet", "small")
+# same: SAME in TensorFlow's sense. torch: as many rows of zeros on both sides, which differs at
+# stride 2. solo-learn: likewise, with two around the small stem.
+PADDINGS = ("same", "torch", "solo-learn")
+# projection: in the first block of every group. identity: only where shapes differ, so not in the
+# first group of ResNet-18 and 34 (torchvision).
+SHORTCUTS = ("projection", "identity")
 STEM_CHANNELS = 64
 GROUP_STRIDES = (1, 2, 2, 2)
 # The representation is the mean over positions of this feature map.
@@ -54,7 +61,10 @@ LAST_MAP = "group_3"
 
 
 def last_map_side(stem: str, image_size: int) -> int:
-    """Side of the last feature map, without dilation: convolutions and pools round up."""
+    """Side of the last feature map, without dilation: convolutions and pools round up.
+
+    So they do with every padding but `solo-learn`, which adds two pixels to a small stem.
+    """
     side = image_size
     for stride in (*((2, 2) if stem == "imagenet" else ()), *GROUP_STRIDES):
         side = -(-side // stride)
@@ -89,49 +99,75 @@ def scaled(channels: int, width: float) -> int:
     return channels * int(eighths) // 8
 
 
+class BlockSpec(NamedTuple):
+    """What the blocks of a group share.
+
+    Attributes:
+      channels: output channels.
+      bottleneck: whether blocks are bottlenecks.
+      bn_config: keyword arguments of every `norms.BatchNorm`.
+      last_bn_scale: initial scale of the last BatchNorm of a bottleneck.
+      dilation: dilation of the 3x3 convolutions.
+      padding: one of `PADDINGS`.
+    """
+
+    channels: int
+    bottleneck: bool
+    bn_config: Mapping[str, Any]
+    last_bn_scale: float
+    dilation: int
+    padding: str
+
+
+def _sides(kernel: int, dilation: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of zeros that torch puts on both sides of a map."""
+    side = dilation * (kernel - 1) // 2
+    return ((side, side), (side, side))
+
+
+def _pads(padding: str, kernel: int, dilation: int = 1) -> Any:
+    """The padding of a convolution, as Haiku takes it."""
+    return "SAME" if padding == "same" else _sides(kernel, dilation)
+
+
 class Block(hk.Module):
     """A residual block: basic (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1)."""
 
-    def __init__(
-        self,
-        channels: int,
-        stride: int,
-        use_projection: bool,
-        bottleneck: bool,
-        bn_config: Mapping[str, Any],
-        last_bn_scale: float,
-        name: str,
-        dilation: int = 1,
-    ):
+    def __init__(self, spec: BlockSpec, stride: int, use_projection: bool, name: str):
         super().__init__(name=name)
-        inner = channels // 4 if bottleneck else channels
+        channels = spec.channels
+        inner = channels // 4 if spec.bottleneck else channels
         # (output channels, kernel size, stride) per convolution.
         plan = (
             ((inner, 1, 1), (inner, 3, stride), (channels, 1, 1))
-            if bottleneck
+            if spec.bottleneck
             else ((channels, 3, stride), (channels, 3, 1))
         )
         self.shortcut: tuple[hk.Conv2D, norms.BatchNorm] | None = None
         if use_projection:
             self.shortcut = (
                 hk.Conv2D(channels, 1, stride=stride, with_bias=False, name="shortcut_conv"),
-                norms.BatchNorm(name="shortcut_batchnorm", **bn_config),
+                norms.BatchNorm(name="shortcut_batchnorm", **spec.bn_config),
             )
         self.layers = []
         for i, (outputs, kernel, conv_stride) in enumerate(plan):
             is_last = i == len(plan) - 1
-            scale = hk.initializers.Constant(last_bn_scale if is_last and bottleneck else 1.0)
+            scale = hk.initializers.Constant(
+                spec.last_bn_scale if is_last and spec.bottleneck else 1.0
+            )
+            rate = spec.dilation if kernel > 1 else 1
             self.layers.append(
                 (
                     hk.Conv2D(
                         outputs,
                         kernel,
                         stride=conv_stride,
-                        rate=dilation if kernel > 1 else 1,
+                        rate=rate,
+                        padding=_pads(spec.padding, kernel, rate),
                         with_bias=False,
                         name=f"conv_{i}",
                     ),
-                    norms.BatchNorm(name=f"batchnorm_{i}", scale_init=scale, **bn_config),
+                    norms.BatchNorm(name=f"batchnorm_{i}", scale_init=scale, **spec.bn_config),
                 )
             )
 
@@ -153,29 +189,17 @@ class BlockGroup(hk.Module):
 
     def __init__(
         self,
-        channels: int,
+        spec: BlockSpec,
         num_blocks: int,
         stride: int,
-        bottleneck: bool,
-        bn_config: Mapping[str, Any],
-        last_bn_scale: float,
+        use_projection: bool,
         remat: bool,
         name: str,
-        dilation: int = 1,
     ):
         super().__init__(name=name)
         self.remat = remat
         self.blocks = [
-            Block(
-                channels=channels,
-                stride=stride if i == 0 else 1,
-                use_projection=i == 0,
-                bottleneck=bottleneck,
-                bn_config=bn_config,
-                last_bn_scale=last_bn_scale,
-                name=f"block_{i}",
-                dilation=dilation,
-            )
+            Block(spec, stride if i == 0 else 1, use_projection and i == 0, name=f"block_{i}")
             for i in range(num_blocks)
         ]
 
@@ -203,6 +227,8 @@ class ResNet(hk.Module):
         again in the backward pass.
       dilation: dilation of every 3x3 convolution of the last group; 1 is none. Above 1 the stride
         of that group becomes 1 (BYOL App. E.4 uses 2). Parameters keep their names and shapes.
+      padding: one of `PADDINGS`.
+      shortcut: one of `SHORTCUTS`.
     """
 
     def __init__(
@@ -214,38 +240,52 @@ class ResNet(hk.Module):
         last_bn_scale: float = 1.0,
         remat: bool = False,
         dilation: int = 1,
+        padding: str = "same",
+        shortcut: str = "projection",
     ):
         arch = architecture(depth)
         super().__init__(name=arch.name)
         self.stem = stem
+        self.padding = padding
         bn_config = dict(bn_config or {})
         bn_config.setdefault("decay_rate", 0.9)
         bn_config.setdefault("eps", 1e-5)
         bn_config.setdefault("create_scale", True)
         bn_config.setdefault("create_offset", True)
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        is_wide = padding == "solo-learn" and stem == "small"
         self.initial_conv = hk.Conv2D(
             scaled(STEM_CHANNELS, width),
             kernel,
             stride=stride,
+            padding=((2, 2), (2, 2)) if is_wide else _pads(padding, kernel),
             with_bias=False,
             name="initial_conv",
         )
         self.initial_batchnorm = norms.BatchNorm(name="initial_batchnorm", **bn_config)
-        self.groups = [
-            BlockGroup(
+        self.groups = []
+        inputs = scaled(STEM_CHANNELS, width)
+        for i, blocks in enumerate(arch.blocks):
+            spec = BlockSpec(
                 channels=scaled(arch.channels[i], width),
-                num_blocks=arch.blocks[i],
-                stride=1 if i == 3 and dilation > 1 else GROUP_STRIDES[i],
                 bottleneck=arch.bottleneck,
                 bn_config=bn_config,
                 last_bn_scale=last_bn_scale,
+                dilation=dilation if i == 3 else 1,
+                padding=padding,
+            )
+            stride = 1 if spec.dilation > 1 else GROUP_STRIDES[i]
+            needs_projection = stride > 1 or spec.channels != inputs
+            group = BlockGroup(
+                spec,
+                num_blocks=blocks,
+                stride=stride,
+                use_projection=shortcut == "projection" or needs_projection,
                 remat=remat,
                 name=f"block_group_{i}",
-                dilation=dilation if i == 3 else 1,
             )
-            for i in range(4)
-        ]
+            self.groups.append(group)
+            inputs = spec.channels
 
     def __call__(
         self, inputs: jax.Array, is_training: bool
@@ -263,7 +303,11 @@ class ResNet(hk.Module):
         out = self.initial_conv(inputs)
         out = jax.nn.relu(self.initial_batchnorm(out, is_training))
         if self.stem == "imagenet":
-            out = hk.max_pool(out, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+            if self.padding == "same":
+                out = hk.max_pool(out, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+            else:  # behind a ReLU zeros do as well as -inf
+                padded = jnp.pad(out, ((0, 0), *_sides(3), (0, 0)))
+                out = hk.max_pool(padded, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
         feature_maps = {"stem": out}
         for i, group in enumerate(self.groups):
             out = group(out, is_training)

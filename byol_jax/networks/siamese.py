@@ -50,6 +50,8 @@ class NetworkSpec(NamedTuple):
       dense: layers of a head on each position of the last feature map, or None (Lecture, DenseCL).
         The head is part of the network, since the target averages it too.
       dilation: dilation of the last group of f; see `resnet.ResNet`.
+      padding: one of `resnet.PADDINGS`.
+      shortcut: one of `resnet.SHORTCUTS`.
     """
 
     depth: str = "50"
@@ -68,6 +70,8 @@ class NetworkSpec(NamedTuple):
     precision: str = "float32"
     dense: HeadSpec | None = None
     dilation: int = 1
+    padding: str = "same"
+    shortcut: str = "projection"
 
 
 def make_spec(
@@ -124,6 +128,8 @@ def make_spec(
 
 _RULES = {
     "stem": checks.one_of(resnet.STEMS),
+    "padding": checks.one_of(resnet.PADDINGS),
+    "shortcut": checks.one_of(resnet.SHORTCUTS),
     "head_bias": checks.one_of(("paper", "released")),
     "last_bn_scale": checks.one_of(("paper", "released")),
     "init_scale": checks.above(0),
@@ -270,6 +276,8 @@ def _encoder(spec: NetworkSpec) -> resnet.ResNet:
         last_bn_scale=last_bn_scale,
         remat=spec.remat,
         dilation=spec.dilation,
+        padding=spec.padding,
+        shortcut=spec.shortcut,
     )
 
 

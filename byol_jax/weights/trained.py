@@ -8,6 +8,9 @@ from byol_jax.networks import siamese
 
 # A haiku tree of numpy arrays: module path -> leaf -> value.
 Tree = Mapping[str, Mapping[str, Any]]
+# Licences of other people's weights.
+NON_COMMERCIAL = "CC BY-NC 4.0"
+UNKNOWN_LICENCE = "unknown: ask its authors"
 
 
 class Cropping(NamedTuple):
@@ -45,7 +48,7 @@ class Trained(NamedTuple):
       seed: seed of the training.
       method: name of the objective, or `supervised` for any training on labels; None if unknown.
       recipe: the run's own words on who published its settings; None if unknown.
-      step: number of finished updates.
+      step: number of finished updates; 0 if the source does not say.
       total_steps: number of updates in the whole run; None if unknown.
       online_params: parameters of the online network, as numpy arrays.
       online_state: BatchNorm averages of the online network.
@@ -55,6 +58,9 @@ class Trained(NamedTuple):
         training and the saved network of a fine-tuning copy its section `network`, and
         `jobs.pretrained` names its method and compares it with that of the papers' network. A
         source without a config gives the section `network`.
+      origin: whose weights they are, or were trained from, in words; None if they are of this
+        project alone.
+      licence: terms of the origin; None if there is none.
     """
 
     network: siamese.NetworkSpec
@@ -74,6 +80,51 @@ class Trained(NamedTuple):
     target_params: Tree
     target_state: Tree
     config: Mapping[str, Any]
+    origin: str | None = None
+    licence: str | None = None
+
+
+def of_weights(
+    network: siamese.NetworkSpec,
+    section: Mapping[str, Any],
+    trees: Mapping[str, Tree],
+    *,
+    image_size: int,
+    has_heads: bool,
+    step: int,
+    method: str | None,
+    origin: str | None,
+    licence: str | None,
+) -> Trained:
+    """The networks of a file that does not say how they were trained.
+
+    Evaluations see images as the paper's do: crops of App. C, its normalisation.
+
+    Args:
+      network: spec of both networks.
+      section: the same as a section `network` of a config.
+      trees: the fields of `Trained` that are trees; those of the target may be missing.
+      image_size, has_heads, step, method, origin, licence: as in `Trained`.
+    """
+    arrays = {"target_params": {}, "target_state": {}, **trees}
+    return Trained(
+        network=network,
+        has_heads=has_heads,
+        image_size=image_size,
+        cropping=Cropping(),
+        view2=None,
+        dataset=None,
+        data_dir=None,
+        seed=0,
+        method=method,
+        recipe=None,
+        step=step,
+        total_steps=None,
+        config={"network": dict(section), "data": {}},
+        origin=origin,
+        licence=licence,
+        **arrays,
+    )
 
 
 def trained_of(
@@ -124,4 +175,6 @@ def trained_of(
         target_params=target_params,
         target_state=target_state,
         config=config,
+        origin=record.get("origin"),
+        licence=record.get("licence"),
     )
