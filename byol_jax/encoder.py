@@ -50,7 +50,7 @@ class Encoder(NamedTuple):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels to which files are resized and cropped: that of the training."""
+        """Side in pixels to which files are resized and cropped."""
         return self.trained.image_size
 
     def __call__(self, images: Any) -> np.ndarray:
@@ -71,20 +71,28 @@ class Encoder(NamedTuple):
         return encode(self, images)
 
 
-def load_encoder(path: Path, network: str = "online", batch_size: int = 256) -> Encoder:
+def load_encoder(
+    path: Path, network: str = "online", batch_size: int = 256, image_size: int | None = None
+) -> Encoder:
     """The encoder of a checkpoint.
 
     Args:
-      path: a workdir, whose newest checkpoint is read, or one of its `checkpoints/STEP`.
+      path: a workdir, whose newest checkpoint is read, one of its `checkpoints/STEP`, or a file of
+        weights (`weights.load`).
       network: `online`, which BYOL keeps (section 3.1), or `target`.
       batch_size: most images per call, over all local devices.
+      image_size: side in pixels to which files are resized and cropped; by default that of the
+        training, or 224 (32 for a small stem) where the weights do not say it.
 
     Raises:
       UserError: there is no checkpoint, it is damaged, or it has no such network.
     """
     require(network in NETWORKS, f"network={network!r} must be one of: {', '.join(NETWORKS)}")
     require(batch_size >= 1, f"batch_size={batch_size} must be 1 or more")
+    is_size = image_size is None or image_size >= 1
+    require(is_size, f"image_size={image_size} must be 1 or more, or None")
     trained = weights.load(pathlib.Path(path).expanduser())
+    trained = trained._replace(image_size=image_size or trained.image_size)
     params, state = checkpoint.network_of(
         trained, network, trained.image_size, shuffled=lambda: iter(())
     )

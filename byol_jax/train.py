@@ -21,6 +21,7 @@ from byol_jax.method import hyperparameters, method_of, views_of
 from byol_jax.networks import siamese
 from byol_jax.program import Program, TrainState, init_state
 from byol_jax.runtime import checkpoints, metrics, processes, profiler, spmd
+from byol_jax.start import start_from
 
 _logger = logging.getLogger(__name__)
 
@@ -44,11 +45,15 @@ def check_labels(config: ml_collections.ConfigDict, num_classes: int) -> None:
     )
 
 
+def _spec_of(config: ml_collections.ConfigDict, num_classes: int) -> siamese.NetworkSpec:
+    axis = spmd.AXIS if config.bn_statistics == "global" else None
+    return siamese.make_spec(config.network.to_dict(), num_classes, axis, config.precision)
+
+
 def program_of(config: ml_collections.ConfigDict, num_classes: int) -> Program:
     """What a config compiles, with a probe for `num_classes` classes."""
-    axis = spmd.AXIS if config.bn_statistics == "global" else None
-    spec = siamese.make_spec(config.network.to_dict(), num_classes, axis, config.precision)
-    return Program(siamese.siamese(spec), method_of(config), spmd.AXIS)
+    network = siamese.siamese(_spec_of(config, num_classes))
+    return Program(network, method_of(config), spmd.AXIS)
 
 
 def sizes_of(config: ml_collections.ConfigDict) -> tuple[int, ...]:
@@ -142,6 +147,7 @@ class _Run(NamedTuple):
       program: what is compiled.
       total_steps: updates of the whole run.
       span: which of them are done now.
+      terms: `weights.terms_of` the weights that the run started from, if they are not its own.
     """
 
     config: ml_collections.ConfigDict
@@ -151,6 +157,7 @@ class _Run(NamedTuple):
     program: Program
     total_steps: int
     span: loop.Span
+    terms: Mapping[str, str] = {}
 
     @property
     def record(self) -> dict[str, Any]:
@@ -159,6 +166,7 @@ class _Run(NamedTuple):
             "config": self.config.to_dict(),
             "num_classes": self.train_set.num_classes,
             "total_steps": self.total_steps,
+            **self.terms,
         }
 
     @property
@@ -217,26 +225,33 @@ def _plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Run:
     )
 
 
-def _state(run: _Run) -> TrainState:
-    """Host arrays of the state that a run starts from.
+def _started(run: _Run) -> tuple[_Run, TrainState]:
+    """The run with the terms of its weights, and host arrays of the state that it starts from.
 
-    Without a checkpoint the state is drawn. With one, only its shapes are computed.
+    Without a checkpoint the state is drawn, or has the weights of `config.init`. With one, only its
+    shapes are computed.
 
     Raises:
-      UserError: the newest checkpoint is damaged, or of another architecture.
+      UserError: the newest checkpoint is damaged, or of another architecture; or `config.init` is.
     """
     config, start = run.config, run.span.start
     arguments = (
         *(config.seed, run.program, sizes_of(config), run.train_set.size),
         *(config.target_init, numbers_of(config)),
     )
-    if not start:
-        drawn: TrainState = jax.device_get(init_state(*arguments))
-        return drawn
-    flat, _ = weights.upgrade(*checkpoints.read(run.checkpoints, start))
-    shapes = jax.eval_shape(lambda: init_state(*arguments))
-    state: TrainState = checkpoints.fill(shapes, flat, f"checkpoint {run.checkpoints / str(start)}")
-    return state
+    if start:
+        flat, record = weights.upgrade(*checkpoints.read(run.checkpoints, start))
+        shapes = jax.eval_shape(lambda: init_state(*arguments))
+        source = f"checkpoint {run.checkpoints / str(start)}"
+        state: TrainState = checkpoints.fill(shapes, flat, source)
+        names = [name for name in ("origin", "licence") if name in record]
+        return run._replace(terms={name: str(record[name]) for name in names}), state
+    state = jax.device_get(init_state(*arguments))
+    if config.init:
+        trained = weights.load(config.init)
+        state = start_from(state, trained, _spec_of(config, run.train_set.num_classes), config.init)
+        run = run._replace(terms=weights.terms_of(trained))
+    return run, state
 
 
 def _trained(run: _Run, state: TrainState) -> weights.Trained:
@@ -260,7 +275,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     processes.require_same(
         {"the newest checkpoint in --workdir": span.start, "images in config.dataset": num_examples}
     )
-    host = _state(run)
+    run, host = _started(run)
     batches = _batches(config, run.train_set, span.start, span.end)
 
     # What the user has in the workdir was not touched up to this line.

@@ -334,6 +334,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint_every = 1000  # steps
     config.keep_checkpoints = 3  # the newest ones in the workdir; 0 keeps all
 
+    # Weights to start from at step 0, in place of drawn ones: all that config.checkpoint of an
+    # evaluation may be (docs/weights.md). Heads of other shapes are drawn, and the log names them.
+    config.init = config_dict.placeholder(str)
     # What the predictions are compared with (Tables 5b and 19): ema, the moving average of
     # Eq. 1; stop_gradient and online, the online network without and with its gradient;
     # constant, the network of step 0 (Table 5a).

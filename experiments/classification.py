@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.recipe = "not named"
     config.seed = 1337
 
-    config.checkpoint = config_dict.placeholder(str)  # a workdir, or its checkpoints/STEP
+    config.checkpoint = config_dict.placeholder(str)  # a workdir, or see docs/weights.md
     # Evaluates each checkpoint of a running pre-training as it is saved, until its last step.
     config.follow = False
     config.follow_seconds = 30.0  # seconds between two looks

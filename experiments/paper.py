@@ -18,7 +18,9 @@ Options:
   simclr-8, simclr-B.2, simclr-B.3, simclr-B.4 or simclr-B.5; text and simclr-text for numbers that
   stand in the text alone; lecture-1, the lecture's table of 100 to 800 epochs. Of 4a, 4b, 11, 12
   and lecture-detection only the printed numbers are here: nothing evaluates segmentation,
-  detection or depth yet. Tables of trainings, such as lecture-moco, are those of ablate.py.
+  detection or depth yet. Of the ablations 5a to 20, the rows whose networks BYOL's authors
+  released, with --config.released=DIR (docs/weights.md); tables of trainings, these and others such
+  as lecture-moco, are those of ablate.py.
 - row=: the row of that name, otherwise the rows whose names begin with it, as in row=BYOL. Rows
   that train networks from scratch (random init, supervised) run only if they are named in this
   way. Supervised networks stay in the folders of their cells, as checkpoints for other tables.
@@ -42,7 +44,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments import ablation_tables, base, paper_tables
-from experiments.papers import trainings
+from experiments.papers import released, trainings
 from experiments.papers.cells import Cell, place
 
 PROTOCOLS = ("linear", "finetune", "supervised", "segmentation", "detection", "depth")
@@ -54,14 +56,15 @@ def select(table: str, row: str, cells: str, protocol: str) -> list[Cell]:
     Raises:
       ValueError: there are none; the message lists the alternatives.
     """
-    tables = [*paper_tables.TABLES, "10"]
-    if table in ablation_tables.TABLES:
+    by_table = {**paper_tables.TABLES, **released.TABLES}
+    tables = [*by_table, "10"]
+    if table in ablation_tables.TABLES and table not in by_table:
         raise ValueError(
             f"table={table} has a training per row: give experiments/ablate.py:table={table}"
         )
     if table not in tables:
         raise ValueError(f"table={table!r} must be one of: {', '.join(tables)}")
-    chosen = list(paper_tables.TABLES.get(table, ()))
+    chosen = list(by_table.get(table, ()))
     if protocol:
         chosen = [cell for cell in chosen if cell.protocol == protocol]
     if row:
@@ -76,7 +79,7 @@ def select(table: str, row: str, cells: str, protocol: str) -> list[Cell]:
             raise ValueError(f"cells={wrong[0]!r} must be columns of these rows: {have or 'none'}")
         chosen = [cell for cell in chosen if cell.column.lower() in wanted]
     if not chosen and table != "10":
-        rows = ", ".join(dict.fromkeys(cell.row for cell in paper_tables.TABLES[table]))
+        rows = ", ".join(dict.fromkeys(cell.row for cell in by_table[table]))
         raise ValueError(
             f"row={row!r}, protocol={protocol!r} has no cell in table {table}: its rows are {rows}"
         )
@@ -120,10 +123,14 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.job = "paper"
     config.table = chosen["table"]
-    config.checkpoint = config_dict.placeholder(str)  # a workdir, or its checkpoints/STEP
+    config.checkpoint = config_dict.placeholder(str)  # a workdir, or see docs/weights.md
     # The method that trained the checkpoint: byol, simclr, moco, simsiam, supcon, densecl or
     # supervised. It is read from the checkpoint, and needed only where that does not say.
     config.method = config_dict.placeholder(str)
+    # The data set that it was trained on, a name of Table 10 such as ImageNet; likewise.
+    config.trained_on = config_dict.placeholder(str)
+    # Folder with the checkpoints that BYOL's authors released, under their own names.
+    config.released = config_dict.placeholder(str)
     config.network = "online"  # online | target
     # Accepts another depth, width or pre-training set, and a method that the tables do not have.
     config.any_network = False

@@ -24,7 +24,7 @@ def load_weights(config: ml_collections.ConfigDict) -> weights.Trained:
     Raises:
       UserError: it is not given, or is not a checkpoint with an encoder.
     """
-    require(config.checkpoint, "config.checkpoint is needed: a workdir or checkpoints/STEP of it")
+    require(config.checkpoint, f"config.checkpoint is needed: {weights.KINDS}")
     return weights.load(config.checkpoint)
 
 

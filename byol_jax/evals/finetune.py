@@ -74,8 +74,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_keys(config, RULES)
     require(
         config.checkpoint or config.network == "random",
-        "config.checkpoint is needed: a workdir or checkpoints/STEP of it "
-        "(only config.network=random can do without)",
+        f"config.checkpoint is needed: {weights.KINDS} (only config.network=random can do without)",
     )
     cells = len(cells_of(config))
     require(
@@ -241,7 +240,9 @@ def evaluate(
     state, recipe = job.train(best, last_set, refit_name(best) if both else best.name)
     test = job.predict(state, last_set, score_split)
     if config.save_network and processes.is_first_process():
-        _save(job, best, _network_config(trained, config), state, workdir, mark)
+        network_config = _network_config(trained, config)
+        terms = weights.terms_of(trained) if trained and config.network != "random" else {}
+        _save(job, best, network_config, state, workdir, {"fingerprint": mark, **terms})
     settings = _settings(job, recipe, last_set.size) | choice
     records = [
         _record(job, trained, metric, value, settings, len(test.labels))
@@ -330,9 +331,13 @@ def _save(
     network_config: dict[str, Any],
     state: classifiers.State,
     workdir: pathlib.Path,
-    mark: int,
+    marks: dict[str, Any],
 ) -> None:
-    """Writes the network as a checkpoint that every evaluation can read, as its online network."""
+    """Writes the network as a checkpoint that every evaluation can read, as its online network.
+
+    `marks` go into its record: the fingerprint of the grid, and the terms of other people's weights
+    that training started from.
+    """
     heads = {leaf: values[0] for leaf, values in state.heads.items()}
     tree = {
         "online_params": {**state.encoder[0], "classifier": heads},
@@ -348,7 +353,7 @@ def _save(
         },
         "num_classes": int(heads["b"].shape[0]),
         "total_steps": int(state.step),
-        "fingerprint": mark,
+        **marks,
     }
     folder = workdir / "checkpoints"
     if not checkpoints.steps(folder):

@@ -216,6 +216,11 @@ def _followed(config: ml_collections.ConfigDict) -> pathlib.Path:
         "leave out one of the two",
     )
     directory = pathlib.Path(config.checkpoint)
+    require(
+        not weights.is_file_of_weights(directory),
+        f"config.follow needs the workdir of a run, and checkpoint={config.checkpoint} is a file "
+        "of weights: leave out config.follow",
+    )
     if directory.name != "checkpoints":
         directory /= "checkpoints"
     require(

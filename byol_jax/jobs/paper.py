@@ -164,6 +164,8 @@ def _paper(number: Mapping[str, Any]) -> str:
 def _protocol(plan: Plan, record: Record) -> str:
     """What was run, and everything in it that is not the paper's."""
     network = "from scratch" if plan.config.get("checkpoint") is None else "untrained"
+    if plan.cell["released"]:
+        network = f"{record.network} of {plan.cell['released']}, one of the authors' three seeds"
     if plan.step is not None:
         network = f"{record.network} of step {plan.step}"
     words = f"{record.protocol} {record.metric}, {network}, {record.dataset}"

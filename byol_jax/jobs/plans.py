@@ -32,7 +32,7 @@ class Plan(NamedTuple):
       cell: the cell of the page.
       config: resolved config of its job.
       folder: workdir of its job.
-      step: step of the checkpoint that it reads; None if it reads none.
+      step: step of the checkpoint that it reads; None if it reads none, or a released one.
       departures: settings that are not the paper's, in words.
       name: name of its row and column; a network that has no rows stands there by its own name.
       scored: number of images of `score_split`.
@@ -163,12 +163,24 @@ def _wrong_network(cell: Cell, context: _Context) -> str:
     need, source = cell["network"], context.source
     if need is None:
         return ""
+    if cell["released"]:
+        return _not_released(cell, context)
     words = pretrained.needed(need)
     if source is None:
         return f"no checkpoint: give {words} as --config.checkpoint"
     if pretrained.is_usable(need, source, context.config.any_network):
         return ""
     return f"another network: needs {words}, the checkpoint is {source.words}"
+
+
+def _not_released(cell: Cell, context: _Context) -> str:
+    """Why there is no checkpoint of BYOL's authors for a cell; empty if there is."""
+    folder, file = context.config.released, cell["released"]
+    if not folder:
+        return (
+            "no released checkpoint: give the folder of BYOL's authors' files as --config.released"
+        )
+    return "" if (pathlib.Path(folder) / file).is_file() else f"{folder} has no {file}"
 
 
 def _planned(cell: Cell, context: _Context) -> tuple[Plan | None, str]:
@@ -182,7 +194,10 @@ def _planned(cell: Cell, context: _Context) -> tuple[Plan | None, str]:
     job_config.dataset = context.given.get(key, f"tfds:{row.tfds}")
     departures: list[str] = []
     step, name = None, cell["name"]
-    if need and source:
+    if cell["released"]:
+        job_config.checkpoint = str(pathlib.Path(config.released) / cell["released"])
+        job_config.network = config.network
+    elif need and source:
         job_config.checkpoint = config.checkpoint
         wanted = None
         if need["method"] != "random":  # an untrained network is chosen by the cell

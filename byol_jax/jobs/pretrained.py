@@ -4,6 +4,7 @@ What a checkpoint was trained with is compared with the config of the page that 
 network: each setting that differs and can change a number is a departure.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -107,6 +108,8 @@ def needed(network: Mapping[str, Any]) -> str:
 def dials(trained: weights.Trained) -> str:
     """What trained a network, in words."""
     run = trained.config
+    if _is_foreign(trained):
+        return f"weights of {trained.origin}"
     if trained.method == "supervised":
         if run["start"] in ("random", None):
             return "trained on labels"
@@ -117,6 +120,11 @@ def dials(trained: weights.Trained) -> str:
     )
 
 
+def _is_foreign(trained: weights.Trained) -> bool:
+    """Whether another project trained a network, so that its recipe is unknown."""
+    return "job" not in trained.config
+
+
 def method_of(trained: weights.Trained) -> str | None:
     """The method that trained a network: a key of `METHODS`, or `OTHER`; None if it is unknown."""
     run = trained.config
@@ -125,7 +133,7 @@ def method_of(trained: weights.Trained) -> str | None:
             return None  # an earlier version: from scratch, or fine-tuned
         return "supervised" if run["start"] == "random" else OTHER
     if trained.method is None or "target" not in run:
-        return None
+        return trained.method  # weights of another project, whose form may tell it
     target = run["target"]
     if target == "ema" and run.get("tau_schedule") == "constant" and run.get("tau_base") == 0:
         target = "copy"  # App. J: no target network, by a tau of 0
@@ -146,8 +154,15 @@ def read(config: ml_collections.ConfigDict, given: Mapping[str, str]) -> Checkpo
         return None
     trained = checkpoint.load_weights(config)
     trained = trained._replace(online_params={}, online_state={}, target_params={}, target_state={})
+    require(
+        not (trained.dataset and config.trained_on),
+        f"config.trained_on={config.trained_on}: the checkpoint says that it was trained on "
+        f"{trained.dataset}: leave it out",
+    )
     dataset = trained.dataset or "unknown images"
     row = table10.of_dataset(dataset)
+    if config.trained_on:
+        row = table10.by_name(re.sub(r"[^a-z0-9]", "", config.trained_on.lower()))
     names = {source: key for key, source in given.items()}
     return Checkpoint(
         trained=trained,
@@ -209,6 +224,8 @@ def departures_of(
         departures.append(f"stem {trained.network.stem}")
     if wanted is None:
         return tuple(departures)
+    if _is_foreign(trained):
+        return (*departures, f"weights of {trained.origin}, whose recipe is unknown")
     own = _length(trained, wanted)
     if source.method != OTHER:  # its words have said that all further settings are others
         if trained.method == "supervised":

@@ -1,15 +1,19 @@
 """Trained weights, in and out."""
 
-from byol_jax.weights.checkpoint import load, read_record
-from byol_jax.weights.trained import Cropping, Trained, Tree, trained_of
+from byol_jax.weights.checkpoint import read_record
+from byol_jax.weights.kinds import KINDS, is_file_of_weights, load
+from byol_jax.weights.trained import Cropping, Trained, Tree, terms_of, trained_of
 from byol_jax.weights.upgrade import upgrade, upgrade_classifiers, upgrade_config
 
 __all__ = [
+    "KINDS",
     "Cropping",
     "Trained",
     "Tree",
+    "is_file_of_weights",
     "load",
     "read_record",
+    "terms_of",
     "trained_of",
     "upgrade",
     "upgrade_classifiers",

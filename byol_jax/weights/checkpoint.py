@@ -23,11 +23,6 @@ def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
       UserError: if there is no checkpoint.
     """
     path = pathlib.Path(path)
-    require(
-        path.suffix != ".pkl",
-        f"checkpoint={path}: released .pkl files cannot be read yet; give a workdir or one "
-        "checkpoints/STEP folder of it",
-    )
     require(path.is_dir(), f"checkpoint={path} is no folder: give a workdir or checkpoints/STEP")
     if path.name.isdigit() and (path / "record").is_dir():
         return path.parent, int(path.name)
@@ -66,7 +61,7 @@ def read_record(folder: pathlib.Path, step: int) -> dict[str, Any]:
     return upgrade({}, record)[1]
 
 
-def load(path: str | pathlib.Path) -> Trained:
+def read(path: str | pathlib.Path) -> Trained:
     """Reads a checkpoint of this project.
 
     Args:

@@ -84,6 +84,12 @@ class Trained(NamedTuple):
     licence: str | None = None
 
 
+def terms_of(trained: Trained) -> dict[str, str]:
+    """What a checkpoint that starts from these weights says of them; nothing of our own."""
+    terms = {"origin": trained.origin, "licence": trained.licence}
+    return {name: value for name, value in terms.items() if value}
+
+
 def of_weights(
     network: siamese.NetworkSpec,
     section: Mapping[str, Any],

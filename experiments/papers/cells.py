@@ -61,6 +61,8 @@ class Cell(NamedTuple):
       network: what `config.checkpoint` must be; None if the page trains from scratch.
       note: what the paper leaves open.
       reason: why no page runs it.
+      released: file of the network among those that BYOL's authors released, in place of
+        `config.checkpoint`.
     """
 
     table: str
@@ -75,6 +77,7 @@ class Cell(NamedTuple):
     network: Network | None = None
     note: str = ""
     reason: str = ""
+    released: str = ""
 
     @property
     def name(self) -> str:
@@ -91,6 +94,7 @@ class Cell(NamedTuple):
         """Name of the folder of its run, shared by the cells of all tables that this run gives."""
         changes = (f"{k.rpartition('.')[2]}={v}" for k, v in self.changes.items())
         words = [self.page, *filter(None, self.options.split(",")), *changes, self.benchmark]
+        words += [self.released] if self.released else []
         return re.sub(r"[^a-z0-9.=]+", "-", "-".join(words))
 
 

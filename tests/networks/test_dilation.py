@@ -68,21 +68,9 @@ def recipe(meta, name, shape):
     return value.astype(np.float32)
 
 
-@pytest.mark.skipif(
-    not FILE.is_file(), reason=f"{FILE} is not there: BYOL_GOLDEN_DENSE_DIR names its folder"
-)
-@pytest.mark.parametrize("images", ["odd", "even"])
-@pytest.mark.parametrize(("dilation", "case"), [(1, "stride32"), (2, "dilated")])
-def test_features_are_the_golden_ones(images, dilation, case):
-    """Detectron2's ResNet-50 with SAME padding; moving averages in BatchNorm."""
-    with np.load(FILE, allow_pickle=False) as arrays:
-        meta = json.loads(str(arrays["__meta__"]))
-        pixels = arrays[f"images_{images}"]
-        expected = {
-            "feature_map/group_2": arrays[f"{images}/res4"],
-            "feature_map/group_3": arrays[f"{images}/{case}/res5"],
-        }
-    spec = NetworkSpec("50", meta["width"], bn_eps=meta["bn_eps"], dilation=dilation)
+def features_of(pixels, meta, **changes):
+    """Feature maps of detectron2's ResNet-50; moving averages in BatchNorm."""
+    spec = NetworkSpec("50", meta["width"], bn_eps=meta["bn_eps"], **changes)
     network = siamese.encoder(spec)
     inputs = (pixels.astype(np.float32) - 127.5) / 64
     params, state = jax.eval_shape(lambda key: network.init(key, inputs, True), jax.random.key(0))
@@ -98,7 +86,32 @@ def test_features_are_the_golden_ones(images, dilation, case):
         }
         for tree in (params, state)
     )
-    outputs, _ = jax.jit(network.apply, static_argnums=4)(params, state, None, inputs, False)
-    for name, value in expected.items():
-        difference = np.abs(outputs[name] - value).max()
-        assert difference <= TOLERANCE * np.abs(value).max(), name
+    return jax.jit(network.apply, static_argnums=4)(params, state, None, inputs, False)[0]
+
+
+def difference(outputs, name, value):
+    """The largest difference, as a share of the largest number."""
+    return np.abs(outputs[f"feature_map/{name}"] - value).max() / np.abs(value).max()
+
+
+@pytest.mark.parametrize("images", ["odd", "even"])
+@pytest.mark.parametrize(("dilation", "case"), [(1, "stride32"), (2, "dilated")])
+def test_features_are_the_golden_ones(images, dilation, case):
+    with np.load(FILE, allow_pickle=False) as arrays:
+        outputs = features_of(
+            arrays[f"images_{images}"], json.loads(str(arrays["__meta__"])), dilation=dilation
+        )
+        assert difference(outputs, "group_2", arrays[f"{images}/res4"]) <= TOLERANCE
+        assert difference(outputs, "group_3", arrays[f"{images}/{case}/res5"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("padding", "is_right"), [("torch", True), ("same", False)])
+def test_torchs_padding_is_the_golden_one(padding, is_right):
+    """Without it, 224 pixels in place of 64, features are a few percent off."""
+    with np.load(FILE, allow_pickle=False) as arrays:
+        meta = json.loads(str(arrays["__meta__"]))
+        outputs = features_of(arrays["images_even"], meta, dilation=2, padding=padding)
+        group_2 = difference(outputs, "group_2", arrays["even/symmetric_padding/res4"])
+        expected = arrays["even/dilated/symmetric_padding/res5"]
+        assert (group_2 <= TOLERANCE) == is_right
+        assert (difference(outputs, "group_3", expected) <= TOLERANCE) == is_right

@@ -1,0 +1,106 @@
+"""A run that starts from trained weights: `config.init`."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from byol_jax import weights
+from byol_jax.errors import UserError, require
+from byol_jax.networks import resnet, siamese
+from byol_jax.program import TrainState
+
+_logger = logging.getLogger(__name__)
+
+# Settings of a network that its arrays do not show.
+_UNSEEN = {"padding": resnet.PADDINGS, "shortcut": resnet.SHORTCUTS}
+
+
+def start_from(
+    state: TrainState, trained: weights.Trained, spec: siamese.NetworkSpec, source: str
+) -> TrainState:
+    """A state at step 0 with the weights of trained networks.
+
+    The encoders are those of the source; so is each head that it has in the same shapes. Other
+    heads stay as they were drawn. A target that the source lacks starts as a copy of its online
+    network (pseudo-code J.5).
+
+    Args:
+      state: the state that was drawn, as host arrays.
+      trained: the source.
+      spec: network of the run.
+      source: name of the source, for messages.
+
+    Raises:
+      UserError: the encoder of the source is another one; names the first difference.
+    """
+    for name in _UNSEEN:
+        own, other = getattr(spec, name), getattr(trained.network, name)
+        require(
+            own == other,
+            f"config.network.{name}={own}, and config.init={source} has {name}={other}: give "
+            f"--config.network.{name}={other}",
+        )
+    online = _taken(state.online_params, state.online_state, trained, "online", source)
+    target: dict[str, Any] = {}
+    if state.target_params:
+        name = "target" if trained.target_params else "online"
+        drawn = (state.target_params, state.target_state)
+        params, averages = _taken(*drawn, trained, name, source)
+        target = {"target_params": params, "target_state": averages}
+    return state._replace(online_params=online[0], online_state=online[1], **target)
+
+
+def _taken(
+    params: weights.Tree, state: weights.Tree, trained: weights.Trained, name: str, source: str
+) -> tuple[Any, Any]:
+    """Parameters and averages of one network, from the source where it has them."""
+    own_params, own_state = (getattr(trained, f"{name}_{tree}") for tree in ("params", "state"))
+    difference = _difference(siamese.encoder_params(params), siamese.encoder_params(own_params))
+    if difference:
+        raise UserError(
+            f"config.init={source} has another encoder than config.network: {difference}"
+        )
+    heads = {module.partition("/")[0] for module in params} & {*siamese.HEADS}
+    drawn = []
+    for head in sorted(heads):
+        if _difference(_below(params, head), _below(own_params, head)):
+            drawn.append(head)
+    if drawn and name == "online":
+        _logger.info(
+            "config.init: %s drawn, since %s has none of these shapes", ", ".join(drawn), source
+        )
+
+    def chosen(ours: weights.Tree, others: weights.Tree) -> dict[str, Any]:
+        is_drawn = {module: module.partition("/")[0] in drawn for module in ours}
+        return {
+            module: leaves if is_drawn[module] else dict(others[module])
+            for module, leaves in ours.items()
+        }
+
+    return chosen(params, own_params), chosen(state, own_state)
+
+
+def _below(tree: weights.Tree, head: str) -> weights.Tree:
+    return {module: leaves for module, leaves in tree.items() if module.split("/")[0] == head}
+
+
+def _shapes(tree: weights.Tree) -> Mapping[str, tuple[int, ...]]:
+    return {
+        f"{module}/{leaf}": np.shape(value)
+        for module, leaves in tree.items()
+        for leaf, value in leaves.items()
+    }
+
+
+def _difference(ours: weights.Tree, others: weights.Tree) -> str:
+    """The first array that two trees do not have alike, in words; empty if there is none."""
+    own, other = _shapes(ours), _shapes(others)
+    for name in [*own, *other]:
+        if own.get(name) != other.get(name):
+            here, there = (
+                [*shapes[name]] if name in shapes else "absent" for shapes in (own, other)
+            )
+            return f"{name} is {there} there and {here} in this config"
+    return ""
