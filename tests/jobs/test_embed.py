@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+from unittest import mock
 
 import jax
 import ml_collections
@@ -20,7 +21,7 @@ import byol_jax
 import tiny_checkpoints
 import tiny_runs
 from byol_jax import encoder
-from byol_jax.data import sources, stored
+from byol_jax.data import pipeline, sources, stored
 from byol_jax.data.images import ImageSet
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.jobs import embed
@@ -187,9 +188,7 @@ def test_digits_are_in_memory_and_named_by_their_ids(run_dir, tmp_path):
 
 
 def test_the_data_set_of_the_checkpoint_is_the_default(run_dir, tmp_path):
-    config = page.get_config()
-    config.checkpoint = str(run_dir)
-    embed.run(config, tmp_path)
+    embed.run(config_of(run_dir, None), tmp_path)
     assert len(table(tmp_path)) == 45 + 12  # write_easy_npz
 
 
@@ -229,7 +228,10 @@ def test_a_stopped_job_goes_on_with_the_same_bits(
     first = contents(tmp_path / "stopped" / "embeddings")
     # What a process leaves that is killed at once.
     (tmp_path / "stopped" / "part-00001.parquet.partial").write_bytes(b"PAR1 incomplete")
+    batches = mock.Mock(wraps=pipeline.evaluation_batches)
+    monkeypatch.setattr(pipeline, "evaluation_batches", batches)
     embed.run(config, tmp_path / "stopped")
+    assert batches.call_args.kwargs["start"] == 4  # a whole batch, though part 1 begins at 6
     assert contents(tmp_path / "stopped").items() >= first.items()
     assert not [*(tmp_path / "stopped").rglob("*.partial")]
     for name in parts(finished):
@@ -395,11 +397,6 @@ def test_unreadable_files_have_no_row_and_are_listed(run_dir, tmp_path, form, ca
     assert "1 image(s) have no embedding" in caplog.text and "104.png cannot be read" in caplog.text
 
 
-def test_more_than_one_percent_is_refused_at_the_start(run_dir, tmp_path, refused):
-    dataset = write_damaged(tmp_path / "images", 20, {3})
-    refused(embed.run, config_of(run_dir, dataset), "1 of 20 images .* more than 1%: .*003.png")
-
-
 def test_unreadable_files_of_a_stopped_job_count(run_dir, tmp_path, monkeypatch):
     """Two before the stop and one behind it, of 250; a large set is not read before the job."""
     monkeypatch.setattr(stored, "check_readable", lambda image_set: None)
@@ -433,9 +430,11 @@ def test_what_no_job_could_use_is_named(run_dir, pictures, refused, changes, wor
     refused(embed.run, config_of(run_dir, f"folder:{pictures}", **changes), words)
 
 
-def test_no_images_and_several_processes_are_refused(run_dir, tmp_path, refused, monkeypatch):
+def test_bad_folders_and_several_processes_are_refused(run_dir, tmp_path, refused, monkeypatch):
     (tmp_path / "empty").mkdir()
     refused(embed.run, config_of(run_dir, f"folder:{tmp_path / 'empty'}"), "has no image")
+    damaged = config_of(run_dir, write_damaged(tmp_path / "images", 20, {3}))
+    refused(embed.run, damaged, "1 of 20 images .* more than 1%: .*003.png")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     refused(embed.run, config_of(run_dir, "digits"), "one process, and there are 2")
 
