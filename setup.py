@@ -64,6 +64,7 @@ setuptools.setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.33",
         "pillow>=11",
+        "pyarrow>=21",
         "scikit-learn>=1.8",
         "scipy>=1.15",
         "tensorboardX>=2.6.2.2",

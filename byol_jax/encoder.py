@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -213,6 +213,20 @@ def _encode(encoder: Encoder, batches: Iterable[np.ndarray], count: int) -> np.n
     return spmd.map_batches(
         forward, batches, _batch_size(encoder, count), (encoder.params, encoder.state)
     )
+
+
+def on_crops(encoder: Encoder, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The encoder as a function of one batch, for sets whose embeddings are not all kept.
+
+    Args:
+      encoder: its weights are sent to the devices once.
+      batch_size: most images per call, over all local devices.
+
+    Returns:
+      A function from crops uint8 `[b, S, S, 3]` to representations float32 `[b, dim]`.
+    """
+    weights_of = (encoder.params, encoder.state)
+    return spmd.on_batches(_forward(encoder.network), batch_size, weights_of)
 
 
 @functools.lru_cache(maxsize=8)

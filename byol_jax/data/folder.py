@@ -65,9 +65,8 @@ def read(folder: str) -> dict[str, ImageSet]:
         "(classes), or in train/, val/ and test/",
     )
     names = sorted({_class_of(file) for listed in files.values() for file in listed} - {""})
-    ranks = {name: rank for rank, name in enumerate(names)} | {"": -1}
     return {
-        split: _image_set(f"folder:{folder}", roots[split], listed, ranks)
+        split: _image_set(f"folder:{folder}", roots[split], listed, names)
         for split, listed in files.items()
     }
 
@@ -126,7 +125,8 @@ def _image_files(root: pathlib.Path, skipped: list[str]) -> list[str]:
     return sorted(images)
 
 
-def _image_set(name: str, root: pathlib.Path, files: list[str], ranks: dict[str, int]) -> ImageSet:
+def _image_set(name: str, root: pathlib.Path, files: list[str], classes: list[str]) -> ImageSet:
+    ranks = {name: rank for rank, name in enumerate(classes)} | {"": -1}
     labels = np.array([ranks[_class_of(file)] for file in files], np.int32)
     here = root.resolve()
 
@@ -140,4 +140,4 @@ def _image_set(name: str, root: pathlib.Path, files: list[str], ranks: dict[str,
         scan_labels=lambda: labels,
         files=Files([str(here / file) for file in files], np.arange(len(files))),
     )
-    return ImageSet(name, records, labels, len(ranks) - 1)
+    return ImageSet(name, records, labels, len(classes), classes=tuple(classes))

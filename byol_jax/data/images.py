@@ -79,6 +79,7 @@ class ImageSet(NamedTuple):
       num_classes: K; 0 if there are no labels.
       multi_label: whether an image may have several classes; labels are then int32 `[N, K]`, see
         `Label`.
+      classes: names of the K classes, where the source has them.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ImageSet(NamedTuple):
     labels: np.ndarray | None
     num_classes: int
     multi_label: bool = False
+    classes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -136,7 +138,9 @@ def unlabelled(image_set: ImageSet) -> ImageSet:
         images = images._replace(
             read=lambda i: read(i)._replace(label=-1), scan_labels=lambda: labels
         )
-    return image_set._replace(images=images, labels=labels, num_classes=0, multi_label=False)
+    return image_set._replace(
+        images=images, labels=labels, num_classes=0, multi_label=False, classes=()
+    )
 
 
 def cached(image_set: ImageSet) -> ImageSet:

@@ -150,6 +150,7 @@ def evaluation_batches(
     exif: bool = False,
     num_threads: int = 0,
     prefetch: int = 2,
+    start: int = 0,
 ) -> Batches:
     """Yields every image once, in order, as an evaluation crop (`crops.center_placement`).
 
@@ -163,6 +164,7 @@ def evaluation_batches(
       exif: whether images are turned as EXIF says.
       num_threads: see `Reading.threads`.
       prefetch: batches made ahead.
+      start: id of the first image; those before it are left out.
 
     Yields:
       `images` uint8 `[b, S, S, 3]`, `labels` and `ids` int32 `[b]` (`labels` `[b, K]` of a
@@ -172,18 +174,18 @@ def evaluation_batches(
       UserError: unknown mode. From the iterator: more than 1 % of the images cannot be read.
     """
     whole = crops.center_placement(image_size, image_size, image_size, mode)
-    starts = range(0, image_set.size, batch_size)
+    starts = range(start, image_set.size, batch_size)
     pixels = image_set.images
     if not isinstance(pixels, Records) and crops.is_identity(whole, *pixels.shape[1:3]):
         # Crops are the images themselves; this needs no TensorFlow.
-        return (_rows(image_set, start, start + batch_size) for start in starts)
+        return (_rows(image_set, first, first + batch_size) for first in starts)
 
     def place(request: Request, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
         del request
         sizes = zip(heights.tolist(), widths.tolist(), strict=True)
         return np.stack([[crops.center_placement(h, w, image_size, mode)] for h, w in sizes])
 
-    ids = [np.arange(start, min(start + batch_size, image_set.size)) for start in starts]
+    ids = [np.arange(first, min(first + batch_size, image_set.size)) for first in starts]
     requests = (Request(part, np.zeros_like(part)) for part in ids)
     plan = Plan(image_set, (image_size,), place, exif, None)
     cropped = reader.crop(plan, requests, num_threads=num_threads, ahead=prefetch)

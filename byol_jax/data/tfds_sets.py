@@ -200,10 +200,13 @@ def _image_set(
         except OSError:
             return -1  # unreadable images are counted and reported where pixels are read
 
+    features = builder.info.features
     if multi_label := isinstance(label, Several):
-        num_classes = label.num_classes
+        feature = features[label.shown].feature
     else:
-        num_classes = builder.info.features[label].num_classes if label else 0
+        feature = features[label] if label else None
+    classes = () if feature is None else tuple(feature.names)
+    num_classes = len(classes)
 
     @functools.cache
     def scan_labels() -> np.ndarray:
@@ -217,7 +220,7 @@ def _image_set(
         return labels
 
     records = Records(count, fetch, lambda i: f"{dataset}, {split}, record {i}", scan_labels, files)
-    return ImageSet(dataset, records, None, num_classes, multi_label)
+    return ImageSet(dataset, records, None, num_classes, multi_label, classes)
 
 
 def _tfrecord_reader(

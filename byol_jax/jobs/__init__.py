@@ -22,6 +22,7 @@ JOBS: Mapping[str, str] = {
     "ablate": "byol_jax.jobs.ablate:run",
     "paper": "byol_jax.jobs.paper:run",
     "compare": "byol_jax.jobs.compare:run",
+    "embed": "byol_jax.jobs.embed:run",
 }
 
 

@@ -86,7 +86,18 @@ def saver(directory: pathlib.Path, keep: int | None) -> Saver | None:
 
 
 @contextlib.contextmanager
-def _disk_errors(directory: pathlib.Path | str) -> Iterator[None]:
+def disk_errors(
+    directory: pathlib.Path | str, kept: str = "the checkpoints in it are complete"
+) -> Iterator[None]:
+    """Turns the error of a full disk into a guard's.
+
+    Args:
+      directory: what is written.
+      kept: what a user has after the error.
+
+    Raises:
+      GuardError: the disk is full.
+    """
     try:
         yield
     except Exception as error:
@@ -94,7 +105,7 @@ def _disk_errors(directory: pathlib.Path | str) -> Iterator[None]:
         if no_space or "no space left" in str(error).lower():
             raise GuardError(
                 f"no space left on the disk of {directory}: free some and run the same command "
-                "again; the checkpoints in it are complete"
+                f"again; {kept}"
             ) from error
         raise
 
@@ -124,7 +135,7 @@ def _write(
     if step in manager.all_steps():
         return
     record = {**record, "step": step, "arrays": {k: _describe(v) for k, v in flat.items()}}
-    with _disk_errors(manager.directory):
+    with disk_errors(manager.directory):
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -148,7 +159,7 @@ def finish(to: Saver | None) -> None:
     """
     if to is not None:
         _settle(to)
-        with _disk_errors(to.manager.directory):
+        with disk_errors(to.manager.directory):
             to.manager.wait_until_finished()
 
 
@@ -156,7 +167,7 @@ def close(to: Saver | None) -> None:
     """Waits for all saves, then releases the saver's threads."""
     if to is not None:
         to.worker.shutdown()
-        with _disk_errors(to.manager.directory):
+        with disk_errors(to.manager.directory):
             to.manager.close()
 
 

@@ -208,17 +208,35 @@ def map_batches(
     Returns:
       A tree of host arrays `[N, ...]`.
     """
+    apply = on_batches(function, batch_size, shared)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *map(apply, batches))
+
+
+def on_batches(
+    function: Callable[..., PyTree], batch_size: int, shared: Sequence[PyTree] = ()
+) -> Callable[[np.ndarray], PyTree]:
+    """`map_batches` one batch at a time, for results that are not all kept.
+
+    Args:
+      function, batch_size, shared: see `map_batches`. The trees of `shared` are sent to the devices
+        once.
+
+    Returns:
+      A function from a host batch `[b, ...]`, b at most `batch_size`, to a tree of host arrays
+      `[b, ...]`.
+    """
     devices = jax.local_devices()
-    batch_size = len(devices) * -(-batch_size // len(devices))
+    padded = len(devices) * -(-batch_size // len(devices))
     mapped = pmap(function, devices=devices)
     arguments = [replicate(tree, devices) for tree in shared]
-    results = []
-    for rows in batches:
-        padding = [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
+
+    def apply(rows: np.ndarray) -> PyTree:
+        padding = [(0, padded - len(rows))] + [(0, 0)] * (rows.ndim - 1)
         out = mapped(shard(np.pad(rows, padding), devices=devices), *arguments)
         out = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), out)
-        results.append(jax.tree.map(operator.itemgetter(slice(len(rows))), out))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+        return jax.tree.map(operator.itemgetter(slice(len(rows))), out)
+
+    return apply
 
 
 def meet() -> None:

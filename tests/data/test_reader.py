@@ -211,6 +211,26 @@ def test_evaluation_reads_every_image_once_in_order(folder_set, batch_size: int)
     assert np.array_equal(crop, crops.place(whole, placement, 8))
 
 
+@pytest.mark.parametrize("size", [8, 10])
+@pytest.mark.parametrize("start", [1, 4, 5])
+def test_evaluation_may_start_at_any_id(folder_set, size: int, start: int) -> None:
+    """Of files, and of arrays that are cropped (8 pixels) or taken as they are (10)."""
+    arrays = images.ImageSet("five", tiny_runs.images(5, 10), np.arange(5, dtype=np.int32), 5)
+    for image_set in (arrays, images.select(folder_set, np.arange(5))):
+        whole, rest = (
+            list(
+                pipeline.evaluation_batches(
+                    image_set, image_size=size, mode="full", batch_size=2, start=first
+                )
+            )
+            for first in (0, start)
+        )
+        assert [i for b in rest for i in b["ids"].tolist()] == [*range(start, 5)]
+        for name in ("images", "labels") if rest else ():
+            expected, actual = (np.concatenate([b[name] for b in part]) for part in (whole, rest))
+            np.testing.assert_array_equal(actual, expected[start:])
+
+
 @pytest.mark.parametrize("mode", crops.EVALUATION_MODES)
 def test_evaluation_of_arrays(mode: str) -> None:
     pixels = tiny_runs.images(5, 10)
