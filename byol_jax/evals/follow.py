@@ -163,7 +163,8 @@ def for_each_checkpoint(
         workdir, or in several processes; results with other settings; and what `evaluate` refuses.
     """
     if not config.follow:
-        _write(evaluate(checkpoint.load_weights(config)), config, workdir)
+        trained = checkpoint.load_weights(config)
+        _write(_with_terms(evaluate(trained), trained), config, workdir)
         return
     directory = _followed(config)
     path = workdir / "results.json"
@@ -181,7 +182,7 @@ def for_each_checkpoint(
             if step in seen:
                 continue
             if trained:
-                _write(evaluate(trained), config, workdir)
+                _write(_with_terms(evaluate(trained), trained), config, workdir)
             seen.add(step)
             last_news = time.monotonic()
         # New ones may have come in the meantime: they count before the end does.
@@ -292,6 +293,17 @@ def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights
             raise
     _logger.info("checkpoint %s is gone: left out", path)
     return None
+
+
+def _with_terms(records: Sequence[Record], trained: weights.Trained) -> list[Record]:
+    """The records, each of which says whose weights it is of, where they are not our own."""
+    terms = weights.terms_of(trained)
+    return [
+        record._replace(settings={**record.settings, **terms})
+        if record.network in ("online", "target")
+        else record
+        for record in records
+    ]
 
 
 def _write(records: list[Record], config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

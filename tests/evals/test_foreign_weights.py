@@ -71,6 +71,9 @@ def test_frozen_features(
     assert "licence: CC BY-NC 4.0" in caplog.text
     rows = {record.network for record in records if record.protocol == "knn"}
     assert rows == {"pixels", "random", "online", "target"}
+    for record in records:
+        is_theirs = record.network in ("online", "target")
+        assert ("licence" in record.settings) == is_theirs
     has_projector = any(record.protocol == "projection" for record in records)
     assert has_projector == (kind == "released")
 

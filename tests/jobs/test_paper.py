@@ -9,7 +9,7 @@ import pytest
 
 import tiny_checkpoints
 from byol_jax.errors import GuardError, Stopped, UserError
-from byol_jax.jobs import overrides, paper
+from byol_jax.jobs import overrides, paper, plans
 from byol_jax.results.records import Record, read_results, write_results
 from experiments import paper as page
 
@@ -360,3 +360,32 @@ def test_the_program_says_in_one_line_why_nothing_can_run(tmp_path) -> None:
     assert "give a BYOL ResNet-50 trained on ImageNet (byol.py:" in line
     assert "BYOL, finetune: 100% 77.7 / 93.9" in done.stdout
     assert not (tmp_path / "table").exists()
+
+
+# ---------------------------------------------------------------- released networks
+
+
+def test_a_released_network_is_a_row_of_an_ablation(run, tmp_path, capsys, monkeypatch):
+    """The baseline is one run for all tables; a row that was not released names what trains it."""
+    monkeypatch.setattr(plans, "_counts", lambda config: ({"score_split": 350}, ""))
+    (tmp_path / "files").mkdir()
+    for name in ("baseline", "batchsize_64"):
+        (tmp_path / "files" / f"res50x1_{name}.pkl").touch()
+    changes = {"released": str(tmp_path / "files"), "datasets": "imagenet=digits"}
+    jobs = Jobs()
+    run(config_of("table=16", **changes), tmp_path / "out", jobs)
+    files = [pathlib.Path(config.checkpoint).name for config in jobs.configs]
+    assert files == ["res50x1_baseline.pkl", "res50x1_batchsize_64.pkl"]
+    printed = capsys.readouterr().out
+    assert "online of res50x1_batchsize_64.pkl, one of the authors' three seeds" in printed
+    assert f"{tmp_path / 'files'} has no res50x1_batchsize_128.pkl" in printed
+    run(config_of("table=14a", **changes), tmp_path / "out", jobs)
+    assert len(jobs.configs) == 2
+    printed = capsys.readouterr().out
+    assert "its network was not released: ablate.py:table=14a,rows=1 trains it" in printed
+
+
+def test_released_files_are_asked_for(tmp_path):
+    config = config_of("table=17", datasets="imagenet=digits")
+    with pytest.raises(UserError, match=r"no released checkpoint: .* --config\.released"):
+        paper.run(config, tmp_path)
