@@ -1,4 +1,4 @@
-"""The jobs by name, and those around training and evaluation: tables, pictures, pre-flight."""
+"""The jobs by name, and those around training and evaluation: tables, pictures, an export, ..."""
 
 import importlib
 import pathlib
@@ -22,6 +22,7 @@ JOBS: Mapping[str, str] = {
     "ablate": "byol_jax.jobs.ablate:run",
     "paper": "byol_jax.jobs.paper:run",
     "compare": "byol_jax.jobs.compare:run",
+    "export": "byol_jax.jobs.export:run",
 }
 
 
