@@ -10,6 +10,7 @@ WORKDIR ?= runs/digits
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TORCH := $(VENV)/.torch
 # One BLAS and OpenMP thread a test process; tests/conftest.py shares the cores out to XLA.
 # Each process goes through neighbouring tests, which share what they compile.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
@@ -36,16 +37,21 @@ $(INSTALLED): requirements.lock setup.py
 		&& touch $@ \
 		&& echo "installed in $$(($$(date +%s) - start)) s"
 
+# Only tests of exported folders use PyTorch; `make test` does without.
+$(TORCH): $(INSTALLED) requirements-torch.lock
+	@echo "installing PyTorch into $(VENV), once"
+	@$(BIN)/python -m pip install --quiet -r requirements-torch.lock && touch $@
+
 demo: $(INSTALLED) ## pre-train on the embedded digits and evaluate (WORKDIR=runs/digits)
 	$(BIN)/python -m byol_jax.main --config=experiments/digits.py --workdir=$(WORKDIR)
 
 test: $(INSTALLED) ## run the tests but the slow ones (JOBS=2)
 	$(PYTEST) -m "not slow"
 
-test-ci: $(INSTALLED) ## run the slow tests that CI runs beside `make test` (JOBS=2)
+test-ci: $(TORCH) ## run the slow tests that CI runs beside `make test` (JOBS=2)
 	$(PYTEST) -m ci
 
-test-slow: $(INSTALLED) ## run every test, slow ones too (JOBS=2)
+test-slow: $(TORCH) ## run every test, slow ones too (JOBS=2)
 	$(PYTEST)
 
 check: $(INSTALLED) ## lint, formatting, types, and which room imports which

@@ -23,7 +23,8 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6.1"]
+ONNX = ["onnx>=1.17"]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6.1", *ONNX, "onnxruntime>=1.20"]
 DEV = [*TEST, "ruff>=0.15", "mypy>=1.19", "import-linter>=2.7"]
 
 setuptools.setup(
@@ -65,6 +66,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.33",
         "pillow>=11",
         "pyarrow>=21",
+        "safetensors>=0.5",
         "scikit-learn>=1.8",
         "scipy>=1.15",
         "tensorboardX>=2.6.2.2",
@@ -78,6 +80,8 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        # Exports as ONNX files.
+        "onnx": ONNX,
         "test": TEST,
         "dev": DEV,
     },

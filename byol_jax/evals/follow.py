@@ -163,8 +163,8 @@ def for_each_checkpoint(
         workdir, or in several processes; results with other settings; and what `evaluate` refuses.
     """
     if not config.follow:
-        trained = checkpoint.load_weights(config)
-        _write(_with_terms(evaluate(trained), trained), config, workdir)
+        only = checkpoint.load_weights(config)
+        _write(_with_terms(evaluate(only), only), config, workdir)
         return
     directory = _followed(config)
     path = workdir / "results.json"
@@ -218,9 +218,9 @@ def _followed(config: ml_collections.ConfigDict) -> pathlib.Path:
     )
     directory = pathlib.Path(config.checkpoint)
     require(
-        not weights.is_file_of_weights(directory),
-        f"config.follow needs the workdir of a run, and checkpoint={config.checkpoint} is a file "
-        "of weights: leave out config.follow",
+        not weights.is_single(directory),
+        f"config.follow needs the workdir of a run, and checkpoint={config.checkpoint} will not "
+        "change: leave out config.follow",
     )
     if directory.name != "checkpoints":
         directory /= "checkpoints"

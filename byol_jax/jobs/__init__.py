@@ -1,4 +1,4 @@
-"""The jobs by name, and those around training and evaluation: tables, pictures, pre-flight."""
+"""The jobs by name, and those around training and evaluation: tables, pictures, an export, ..."""
 
 import importlib
 import pathlib
@@ -23,6 +23,7 @@ JOBS: Mapping[str, str] = {
     "paper": "byol_jax.jobs.paper:run",
     "compare": "byol_jax.jobs.compare:run",
     "embed": "byol_jax.jobs.embed:run",
+    "export": "byol_jax.jobs.export:run",
 }
 
 

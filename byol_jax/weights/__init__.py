@@ -1,7 +1,7 @@
 """Trained weights, in and out."""
 
 from byol_jax.weights.checkpoint import read_record
-from byol_jax.weights.kinds import KINDS, is_file_of_weights, load
+from byol_jax.weights.kinds import KINDS, is_single, load
 from byol_jax.weights.trained import Cropping, Trained, Tree, terms_of, trained_of
 from byol_jax.weights.upgrade import upgrade, upgrade_classifiers, upgrade_config
 
@@ -10,7 +10,7 @@ __all__ = [
     "Cropping",
     "Trained",
     "Tree",
-    "is_file_of_weights",
+    "is_single",
     "load",
     "read_record",
     "terms_of",

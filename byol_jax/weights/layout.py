@@ -75,12 +75,13 @@ def to_torch(params: Tree, state: Tree) -> dict[str, np.ndarray]:
     return arrays
 
 
-def from_torch(arrays: Flat, spec: siamese.NetworkSpec) -> tuple[Tree, Tree]:
+def from_torch(arrays: Flat, spec: siamese.NetworkSpec, untold: int = _MANY) -> tuple[Tree, Tree]:
     """Parameters and BatchNorm averages of the encoder `spec`; the inverse of `to_torch`.
 
     Args:
       arrays: as `to_torch` returns them; `num_batches_tracked` may be missing.
       spec: the encoder, with whose shapes they were compared (`require_fit`).
+      untold: the number of updates of a BatchNorm whose `num_batches_tracked` is 0 or missing.
     """
     param_shapes, state_shapes = shapes_of(spec)
     params: dict[str, dict[str, np.ndarray]] = {}
@@ -97,7 +98,7 @@ def from_torch(arrays: Flat, spec: siamese.NetworkSpec) -> tuple[Tree, Tree]:
         name = _module(batch_norm)
         value = arrays[f"{name}.{_AVERAGES[average]}"].astype(np.float32)
         value = value.reshape(leaves["average"].shape)
-        count = int(arrays.get(f"{name}.{_COUNTER}", 0)) or _MANY
+        count = int(arrays.get(f"{name}.{_COUNTER}", 0)) or untold
         count = min(count, np.iinfo(np.int32).max)
         # Haiku divides by this factor, PyTorch does not: so training goes on from the average.
         hidden = value * np.float32(1 - spec.bn_decay**count)

@@ -16,7 +16,7 @@ from byol_jax.errors import UserError
 from byol_jax.networks.siamese import NetworkSpec
 from byol_jax.results.records import Record, read_results
 from experiments import classification, evaluate, linear, transfer, transformations
-from torch_weights import drawn
+from tiny_encoders import torch_arrays
 
 # Each job on a few images, once over them.
 PAGES: Mapping[str, Callable[[], ml_collections.ConfigDict]] = {
@@ -37,8 +37,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, pathlib.Path
     """A released pickle, and a moving average beside its encoder as MoCo saves them."""
     folder = tmp_path_factory.mktemp("weights")
     spec = NetworkSpec("tiny", 1, "small", padding="torch")
-    arrays = {f"encoder_q.{name}": value for name, value in drawn(spec).items()}
-    arrays |= {f"encoder_k.{name}": value for name, value in drawn(spec, seed=1).items()}
+    arrays = {f"encoder_q.{name}": value for name, value in torch_arrays(spec).items()}
+    arrays |= {f"encoder_k.{name}": value for name, value in torch_arrays(spec, seed=1).items()}
     safetensors.numpy.save_file(arrays, folder / "moco.safetensors")
     return {
         "released": golden_data.folder() / "released_style.pkl",

@@ -96,7 +96,8 @@ def test_a_page_that_learns_from_labels_has_the_keys_of_its_base(page, options):
 
 
 @pytest.mark.parametrize(
-    "page", ["compare", "embed", "evaluate", "operations", "transfer", "transformations"]
+    "page",
+    ["compare", "embed", "evaluate", "export", "operations", "transfer", "transformations"],
 )
 def test_a_page_names_its_job(page):
     assert config_of(page).job == page and page in jobs.JOBS

@@ -7,7 +7,7 @@ import pytest
 from byol_jax.errors import UserError
 from byol_jax.networks.siamese import NetworkSpec
 from byol_jax.weights import layout
-from torch_weights import drawn
+from tiny_encoders import torch_arrays
 
 DEEP = (pytest.mark.slow, pytest.mark.ci)
 SPECS = (
@@ -21,7 +21,7 @@ SPECS = (
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.depth}-{spec.stem}")
 def test_names_and_values_come_back(spec: NetworkSpec) -> None:
-    arrays = drawn(spec)
+    arrays = torch_arrays(spec)
     layout.require_fit(arrays, spec)
     params, state = layout.from_torch(arrays, spec)
     assert (params.keys(), state.keys()) == tuple(t.keys() for t in layout.shapes_of(spec))
@@ -34,7 +34,7 @@ def test_names_and_values_come_back(spec: NetworkSpec) -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.depth}-{spec.stem}")
 def test_the_spec_is_that_of_the_arrays(spec: NetworkSpec) -> None:
-    assert layout.spec_of(drawn(spec)) == spec._replace(padding="torch")
+    assert layout.spec_of(torch_arrays(spec)) == spec._replace(padding="torch")
 
 
 def test_names_are_those_of_torchvision() -> None:
@@ -55,7 +55,7 @@ def test_names_are_those_of_torchvision() -> None:
 def test_averages_go_on_from_those_of_the_file() -> None:
     """Haiku's bias-corrected average of a constant stays that constant."""
     spec = NetworkSpec("tiny", 1)
-    _, state = layout.from_torch(drawn(spec), spec)
+    _, state = layout.from_torch(torch_arrays(spec), spec)
     for leaves in state.values():
         hidden = leaves["hidden"] * spec.bn_decay + leaves["average"] * (1 - spec.bn_decay)
         following = hidden / (1 - spec.bn_decay ** (int(leaves["counter"]) + 1))
@@ -64,7 +64,7 @@ def test_averages_go_on_from_those_of_the_file() -> None:
 
 def test_a_file_without_counters_has_seen_many_batches() -> None:
     spec = NetworkSpec("tiny", 1)
-    arrays = {k: v for k, v in drawn(spec).items() if not k.endswith("num_batches_tracked")}
+    arrays = {k: v for k, v in torch_arrays(spec).items() if not k.endswith("num_batches_tracked")}
     _, state = layout.from_torch(arrays, spec)
     for leaves in state.values():
         np.testing.assert_array_equal(leaves["hidden"], leaves["average"])
@@ -73,7 +73,7 @@ def test_a_file_without_counters_has_seen_many_batches() -> None:
 
 def test_trees_are_those_of_the_network() -> None:
     spec = NetworkSpec("18", 0.125)
-    trees = layout.from_torch(drawn(spec), spec)
+    trees = layout.from_torch(torch_arrays(spec), spec)
     for tree, shapes in zip(trees, layout.shapes_of(spec), strict=True):
         jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), tree, dict(shapes))
         for module, leaves in shapes.items():
@@ -85,7 +85,7 @@ def without(arrays: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]
     return {name: value for name, value in arrays.items() if name not in names}
 
 
-ARRAYS = drawn(NetworkSpec("50", 0.125))
+ARRAYS = torch_arrays(NetworkSpec("50", 0.125))
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from byol_jax.errors import UserError
 from byol_jax.networks import siamese
 from byol_jax.networks.siamese import NetworkSpec
 from byol_jax.weights import families, layout, pytorch
-from torch_weights import drawn
+from tiny_encoders import torch_arrays
 
 SPEC = NetworkSpec("tiny", 1, padding="torch")
-ARRAYS, OTHERS = drawn(SPEC), drawn(SPEC, seed=1)
+ARRAYS, OTHERS = torch_arrays(SPEC), torch_arrays(SPEC, seed=1)
 HEAD = np.zeros((4, 4), np.float32)
 
 
@@ -118,7 +118,7 @@ def test_every_family_is_tested() -> None:
 
 
 def test_the_small_stem_of_solo_learn_has_its_own_padding(tmp_path: pathlib.Path) -> None:
-    small = drawn(SPEC._replace(stem="small"))
+    small = torch_arrays(SPEC._replace(stem="small"))
     arrays = under("backbone.", small) | {"projector.0.weight": HEAD}
     trained = weights.load(saved(tmp_path / "weights.safetensors", arrays))
     assert (trained.network.padding, trained.image_size) == ("solo-learn", 32)
@@ -246,7 +246,7 @@ def test_the_numbers_are_those_of_torch(
     tmp_path: pathlib.Path, spec: NetworkSpec, size: int
 ) -> None:
     torch = torch_()
-    arrays = drawn(spec)
+    arrays = torch_arrays(spec)
     prefix = "backbone." if spec.padding == "solo-learn" else ""
     content = under(prefix, {name: torch.from_numpy(value) for name, value in arrays.items()})
     if prefix:
@@ -312,5 +312,5 @@ def test_places_and_number_formats(tmp_path: pathlib.Path) -> None:
 def test_endings_of_files() -> None:
     assert pytorch.SAFETENSORS == ".safetensors"
     for name in ("a.pth", "a.pth.tar", "a.pt", "a.ckpt", "a.safetensors", "a.pkl"):
-        assert weights.is_file_of_weights(pathlib.Path(name))
-    assert not weights.is_file_of_weights(pathlib.Path("runs/byol"))
+        assert weights.is_single(pathlib.Path(name))
+    assert not weights.is_single(pathlib.Path("runs/byol"))
