@@ -23,8 +23,7 @@ def start_from(
     """A state at step 0 with the weights of trained networks.
 
     The encoders are those of the source; so is each head that it has in the same shapes. Other
-    heads stay as they were drawn. A target that the source lacks starts as a copy of its online
-    network (pseudo-code J.5).
+    heads stay as they were drawn. A target that the source lacks starts from its online network.
 
     Args:
       state: the state that was drawn, as host arrays.
@@ -56,30 +55,35 @@ def _taken(
     params: weights.Tree, state: weights.Tree, trained: weights.Trained, name: str, source: str
 ) -> tuple[Any, Any]:
     """Parameters and averages of one network, from the source where it has them."""
-    own_params, own_state = (getattr(trained, f"{name}_{tree}") for tree in ("params", "state"))
-    difference = _difference(siamese.encoder_params(params), siamese.encoder_params(own_params))
+    theirs = (getattr(trained, f"{name}_params"), getattr(trained, f"{name}_state"))
+    difference = _difference(siamese.encoder_params(params), siamese.encoder_params(theirs[0]))
     if difference:
         raise UserError(
-            f"config.init={source} has another encoder than config.network: {difference}"
+            f"config.init={source} has another encoder than config.network: {difference}; give the "
+            "depth, width and stem of the former"
         )
     heads = {module.partition("/")[0] for module in params} & {*siamese.HEADS}
-    drawn = []
-    for head in sorted(heads):
-        if _difference(_below(params, head), _below(own_params, head)):
-            drawn.append(head)
+    # A head with a norm that has no parameters shows it in its averages alone.
+    drawn = [
+        head
+        for head in sorted(heads)
+        if any(
+            _difference(_below(ours, head), _below(others, head))
+            for ours, others in zip((params, state), theirs, strict=True)
+        )
+    ]
     if drawn and name == "online":
         _logger.info(
             "config.init: %s drawn, since %s has none of these shapes", ", ".join(drawn), source
         )
 
     def chosen(ours: weights.Tree, others: weights.Tree) -> dict[str, Any]:
-        is_drawn = {module: module.partition("/")[0] in drawn for module in ours}
         return {
-            module: leaves if is_drawn[module] else dict(others[module])
+            module: leaves if module.partition("/")[0] in drawn else dict(others[module])
             for module, leaves in ours.items()
         }
 
-    return chosen(params, own_params), chosen(state, own_state)
+    return chosen(params, theirs[0]), chosen(state, theirs[1])
 
 
 def _below(tree: weights.Tree, head: str) -> weights.Tree:

@@ -15,7 +15,7 @@ from byol_jax import loop, method, refresh, update, weights
 from byol_jax.data import background, images, pipeline, sources, stored
 from byol_jax.data.views import Reading, Stream
 from byol_jax.entries import entry_of, numbers_of
-from byol_jax.errors import require
+from byol_jax.errors import UserError, require
 from byol_jax.evals import evaluate, follow
 from byol_jax.method import hyperparameters, method_of, views_of
 from byol_jax.networks import siamese
@@ -213,6 +213,8 @@ def _plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Run:
         config.num_epochs, train_set.size, config.batch_size
     )
     start = max(checkpoints.steps(workdir / "checkpoints"), default=0)
+    if start:
+        config.init = _init_of(config, workdir, start)
     end = min(config.stop_at or total_steps, total_steps)
     return _Run(
         config=config,
@@ -223,6 +225,21 @@ def _plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Run:
         total_steps=total_steps,
         span=loop.Span(start, max(start, end), config.log_every, config.checkpoint_every),
     )
+
+
+def _init_of(config: ml_collections.ConfigDict, workdir: pathlib.Path, start: int) -> str | None:
+    """The weights that a run started from, which goes on now and reads its own.
+
+    Raises:
+      UserError: `config.init` names others.
+    """
+    own = weights.read_record(workdir / "checkpoints", start)["config"].get("init")
+    require(
+        config.init in (None, own),
+        f"config.init={config.init}: the run in {workdir} is at step {start} and started from "
+        f"{own or 'drawn weights'}; leave config.init out, or give another --workdir",
+    )
+    return own
 
 
 def _started(run: _Run) -> tuple[_Run, TrainState]:
@@ -248,7 +265,10 @@ def _started(run: _Run) -> tuple[_Run, TrainState]:
         return run._replace(terms={name: str(record[name]) for name in names}), state
     state = jax.device_get(init_state(*arguments))
     if config.init:
-        trained = weights.load(config.init)
+        try:
+            trained = weights.load(config.init)
+        except UserError as error:  # which knows the path as that of a checkpoint
+            raise UserError(str(error).replace("checkpoint=", "config.init=", 1)) from error
         state = start_from(state, trained, _spec_of(config, run.train_set.num_classes), config.init)
         run = run._replace(terms=weights.terms_of(trained))
     return run, state
@@ -377,4 +397,5 @@ def _evaluate(run: _Run, state: TrainState) -> None:
         _logger.info("not evaluated on %d images: experiments/evaluate.py does", data.fit.size)
     elif evaluation["at_end"] and data and processes.is_first_process():
         trained = _trained(run, state)
-        follow.report(evaluate.evaluate(trained, data, evaluation), run.workdir)
+        records = evaluate.evaluate(trained, data, evaluation)
+        follow.report(follow.with_terms(records, trained), run.workdir)

@@ -65,6 +65,18 @@ def test_heads_of_other_shapes_are_drawn(
     assert "config.init: projector drawn" in caplog.text
 
 
+def test_a_head_that_differs_in_its_averages_alone_is_drawn(
+    source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """BatchNorm without scale and offset behind the output has no parameters."""
+    changes = {"network.projector.output_norm": "plain"}
+    drawn = started(config_of("", **changes), tmp_path)[1]
+    state = started(config_of(source, **changes), tmp_path)[1]
+    for module, leaves in state.online_params.items():
+        if module.startswith("projector"):
+            assert_same(leaves, drawn.online_params[module])
+
+
 def test_a_run_without_a_target_takes_the_online_network(
     source: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -98,6 +110,8 @@ def test_a_source_without_a_target_starts_both(tmp_path: pathlib.Path) -> None:
 def test_another_encoder_is_refused(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config = config_of(source, **{"network.width": 1.0})
     message = r"another encoder than config.network: tiny_res_net/~/\S+ is \[.*\] there and \["
+    with pytest.raises(UserError, match=r"config\.init=nowhere must be a workdir"):
+        started(config_of("nowhere"), tmp_path)
     with pytest.raises(UserError, match=message):
         started(config, tmp_path)
     assert not (tmp_path / "config.json").exists()
@@ -112,5 +126,11 @@ def test_a_run_keeps_the_licence_of_its_start(tmp_path: pathlib.Path) -> None:
         trained = weights.load(tmp_path)
         assert (trained.step, trained.licence) == (stop, "CC BY-NC 4.0")
         assert trained.origin == "BYOL's authors, or their code"
-    record = checkpoints.read_record(tmp_path / "checkpoints", 3)
-    assert record["config"]["init"] == str(pickle)
+        changes["num_steps"] = 3
+    # Going on needs neither the key nor the file, and another one is refused.
+    config = config_of(None, **changes | {"num_steps": 4})
+    train.pretrain(config, tmp_path)
+    record = checkpoints.read_record(tmp_path / "checkpoints", 4)
+    assert (record["config"]["init"], record["licence"]) == (str(pickle), "CC BY-NC 4.0")
+    with pytest.raises(UserError, match=r"config\.init=elsewhere: the run in .* is at step 4 and"):
+        train.pretrain(config_of("elsewhere", **changes | {"num_steps": 5}), tmp_path)

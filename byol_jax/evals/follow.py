@@ -164,7 +164,7 @@ def for_each_checkpoint(
     """
     if not config.follow:
         only = checkpoint.load_weights(config)
-        _write(_with_terms(evaluate(only), only), config, workdir)
+        _write(with_terms(evaluate(only), only), config, workdir)
         return
     directory = _followed(config)
     path = workdir / "results.json"
@@ -182,7 +182,7 @@ def for_each_checkpoint(
             if step in seen:
                 continue
             if trained:
-                _write(_with_terms(evaluate(trained), trained), config, workdir)
+                _write(with_terms(evaluate(trained), trained), config, workdir)
             seen.add(step)
             last_news = time.monotonic()
         # New ones may have come in the meantime: they count before the end does.
@@ -218,7 +218,7 @@ def _followed(config: ml_collections.ConfigDict) -> pathlib.Path:
     )
     directory = pathlib.Path(config.checkpoint)
     require(
-        not weights.is_single(directory),
+        not weights.is_single(config.checkpoint),
         f"config.follow needs the workdir of a run, and checkpoint={config.checkpoint} will not "
         "change: leave out config.follow",
     )
@@ -295,7 +295,7 @@ def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights
     return None
 
 
-def _with_terms(records: Sequence[Record], trained: weights.Trained) -> list[Record]:
+def with_terms(records: Sequence[Record], trained: weights.Trained) -> list[Record]:
     """The records, each of which says whose weights it is of, where they are not our own."""
     terms = weights.terms_of(trained)
     return [

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import pathlib
 import signal
 import zlib
@@ -85,6 +86,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
     encode = encoder.load_encoder(config.checkpoint, config.network)
     dataset, data_dir = checkpoint.dataset_of(config, encode.trained)
+    dataset = dataset.rstrip("/")  # folder:DIR/ is folder:DIR
     image_set = sources.load(dataset, config.split, data_dir)
     work = Work(
         encode=encode,
@@ -146,10 +148,11 @@ def about_of(work: Work) -> dict[str, Any]:
             "padding": spec.padding,
             "dim": work.encode.dim,
         },
+        "origin": trained.origin,
         "licence": trained.licence,
         "weights_crc32": _crc_of_weights(work.encode),
         "images": work.size,
-        "paths_crc32": _crc_of_paths(work),
+        "images_crc32": _crc_of_images(work),
         "classes": [] if image_set.multi_label else list(image_set.classes),
         "image_size": work.image_size,
         "eval_crop": work.eval_crop,
@@ -166,13 +169,23 @@ def _crc_of_weights(encode: encoder.Encoder) -> int:
     return crc
 
 
-def _crc_of_paths(work: Work) -> int | None:
-    """Tells two states of a folder apart that have the same number of files; None if no folder."""
+def _crc_of_images(work: Work) -> int | None:
+    """Tells two states of a data set apart: by names and sizes of files, or by pixels.
+
+    None for a set of TFDS, which has a version instead.
+    """
+    images = work.image_set.images
+    if not isinstance(images, Records):
+        return zlib.crc32(np.ascontiguousarray(images))
     if not work.image_set.name.startswith("folder:"):
         return None
     crc = 0
     for i in range(work.size):
-        crc = zlib.crc32(f"{work.name_of(i)}\n".encode(), crc)
+        try:
+            size = os.stat(images.describe(i)).st_size
+        except OSError:
+            size = -1  # unreadable, which the reader says
+        crc = zlib.crc32(f"{work.name_of(i)} {size}\n".encode(), crc)
     return crc
 
 
@@ -300,7 +313,8 @@ def _write_parts(
     missing, left_out = _look(work, about, folder)
     if not missing:
         _name_unreadable(work, left_out, workdir)
-        print(f"nothing to do: {folder} has the embeddings of all {work.size} images", flush=True)
+        count = work.size - len(left_out)
+        print(f"nothing to do: {folder} has all {count} embeddings", flush=True)
         return
     stored.check_readable(work.image_set)
     metrics.write_config(workdir, config)
@@ -404,7 +418,7 @@ def _write_npz(
     path = workdir / _NPZ
     if path.exists():
         check_same(path, embeddings.npz_about(path), about)
-        print(f"nothing to do: {path} has the embeddings of all {work.size} images", flush=True)
+        print(f"nothing to do: {path} has all embeddings", flush=True)
         return
     stored.check_readable(work.image_set)
     metrics.write_config(workdir, config)

@@ -103,6 +103,7 @@ def plan_cells(
       UserError: a name in `config` does not exist, or `config.method` is not the checkpoint's.
     """
     check_keys(config, RULES)
+    _check_sources(config)
     given = data_sets(config.folders, config.datasets)
     changes = overrides.parse_pairs("override", config.override)
     for key in changes:
@@ -138,6 +139,34 @@ def plan_cells(
         else:
             left_out.append((cell, reason))
     return plans, left_out
+
+
+def _check_sources(config: ml_collections.ConfigDict) -> None:
+    """Refuses names of networks that no cell would read.
+
+    Raises:
+      UserError: names the key.
+    """
+    released = [bool(cell["released"]) for cell in config.cells if cell["page"]]
+    require(
+        not config.released or any(released),
+        f"config.released={config.released}: table={config.table} has no row of a released "
+        "network; leave it out",
+    )
+    require(
+        not config.released or pathlib.Path(config.released).is_dir(),
+        f"config.released={config.released} is no folder: give that of the authors' files",
+    )
+    require(
+        not config.checkpoint or not released or not all(released),
+        f"config.checkpoint={config.checkpoint}: the rows of table={config.table} read the "
+        "authors' files alone, of config.released; leave it out",
+    )
+    require(
+        not config.trained_on or config.checkpoint,
+        f"config.trained_on={config.trained_on} is for a checkpoint, and there is none: leave it "
+        "out, or give config.checkpoint",
+    )
 
 
 def data_sets(folders: str, datasets: str) -> dict[str, str]:

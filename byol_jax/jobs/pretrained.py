@@ -12,7 +12,7 @@ import ml_collections
 
 from byol_jax import checks, weights
 from byol_jax.data import table10
-from byol_jax.errors import require
+from byol_jax.errors import UserError, require
 from byol_jax.evals import checkpoint
 from byol_jax.evals.sgd import recipes, saved
 from byol_jax.evals.sgd.search import cells_of
@@ -162,7 +162,10 @@ def read(config: ml_collections.ConfigDict, given: Mapping[str, str]) -> Checkpo
     dataset = trained.dataset or "unknown images"
     row = table10.of_dataset(dataset)
     if config.trained_on:
-        row = table10.by_name(re.sub(r"[^a-z0-9]", "", config.trained_on.lower()))
+        try:
+            row = table10.by_name(re.sub(r"[^a-z0-9]", "", config.trained_on.lower()))
+        except UserError as error:
+            raise UserError(f"config.trained_on={config.trained_on}: {error}") from error
     names = {source: key for key, source in given.items()}
     return Checkpoint(
         trained=trained,

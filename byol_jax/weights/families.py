@@ -36,28 +36,19 @@ class Family(NamedTuple):
 
 
 _HEADS = ("fc", "head", "projector", "predictor", "classifier")
-# The first row that fits is taken. `module.`, which data-parallel training puts before all names,
-# has been left out of them.
+# The first row that fits is taken. A row without signs of one project says no more than where the
+# encoder is.
 FAMILIES = (
     Family(
-        "byol-convert (weights of BYOL's authors)",
-        "encoder_q.",
-        "encoder_k.",
-        beside=_HEADS,
-        signs=("predict_q",),
-        method="byol",
-        licence=NON_COMMERCIAL,
-        padding="same",
-        small_padding="same",
-    ),
-    Family(
-        "MoCo v1 and v2",
+        "MoCo v1 or v2",
         "encoder_q.",
         "encoder_k.",
         beside=("fc",),
+        signs=("queue",),
         method="moco",
         licence=NON_COMMERCIAL,
     ),
+    Family("another project (encoder_q.)", "encoder_q.", "encoder_k.", beside=_HEADS),
     Family(
         "MoCo v3",
         "base_encoder.",
@@ -69,23 +60,29 @@ FAMILIES = (
     Family("VISSL", "trunk._feature_blocks.", beside=_HEADS),
     Family("VISSL", "_feature_blocks.", beside=_HEADS),
     Family(
+        "lightly",
+        "backbone.",
+        "backbone_momentum.",
+        beside=_HEADS,
+        signs=("backbone_momentum", "projection_head"),
+    ),
+    Family(
         "solo-learn",
         "backbone.",
         "momentum_backbone.",
         beside=_HEADS,
-        signs=("momentum_backbone", "momentum_projector", "projector", "classifier", "predictor"),
+        signs=("momentum_backbone", "momentum_projector"),
         small_padding="solo-learn",
     ),
-    Family("lightly", "backbone.", "backbone_momentum.", beside=_HEADS, signs=("projection_head",)),
-    Family("mmselfsup", "backbone.", beside=_HEADS, signs=("neck", "head")),
-    Family("a network under backbone.", "backbone.", beside=_HEADS),
+    Family("mmselfsup", "backbone.", beside=_HEADS, signs=("neck",)),
+    Family("another project (backbone.)", "backbone.", beside=_HEADS),
     # SimSiam's projector is the encoder's fc. Old files of solo-learn have a projector of its own.
     Family(
         "solo-learn",
         "encoder.",
         "momentum_encoder.",
         beside=_HEADS,
-        signs=("projector", "classifier", "momentum_encoder"),
+        signs=("momentum_encoder", "momentum_projector"),
         small_padding="solo-learn",
     ),
     Family(
@@ -96,17 +93,24 @@ FAMILIES = (
         method="simsiam",
         licence=NON_COMMERCIAL,
     ),
-    Family("a network under encoder.", "encoder.", beside=_HEADS),
+    Family("another project (encoder.)", "encoder.", beside=_HEADS),
     Family(
-        "SwAV and DeepCluster v2",
+        "SwAV or DeepCluster v2",
         "",
         beside=("projection_head", "prototypes"),
         signs=("projection_head", "prototypes"),
         licence=NON_COMMERCIAL,
     ),
-    Family("torchvision or timm", "", beside=_HEADS),
+    Family("another project (torchvision's names)", "", beside=_HEADS),
 )
-NAMES = ", ".join(dict.fromkeys(family.name for family in FAMILIES if " under " not in family.name))
+NAMES = (
+    "torchvision, timm, MoCo, SimSiam, SwAV, DeepCluster v2, VISSL, solo-learn, lightly, "
+    "mmselfsup, lucidrains byol-pytorch"
+)
+# Parts of names that only say how a network was wrapped: data-parallel and compiled modules.
+_WRAPPERS = ("module", "_orig_mod")
+# Modules around a whole network, as in training scripts.
+_OUTER = ("model.", "learner.", "net.")
 
 # Modules of torchvision's network in their order, for files that count them (lightly's
 # `nn.Sequential(*children)`); 2 and 3 are the ReLU and the pool.
@@ -114,10 +118,12 @@ _POSITIONS = {"0": "conv1", "1": "bn1"} | {str(i): f"layer{i - 3}" for i in rang
 
 
 def plain_names(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays without the prefix `module.` that data-parallel training gives to all of them."""
-    if arrays and all(name.startswith("module.") for name in arrays):
-        return {name.removeprefix("module."): value for name, value in arrays.items()}
-    return dict(arrays)
+    """Arrays by names without the words of wrappers, unless two of them would have one name."""
+    plain = {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): value
+        for name, value in arrays.items()
+    }
+    return plain if len(plain) == len(arrays) else dict(arrays)
 
 
 def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -136,17 +142,20 @@ def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return own
 
 
-def family_of(arrays: Mapping[str, Any]) -> Family | None:
-    """The family of a file, by its names; None if it has no first convolution under any prefix.
+def family_of(arrays: Mapping[str, Any]) -> tuple[Family, dict[str, Any]] | None:
+    """The family of a file, by its names, and its arrays; None if no prefix fits.
 
     Args:
-      arrays: by `plain_names`.
+      arrays: as they are in the file.
     """
-    words = {name.partition(".")[0] for name in arrays}
-    for family in FAMILIES:
-        is_one = not family.signs or not words.isdisjoint(family.signs)
-        if is_one and "conv1.weight" in below(arrays, family.online):
-            return family
+    plain = plain_names(arrays)
+    for outer in ("", *_OUTER):
+        inner = below(plain, outer) if outer else plain
+        words = {name.partition(".")[0] for name in inner}
+        for family in FAMILIES:
+            is_one = not family.signs or not words.isdisjoint(family.signs)
+            if is_one and "conv1.weight" in below(inner, family.online):
+                return family, inner
     return None
 
 

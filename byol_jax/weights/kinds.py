@@ -4,6 +4,7 @@ import logging
 import pathlib
 
 from byol_jax.errors import require
+from byol_jax.networks import resnet
 from byol_jax.weights import checkpoint, exported, pytorch, released
 from byol_jax.weights.trained import Trained
 
@@ -16,10 +17,27 @@ KINDS = (
 )
 
 
-def is_single(path: pathlib.Path) -> bool:
+def is_single(path: str | pathlib.Path) -> bool:
     """Whether a path names one network of fixed weights: a file, by its ending, or an export."""
-    is_file = path.suffix in (".pkl", pytorch.SAFETENSORS, *pytorch.TORCH)
+    path = pathlib.Path(str(path).partition(":padding=")[0])
+    is_file = path.suffix in (".pkl", pytorch.SAFETENSORS, *pytorch.TORCH) and not path.is_dir()
     return is_file or exported.is_export(path)
+
+
+def _options(path: str) -> tuple[pathlib.Path, str | None]:
+    """A path, and the padding that follows it as `:padding=VALUE`, if one does.
+
+    Raises:
+      UserError: there is no such padding.
+    """
+    file, colon, padding = path.rpartition(":padding=")
+    if not colon:
+        return pathlib.Path(path), None
+    require(
+        padding in resnet.PADDINGS,
+        f"checkpoint={path}: padding={padding} must be one of: {', '.join(resnet.PADDINGS)}",
+    )
+    return pathlib.Path(file), padding
 
 
 def load(path: str | pathlib.Path) -> Trained:
@@ -28,12 +46,17 @@ def load(path: str | pathlib.Path) -> Trained:
     Args:
       path: a workdir, whose newest checkpoint is read, or one of its `checkpoints/STEP`; what the
         job `export` wrote, the folder or its `model.safetensors`; a `.pkl` in the format of BYOL's
-        authors; or a file of another project's weights (`pytorch.read`).
+        authors; or a file of another project's weights (`pytorch.read`), perhaps with
+        `:padding=VALUE` behind it, since names and shapes do not tell its padding.
 
     Raises:
       UserError: there is no such thing, it is damaged, or it holds no encoder of this project's.
     """
-    path = pathlib.Path(path)
+    path, padding = _options(str(path))
+    require(
+        not padding or (is_single(path) and not exported.is_export(path) and path.suffix != ".pkl"),
+        f"checkpoint={path}:padding={padding}: this path says its own padding, leave it out",
+    )
     if exported.is_export(path):
         trained = exported.read(path)
     elif not is_single(path):
@@ -42,7 +65,7 @@ def load(path: str | pathlib.Path) -> Trained:
     elif path.suffix == ".pkl":
         trained = released.read(path)
     else:
-        trained = pytorch.read(path)
+        trained = pytorch.read(path, padding)
     if trained.origin:
         _logger.info("weights of %s; licence: %s", trained.origin, trained.licence)
     return trained

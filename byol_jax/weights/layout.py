@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax.errors import UserError, require
+from byol_jax.errors import require
 from byol_jax.networks import resnet, siamese
 from byol_jax.weights.trained import Tree
 
@@ -28,7 +28,7 @@ ROOTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
 _BATCH_NORM = {"scale": "weight", "offset": "bias"}
 _AVERAGES = {"mean_ema": "running_mean", "var_ema": "running_var"}
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 # The number of updates that BatchNorm is given where a file does not say it: so many that nothing
 # is left of the first values.
 _MANY = 10_000
@@ -71,7 +71,7 @@ def to_torch(params: Tree, state: Tree) -> dict[str, np.ndarray]:
         batch_norm, _, average = path.rpartition("/~/")
         name = _module(batch_norm)
         arrays[f"{name}.{_AVERAGES[average]}"] = np.ravel(leaves["average"])
-        arrays[f"{name}.{_COUNTER}"] = np.asarray(leaves["counter"], np.int64)
+        arrays[f"{name}.{COUNTER}"] = np.asarray(leaves["counter"], np.int64)
     return arrays
 
 
@@ -98,7 +98,7 @@ def from_torch(arrays: Flat, spec: siamese.NetworkSpec, untold: int = _MANY) -> 
         name = _module(batch_norm)
         value = arrays[f"{name}.{_AVERAGES[average]}"].astype(np.float32)
         value = value.reshape(leaves["average"].shape)
-        count = int(arrays.get(f"{name}.{_COUNTER}", 0)) or untold
+        count = int(arrays.get(f"{name}.{COUNTER}", 0)) or untold
         count = min(count, np.iinfo(np.int32).max)
         # Haiku divides by this factor, PyTorch does not: so training goes on from the average.
         hidden = value * np.float32(1 - spec.bn_decay**count)
@@ -133,7 +133,7 @@ def expected(spec: siamese.NetworkSpec) -> dict[str, tuple[int, ...]]:
         return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
 
     flat = to_torch(zeros(params), zeros(state))
-    return {name: value.shape for name, value in flat.items() if not name.endswith(_COUNTER)}
+    return {name: value.shape for name, value in flat.items() if not name.endswith(COUNTER)}
 
 
 def spec_of(arrays: Flat) -> siamese.NetworkSpec:
@@ -196,15 +196,14 @@ def require_fit(arrays: Flat, spec: siamese.NetworkSpec) -> None:
     shapes = expected(spec)
     size = f"ResNet-{spec.depth} of width {spec.width:g}"
     for name, shape in shapes.items():
-        if name not in arrays:
-            raise UserError(f"it has no {name}, which a {size} has")
+        require(name in arrays, f"it has no {name}, which a {size} has")
         require(
-            arrays[name].shape == shape,
+            tuple(arrays[name].shape) == shape,
             f"{name} is {[*arrays[name].shape]}, and a {size} has {[*shape]}{_hint(name)}",
         )
     for name in arrays:
-        known = name in shapes or name.endswith(_COUNTER)
-        require(known, f"it has {name}, which a {size} has not")
+        known = name in shapes or name.endswith(COUNTER)
+        require(known, f"it has {name}, which a {size} does not have")
 
 
 def _hint(name: str) -> str:

@@ -5,6 +5,7 @@ import collections
 import importlib.util
 import logging
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,16 +26,19 @@ _PLACES = (
     (),
     ("state_dict",),
     ("model",),
+    ("model", "state_dict"),
+    ("teacher",),
     ("model_state_dict",),
     ("classy_state_dict", "base_model", "model", "trunk"),
 )
 
 
-def read(path: pathlib.Path) -> Trained:
+def read(path: pathlib.Path, padding: str | None = None) -> Trained:
     """The encoder of another project, with its moving average where that is saved.
 
     Args:
       path: a file that ends as `SAFETENSORS` or one of `TORCH`.
+      padding: of convolutions and pools, one of `resnet.PADDINGS`; by default that of the family.
 
     Raises:
       UserError: it cannot be read, or its arrays are not those of a plain ResNet; names the first
@@ -42,30 +46,24 @@ def read(path: pathlib.Path) -> Trained:
     """
     require(path.is_file(), f"checkpoint={path}: there is no such file")
     whole = _safetensors(path) if path.suffix == SAFETENSORS else _torch(path)
-    arrays = next(filter(families.family_of, (_at(whole, place) for place in _PLACES)), None)
-    require(
-        arrays is not None,
-        f"checkpoint={path} has no first convolution conv1.weight where one of these would have "
-        f"it: {families.NAMES}",
-    )
-    assert arrays is not None
-    family = families.family_of(arrays)
-    assert family is not None
+    family, arrays = _found(path, whole)
     trees: dict[str, Tree] = {}
     online = families.encoder_of(arrays, family, family.online)
     try:
         spec = layout.spec_of(online)
         is_small = spec.stem == "small"
-        spec = spec._replace(padding=family.small_padding if is_small else family.padding)
-        layout.require_fit(online, spec)
-        trees["online_params"], trees["online_state"] = layout.from_torch(online, spec)
+        usual = family.small_padding if is_small else family.padding
+        spec = spec._replace(padding=padding or usual)
+        trees["online_params"], trees["online_state"] = _trees(online, spec)
         if family.target and families.below(arrays, family.target):
             target = families.encoder_of(arrays, family, family.target)
-            layout.require_fit(target, spec)
-            trees["target_params"], trees["target_state"] = layout.from_torch(target, spec)
+            trees["target_params"], trees["target_state"] = _trees(target, spec)
     except UserError as error:
         raise UserError(f"checkpoint={path} ({family.name}) is no plain ResNet: {error}") from error
-    _logger.info("%s: ResNet-%s, weights of %s", path, spec.depth, family.name)
+    if is_small and not padding:
+        other, zeros = ("solo-learn", 1) if usual == "torch" else ("torch", 2)
+        words = "%s: the small stem is taken to pad by %d, which no file says; otherwise give %s"
+        _logger.warning(words, path, zeros, f"{path}:padding={other}")
     return of_weights(
         network=spec,
         section=section_of(spec),
@@ -77,6 +75,48 @@ def read(path: pathlib.Path) -> Trained:
         origin=family.name,
         licence=family.licence,
     )
+
+
+def _found(path: pathlib.Path, whole: Mapping[str, Any]) -> tuple[families.Family, dict[str, Any]]:
+    """The family of a file and its arrays, wherever in the file they are.
+
+    Raises:
+      UserError: there are none of any family.
+    """
+    for place in _PLACES:
+        found = families.family_of(_at(whole, place))
+        if found:
+            if place:
+                _logger.info("%s: the weights under %s", path, ".".join(place))
+            return found
+    names = [name for place in _PLACES for name in _at(whole, place)]
+    stems = [name for name in names if name.endswith("conv1.weight")] or names or [*whole]
+    raise UserError(
+        f"checkpoint={path} has no encoder where one of these projects has it: {families.NAMES}; "
+        f"it has {', '.join(map(str, stems[:3])) or 'nothing'}{', ...' * (len(stems) > 3)}"
+    )
+
+
+def _trees(tensors: Mapping[str, Any], spec: siamese.NetworkSpec) -> tuple[Tree, Tree]:
+    """Parameters and averages of an encoder, from tensors or arrays of these names.
+
+    Raises:
+      UserError: they are others, or some are no finite floating-point numbers.
+    """
+    layout.require_fit(tensors, spec)
+    arrays = {}
+    for name, value in tensors.items():
+        array = value if isinstance(value, np.ndarray) else _array(name, value)
+        if name.endswith(layout.COUNTER):
+            is_count = array.size == 1 and array.dtype.kind in "iuf" and array.reshape(())[()] >= 0
+            require(is_count, f"{name} is no number of batches")
+            array = array.reshape(())
+        else:
+            is_float = array.dtype.kind == "f"
+            require(is_float, f"{name} is {array.dtype}, and must be floating-point numbers")
+            require(np.isfinite(array).all(), f"{name} has numbers that are not finite")
+        arrays[name] = array
+    return layout.from_torch(arrays, spec)
 
 
 def section_of(spec: siamese.NetworkSpec) -> dict[str, Any]:
@@ -92,15 +132,14 @@ def section_of(spec: siamese.NetworkSpec) -> dict[str, Any]:
     }
 
 
-def _at(whole: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The arrays in one of `_PLACES`; none if there is no such place."""
+def _at(whole: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
+    """The arrays or tensors in one of `_PLACES`; none if there is no such place."""
     values: Any = whole
     for key in place:
         values = values.get(key) if isinstance(values, Mapping) else None
     if not isinstance(values, Mapping):
         return {}
-    arrays = {str(key): value for key, value in values.items() if isinstance(value, np.ndarray)}
-    return families.plain_names(arrays)
+    return {str(key): value for key, value in values.items() if hasattr(value, "shape")}
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, Any]:
@@ -109,7 +148,7 @@ def _safetensors(path: pathlib.Path) -> dict[str, Any]:
     try:
         arrays: dict[str, Any] = safetensors.numpy.load_file(path)
     except Exception as error:  # the library has no error of its own for each way to be damaged
-        raise UserError(f"checkpoint={path} is no whole safetensors file: {error}") from error
+        raise UserError(f"checkpoint={path} cannot be read as safetensors: {error}") from error
     return arrays
 
 
@@ -132,23 +171,35 @@ def _torch(path: pathlib.Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(known):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip, torch: whatever is wrong with the file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise UserError(
-            f"checkpoint={path} is no file of torch.save that can be read without running code: "
-            f"{reason}"
-        ) from error
+        raise UserError(f"checkpoint={path} {_reason(error)}") from error
     require(isinstance(content, Mapping), f"checkpoint={path} holds no weights by name")
-    plain: dict[str, Any] = _plain(content)
+    plain: dict[str, Any] = dict(content)
     return plain
 
 
-def _plain(value: Any) -> Any:
-    """Arrays for tensors, in nested dicts."""
+def _reason(error: Exception) -> str:
+    """Why torch did not read a file, in words."""
+    other = re.search(r"Unsupported (?:global|class|operand)[^\n]*?(\w+(?:\.\w+)+)", str(error))
+    if other:
+        return (
+            f"holds {other[1]}, which is neither weights nor plain values, and is not run: save "
+            "the state_dict alone, or as .safetensors"
+        )
+    reason = re.sub(r"\x1b\[\d*m", "", " ".join(str(error).split()))
+    return f"is no whole file of torch.save: {reason[:200] or type(error).__name__}"
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    """The numbers of a tensor of torch.
+
+    Raises:
+      UserError: they are in a format that numpy lacks.
+    """
     import torch
 
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if not isinstance(value, torch.Tensor) or value.is_sparse:
-        return value
-    is_half = value.dtype in (torch.bfloat16, torch.float16)
-    return (value.float() if is_half else value).detach().numpy()
+    try:
+        half = tensor.dtype in (torch.bfloat16, torch.float16)
+        array: np.ndarray = (tensor.float() if half else tensor).detach().cpu().numpy()
+    except (TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+        raise UserError(f"{name} is a tensor that numpy cannot hold") from error
+    return array

@@ -127,13 +127,15 @@ def test_files_columns_and_what_they_say_of_themselves(finished, run_dir, pictur
     column = files[0].metadata.row_group(0).column(3)
     assert column.compression == "ZSTD" and "BYTE_STREAM_SPLIT" in column.encodings
     about = json.loads(schema.metadata[b"byol_jax"])
-    assert about.pop("weights_crc32") and about.pop("paths_crc32")
+    assert about.pop("weights_crc32") and about.pop("images_crc32")
     assert about == {
         "byol_jax": byol_jax.__version__,
         "checkpoint": str(run_dir),
         "checkpoint_step": tiny_checkpoints.STEP,
         "network": "online",
-        "encoder": {"depth": "tiny", "width": 2.0, "stem": "small", "dim": DIM},
+        "encoder": {"depth": "tiny", "width": 2.0, "stem": "small", "padding": "same", "dim": DIM},
+        "origin": None,
+        "licence": None,
         "dataset": f"folder:{pictures}",
         "split": "train+valid+test",
         "images": COUNT,
@@ -294,7 +296,7 @@ def test_other_weights_or_files_are_another_command(run_dir, pictures, tmp_path,
         run(tiny_checkpoints.save(tmp_path / "other", "digits"))
     file = min((copy / "train" / "class0").iterdir())
     renamed = file.rename(file.with_name(f"z{file.name}"))
-    with pytest.raises(UserError, match="paths_crc32="):
+    with pytest.raises(UserError, match="images_crc32="):
         run(run_dir)
     renamed.unlink()
     with pytest.raises(UserError, match=r"images=15, .* images=14"):
@@ -415,7 +417,7 @@ def test_unreadable_files_of_a_stopped_job_count(run_dir, tmp_path, monkeypatch)
     ("changes", "words"),
     [
         ({"checkpoint": ""}, "config.checkpoint is needed"),
-        ({"checkpoint": "no/run"}, "checkpoint=no/run is no folder"),
+        ({"checkpoint": "no/run"}, "checkpoint=no/run must be a workdir"),
         ({"network": "random"}, "config.network='random' must be one of: online, target"),
         ({"format": "csv"}, "config.format='csv' must be one of: parquet, npz"),
         ({"batch_size": 0}, "config.batch_size=0 must be 1 or more"),

@@ -389,3 +389,26 @@ def test_released_files_are_asked_for(tmp_path):
     config = config_of("table=17", datasets="imagenet=digits")
     with pytest.raises(UserError, match=r"no released checkpoint: .* --config\.released"):
         paper.run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "message"),
+    [
+        ("table=1", {"released": "."}, r"config\.released=\.: table=1 has no row of a released"),
+        ("table=16", {"released": "nowhere"}, r"config\.released=nowhere is no folder"),
+        ("table=1", {"trained_on": "ImageNet"}, r"config\.trained_on=ImageNet is for a checkpoint"),
+    ],
+)
+def test_names_of_networks_that_nothing_reads(options, changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        paper.run(config_of(options, **changes), tmp_path)
+
+
+def test_a_checkpoint_beside_released_ones_alone(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"config\.checkpoint=.*: the rows of table=16 read the"):
+        paper.run(config_of("table=16", checkpoint, released="."), tmp_path)
+
+
+def test_the_data_of_a_checkpoint_that_says_it(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"config\.trained_on=DTD: the checkpoint says"):
+        paper.run(config_of("table=1,row=BYOL", checkpoint, trained_on="DTD"), tmp_path)

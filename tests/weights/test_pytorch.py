@@ -37,8 +37,8 @@ def in_order(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 # By the family's name: what a file holds, and whether it has a moving average.
 FILES: Mapping[str, tuple[Mapping[str, Any], bool]] = {
-    "torchvision or timm": (ARRAYS | {"fc.weight": HEAD}, False),
-    "MoCo v1 and v2": (
+    "another project (torchvision's names)": (ARRAYS | {"fc.weight": HEAD}, False),
+    "MoCo v1 or v2": (
         under("module.encoder_q.", ARRAYS | {"fc.0.weight": HEAD})
         | under("module.encoder_k.", OTHERS | {"fc.0.weight": HEAD})
         | {"module.queue": HEAD},
@@ -55,7 +55,7 @@ FILES: Mapping[str, tuple[Mapping[str, Any], bool]] = {
         | {"module.predictor.0.weight": HEAD},
         False,
     ),
-    "SwAV and DeepCluster v2": (
+    "SwAV or DeepCluster v2": (
         under("module.", ARRAYS)
         | {"module.projection_head.0.weight": HEAD, "module.prototypes.weight": HEAD},
         False,
@@ -80,12 +80,17 @@ FILES: Mapping[str, tuple[Mapping[str, Any], bool]] = {
         | {"online_predictor.net.0.weight": HEAD},
         True,
     ),
-    "byol-convert (weights of BYOL's authors)": (
-        under("encoder_q.", ARRAYS) | under("encoder_k.", OTHERS) | {"predict_q.0.weight": HEAD},
+    "another project (encoder_q.)": (
+        under("encoder_q.module.", ARRAYS)
+        | under("encoder_k.module.", OTHERS)
+        | {"predict_q.0.weight": HEAD},
         True,
     ),
-    "a network under backbone.": (under("backbone.", ARRAYS), False),
-    "a network under encoder.": (under("encoder.", ARRAYS), False),
+    "another project (backbone.)": (
+        under("model.backbone.", ARRAYS) | {"model.projector.0.weight": HEAD},
+        False,
+    ),
+    "another project (encoder.)": (under("_orig_mod.encoder.", ARRAYS), False),
 }
 
 
@@ -117,26 +122,62 @@ def test_every_family_is_tested() -> None:
     assert {family.name for family in families.FAMILIES} == {*FILES}
 
 
-def test_the_small_stem_of_solo_learn_has_its_own_padding(tmp_path: pathlib.Path) -> None:
+def test_the_small_stem_of_solo_learn_has_its_own_padding(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     small = torch_arrays(SPEC._replace(stem="small"))
-    arrays = under("backbone.", small) | {"projector.0.weight": HEAD}
-    trained = weights.load(saved(tmp_path / "weights.safetensors", arrays))
+    arrays = under("backbone.", small) | {"momentum_projector.0.weight": HEAD}
+    path = saved(tmp_path / "weights.safetensors", arrays)
+    trained = weights.load(path)
     assert (trained.network.padding, trained.image_size) == ("solo-learn", 32)
-    trained = weights.load(saved(tmp_path / "others.safetensors", small))
+    assert "give " + f"{path}:padding=torch" in caplog.text
+    assert weights.load(f"{path}:padding=torch").network.padding == "torch"
+    caplog.clear()
+    path = saved(tmp_path / "others.safetensors", small)
+    trained = weights.load(path)
     assert (trained.network.padding, trained.image_size) == ("torch", 32)
+    assert f"{path}:padding=solo-learn" in caplog.text
+
+
+def test_the_padding_of_a_file_can_be_given(tmp_path: pathlib.Path) -> None:
+    """As for weights of BYOL's authors that were converted, which look like torchvision's."""
+    path = saved(tmp_path / "weights.safetensors", ARRAYS)
+    assert weights.load(path).network.padding == "torch"
+    assert weights.load(f"{path}:padding=same").network.padding == "same"
+    assert weights.is_single(f"{path}:padding=same")
+    with pytest.raises(UserError, match="padding=other must be one of: same, torch, solo-learn"):
+        weights.load(f"{path}:padding=other")
+    with pytest.raises(UserError, match="this path says its own padding, leave it out"):
+        weights.load(f"{tmp_path}:padding=same")
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"weight": HEAD}, "no first convolution conv1.weight where one of these would have it"),
+        ({"weight": HEAD}, r"no encoder where one of these projects has it: .*; it has weight$"),
         (
             FILES["SimSiam"][0] | {"module.encoder.attention.weight": HEAD},
             r"\(SimSiam\) is no plain ResNet: it has attention.weight, which",
         ),
         (
             {k: v for k, v in ARRAYS.items() if k != "layer2.0.bn2.weight"},
-            r"\(torchvision or timm\) is no plain ResNet: it has no layer2.0.bn2.weight",
+            r"\(torchvision's names\)\) is no plain ResNet: it has no layer2.0.bn2.weight",
+        ),
+        (
+            {k: v for k, v in ARRAYS.items() if k != "conv1.weight"} | {"conv1.0.weight": HEAD},
+            r"no encoder where one of these projects has it: .*; it has ",
+        ),
+        (
+            ARRAYS | {"bn1.num_batches_tracked": np.array([1, 2])},
+            "bn1.num_batches_tracked is no number of batches",
+        ),
+        (
+            ARRAYS | {"bn1.bias": np.full(64, np.nan, np.float32)},
+            "bn1.bias has numbers that are not finite",
+        ),
+        (
+            ARRAYS | {"bn1.bias": np.zeros(64, np.int8)},
+            "bn1.bias is int8, and must be floating-point numbers",
         ),
         (
             under("conv1.", {"0.weight": HEAD}) | ARRAYS,
@@ -162,7 +203,7 @@ def test_a_missing_file_is_named(tmp_path: pathlib.Path, name: str) -> None:
 def test_a_damaged_file_is_refused(tmp_path: pathlib.Path) -> None:
     path = saved(tmp_path / "weights.safetensors", ARRAYS)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="is no whole safetensors file"):
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
         weights.load(path)
 
 
@@ -250,7 +291,7 @@ def test_the_numbers_are_those_of_torch(
     prefix = "backbone." if spec.padding == "solo-learn" else ""
     content = under(prefix, {name: torch.from_numpy(value) for name, value in arrays.items()})
     if prefix:
-        content["projector.0.weight"] = torch.zeros(2, 2)
+        content["momentum_projector.0.weight"] = torch.zeros(2, 2)
     path = tmp_path / "weights.pth.tar"
     settings = argparse.Namespace(lr=0.1)
     torch.save({"state_dict": content, "args": settings, "best": np.float64(1.0)}, path)
@@ -284,7 +325,7 @@ def test_nothing_in_a_file_of_torch_is_executed(tmp_path: pathlib.Path) -> None:
 
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}, "more": Hostile()}, path)
-    with pytest.raises(UserError, match="without running code"):
+    with pytest.raises(UserError, match="which is neither weights nor plain values, and is n"):
         weights.load(path)
     assert [*tmp_path.iterdir()] == [path]
 
@@ -300,6 +341,10 @@ def test_places_and_number_formats(tmp_path: pathlib.Path) -> None:
     torch.save({"classy_state_dict": {"base_model": {"model": {"trunk": trunk}}}}, path)
     trained = weights.load(path)
     assert trained.origin == "VISSL"
+    empty = torch.zeros(64, device="meta")
+    torch.save({"state_dict": half | {"bn1.bias": empty}, "more": empty}, path)
+    with pytest.raises(UserError, match=r"bn1\.bias is a tensor that numpy cannot hold"):
+        weights.load(path)
     kernel = trained.online_params["tiny_res_net/~/initial_conv"]["w"]
     expected = ARRAYS["conv1.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_allclose(kernel, expected, rtol=2**-8)

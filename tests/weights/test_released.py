@@ -1,7 +1,6 @@
 """The authors' pickles: the golden embeddings, and files that are refused unread."""
 
 import collections
-import io
 import pathlib
 import pickle
 import struct
@@ -17,7 +16,7 @@ from byol_jax import weights
 from byol_jax.augment import byol
 from byol_jax.errors import UserError
 from byol_jax.networks import siamese
-from byol_jax.weights import released
+from byol_jax.weights import pickles, released
 
 # Relative norm of the difference, from the golden README.
 TOLERANCE = 1e-4
@@ -70,7 +69,7 @@ def test_what_is_known_of_a_pickle(trained: weights.Trained) -> None:
 
 def changed(change: Any) -> Any:
     """The content of the golden pickle after a change, in the reader's own form."""
-    content = released._content(file("pkl"))
+    content = released.content_of(file("pkl"))
     change(content)
     return content
 
@@ -81,7 +80,7 @@ def test_suffixes_of_later_versions_are_tolerated(
     def rename(content: Any) -> None:
         state = content["experiment_state"]
         for name in released.TREES:
-            tree = getattr(state, name)
+            tree = state[name]
             for module in [*tree]:
                 new = module.replace("initial_conv", "initial_conv_1").replace(
                     "initial_batchnorm", "initial_batchnorm_1"
@@ -89,7 +88,7 @@ def test_suffixes_of_later_versions_are_tolerated(
                 tree[new] = tree.pop(module)
 
     content = changed(rename)
-    monkeypatch.setattr(released, "_content", lambda path: content)
+    monkeypatch.setattr(released, "content_of", lambda path: content)
     renamed = released.read(file("pkl"))
     jax.tree.map(np.testing.assert_array_equal, renamed.online_params, trained.online_params)
 
@@ -98,20 +97,20 @@ def test_suffixes_of_later_versions_are_tolerated(
     ("change", "message"),
     [
         (
-            lambda c: c["experiment_state"].target_params.pop("projector/linear"),
+            lambda c: c["experiment_state"]["target_params"].pop("projector/linear"),
             "target_params lacks projector/linear/",
         ),
         (
-            lambda c: c["experiment_state"].online_state.update(more={"x": np.zeros(2)}),
-            "online_state has more/x",
+            lambda c: c["experiment_state"]["online_state"].update(more={"x": np.zeros(2)}),
+            "online_state has 'more/x'",
         ),
         (
-            lambda c: c["experiment_state"].target_params["classifier"].update(b=np.zeros(3)),
+            lambda c: c["experiment_state"]["target_params"]["classifier"].update(b=np.zeros(3)),
             r"target_params/classifier/b is \[3\] instead of \[10\]",
         ),
         (
-            lambda c: c["experiment_state"].online_params["classifier"].update(b=[1, 2]),
-            "online_params/classifier/b is no array",
+            lambda c: c["experiment_state"]["online_params"]["classifier"].update(b=[1, 2]),
+            "online_params/'classifier'/'b' is no array",
         ),
         (lambda c: c.pop("experiment_state"), "holds no pre-training of BYOL's authors"),
     ],
@@ -120,7 +119,7 @@ def test_names_and_shapes_are_compared(
     change: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = changed(change)
-    monkeypatch.setattr(released, "_content", lambda path: content)
+    monkeypatch.setattr(released, "content_of", lambda path: content)
     with pytest.raises(UserError, match=message) as caught:
         released.read(file("pkl"))
     assert "released_style.pkl" in str(caught.value) and "\n" not in str(caught.value)
@@ -182,7 +181,8 @@ def test_hostile_pickles_are_refused(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pkl"
     path.write_bytes(HOSTILE[name])
-    with pytest.raises(UserError, match="is not a pickle that BYOL's authors released") as caught:
+    words = "is not a pickle that BYOL's authors released|holds no pre-training"
+    with pytest.raises(UserError, match=words) as caught:
         weights.load(path)
     assert "\n" not in str(caught.value)
     assert [*tmp_path.iterdir()] == [path]
@@ -190,13 +190,64 @@ def test_hostile_pickles_are_refused(
 
 def test_the_huge_array_is_refused_for_its_size(tmp_path: pathlib.Path) -> None:
     """Not for a mistake in the test's own bytes: with one number in the shape it is read."""
-    content = HOSTILE["a huge array"].replace(b"J\xff\xff\xff\x7f", b"K\x01")
-    array = released._Unpickler(io.BytesIO(content)).load()
-    np.testing.assert_array_equal(array.value, np.frombuffer(b"abcd", np.float32))
     path = tmp_path / "weights.pkl"
+    path.write_bytes(HOSTILE["a huge array"].replace(b"J\xff\xff\xff\x7f", b"K\x01"))
+    array = pickles.read(path)
+    np.testing.assert_array_equal(array.value, np.frombuffer(b"abcd", np.float32))
     path.write_bytes(HOSTILE["a huge array"])
-    with pytest.raises(UserError, match="cannot reshape"):
+    with pytest.raises(UserError, match=r"an instruction without its values \(ValueError\)"):
         weights.load(path)
+
+
+# Files of a few hundred bytes to half a megabyte that take gigabytes, minutes or the interpreter
+# itself of a reader that copies, formats or hashes what it is given.
+def doubled(count: int) -> bytes:
+    """A list of two of a list of two of ..., `count` deep."""
+    return b"]" + b"".join(b"q" + bytes([i]) + b"0](h%ch%ce" % (i, i) for i in range(count))
+
+
+BOMBS = {
+    "a deep key": b"\x80\x02})" + b"\x85" * 150_000 + b"Ns.",
+    "a doubled key": b"\x80\x02}N" + b"q\x01h\x01\x86" * 40 + b"Ns.",
+    "a doubled reference": b"\x80\x02" + doubled(40) + b"Q.",
+    "a doubled dtype": b"\x80\x02cnumpy\ndtype\n(" + doubled(40) + b"tR.",
+    "a doubled encoding": b"\x80\x02c_codecs\nencode\n(" + text("a") + doubled(40) + b"tR.",
+    "doubled fields": b"\x80\x02cdill._dill\n_create_namedtuple\n(N" + doubled(40) + b"tR.",
+    "one text encoded often": b"\x80\x02c_codecs\nencode\nq\x000"
+    + text("a" * 100_000) + b"q\x010" + text("latin1") + b"q\x020]"
+    + b"h\x00h\x01h\x02\x86Ra" * 40_000 + b".",
+    "one dict copied often": b"\x80\x02chaiku._src.data_structures\nFlatMapping\nq\x000}("
+    + b"".join(text(f"{i:04}") + b"N" for i in range(2000)) + b"uq\x010]"
+    + b"h\x00h\x01\x85Ra" * 20_000 + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_at_once(tmp_path: pathlib.Path, name: str) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(BOMBS[name])
+    with pytest.raises(
+        UserError, match=r"it has (values|a key|arrays|text|a field|the instr)"
+    ) as e:
+        weights.load(path)
+    assert len(str(e.value)) < 500
+
+
+def test_a_deep_value_is_no_tree(tmp_path: pathlib.Path) -> None:
+    """Nothing walks through what is not used."""
+    path = tmp_path / "weights.pkl"
+    content = b"\x80\x02}" + text("experiment_state") + b")" + b"\x85" * 150_000 + b"s."
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="holds no pre-training of BYOL's authors"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("step", ["x", None, -1, np.zeros(2, int), 1.5])
+def test_the_step_is_a_count(step: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = changed(lambda c: c.update(step=step))
+    monkeypatch.setattr(released, "content_of", lambda path: content)
+    with pytest.raises(UserError, match="its step is no whole number"):
+        released.read(file("pkl"))
 
 
 def test_states_of_optimisers_are_read_over(tmp_path: pathlib.Path) -> None:
@@ -204,7 +255,7 @@ def test_states_of_optimisers_are_read_over(tmp_path: pathlib.Path) -> None:
     content = b"\x80\x02coptax._src.transform\nTraceState\n(N\x85tR."
     path = tmp_path / "state.pkl"
     path.write_bytes(content)
-    assert isinstance(released._content(path), released._Inert)
+    assert isinstance(released.content_of(path), pickles.Inert)
 
 
 def test_ordinary_values_are_read(tmp_path: pathlib.Path) -> None:
@@ -212,6 +263,6 @@ def test_ordinary_values_are_read(tmp_path: pathlib.Path) -> None:
     value = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.float64(2.5)}
     path = tmp_path / "values.pkl"
     path.write_bytes(pickle.dumps(collections.OrderedDict(value), protocol=2))
-    content = released._content(path)
+    content = released.content_of(path)
     np.testing.assert_array_equal(content["a"].value, value["a"])
     assert content["b"] == value["b"]
