@@ -176,7 +176,7 @@ def _crc_of_images(work: Work) -> int | None:
     """
     images = work.image_set.images
     if not isinstance(images, Records):
-        return zlib.crc32(np.ascontiguousarray(images))
+        return zlib.crc32(np.ascontiguousarray(images).data)
     if not work.image_set.name.startswith("folder:"):
         return None
     crc = 0
