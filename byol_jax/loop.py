@@ -6,7 +6,7 @@ step so far was. Once a step is not finite its state stays the last good one.
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -81,6 +81,7 @@ def run(
     saving: Saving,
     show: Callable[[int, Mapping[str, np.ndarray]], None] | None,
     due: Due = NOTHING,
+    per_device: Collection[str] = (),
 ) -> State:
     """Trains from `span.start` to `span.end`, or until a signal, a guard or an error ends it.
 
@@ -93,6 +94,8 @@ def run(
       span, saving, due: which steps, where states go, and the work between steps.
       show: `show(step, logs)`, called with the logs of one replica; None on processes that do not
         write.
+      per_device: names of logs that hold other rows on each device. `show` gets those of all local
+        devices.
 
     Returns:
       The state after the last step.
@@ -113,7 +116,7 @@ def run(
                 limit(logs)
                 due.traced(done, logs)
                 if show and late:
-                    finite = _show(show, *late)
+                    finite = _show(show, *late, per_device)
                 is_logged = done % span.log_every == 0 or done in (span.start + 1, span.end)
                 late = (done, logs) if is_logged else None
                 if jax.process_count() == 1 or is_logged:
@@ -124,7 +127,7 @@ def run(
                     finite = save(saving, state)
                 due.after(done, state)
             if show and late:
-                _show(show, *late)
+                _show(show, *late, per_device)
         except Exception:
             # The error is what counts. No collective here, since other processes may be elsewhere;
             # and a step that failed may have used the state up.
@@ -138,9 +141,17 @@ def run(
     return state
 
 
-def _show(show: Callable[[int, Mapping[str, np.ndarray]], None], done: int, logs: Logs) -> bool:
+def _show(
+    show: Callable[[int, Mapping[str, np.ndarray]], None],
+    done: int,
+    logs: Logs,
+    per_device: Collection[str],
+) -> bool:
     """Fetches and shows the logs of update number `done`; returns whether it was finite."""
-    values = dict(spmd.to_host(dict(logs)))
+    values = {
+        name: spmd.local_rows(value) if name in per_device else spmd.to_host(value)
+        for name, value in logs.items()
+    }
     finite = bool(values.pop("finite"))
     show(done, values)
     return finite

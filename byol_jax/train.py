@@ -19,6 +19,7 @@ from byol_jax.errors import UserError, require
 from byol_jax.evals import evaluate, follow
 from byol_jax.method import hyperparameters, method_of, views_of
 from byol_jax.networks import siamese
+from byol_jax.objectives import collapse
 from byol_jax.program import Program, TrainState, init_state
 from byol_jax.runtime import checkpoints, metrics, processes, profiler, spmd
 from byol_jax.start import start_from
@@ -351,7 +352,9 @@ def _train(run: _Run, state: TrainState, batches: background.Batches) -> TrainSt
 
         def show(done: int, logs: Mapping[str, np.ndarray]) -> None:
             assert writer and progress
-            values = {name: float(value) for name, value in logs.items()}
+            values = {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
+            embeddings = [logs[name] for name in update.EMBEDDINGS if name in logs]
+            values |= collapse.health(embeddings[0], embeddings[1] if embeddings[1:] else None)
             writer.write(done, "train", values)
             message = f"step {done} loss {values['loss']:.3f} std {values['projection_std']:.2f}"
             progress.advance(done * config.batch_size, message)
@@ -376,6 +379,7 @@ def _train(run: _Run, state: TrainState, batches: background.Batches) -> TrainSt
                 "lower config.optimizer.base_learning_rate, or look at the images of that batch",
             ),
             show=show if writer else None,
+            per_device=update.EMBEDDINGS,
             due=loop.Due(
                 before=refresh.when_due(config, run.program, run.train_set),
                 after=monitor,

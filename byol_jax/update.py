@@ -56,6 +56,24 @@ class _Results(NamedTuple):
     moments: tuple[jax.Array, jax.Array]
 
 
+class _Rows(NamedTuple):
+    """What a micro-batch gives per image, which is not averaged.
+
+    Attributes:
+      objective: rows of the objective's state.
+      embeddings: y of some images `[n, C]`, by `EMBEDDINGS`.
+    """
+
+    objective: Mapping[str, Rows]
+    embeddings: Mapping[str, jax.Array]
+
+
+# Names in the logs of y of the same images, in the first and the second view of the online network,
+# and how many images there are over all devices and micro-batches, but for rounding up.
+EMBEDDINGS = ("embeddings1", "embeddings2")
+NUM_EMBEDDINGS = 512
+
+
 def probe_loss(logits: jax.Array, labels: jax.Array, axis: str | None) -> tuple[jax.Array, Logs]:
     """Cross-entropy and accuracies of the online probe over the labelled examples.
 
@@ -88,7 +106,8 @@ def losses(
     batch: Batch,
     key: jax.Array,
     program: Program,
-) -> tuple[jax.Array, tuple[_Carry, _Results, Mapping[str, Rows]]]:
+    num_embeddings: int = 0,
+) -> tuple[jax.Array, tuple[_Carry, _Results, _Rows]]:
     """Lines 5 to 8 of Algorithm 1 for one micro-batch, and the probe's loss.
 
     The passes are one after the other: for BYOL, BatchNorm statistics are those of one view
@@ -102,9 +121,10 @@ def losses(
       batch: `labels` and `ids`, int32 `[B]`.
       key: the objective's key for this micro-batch.
       program: what is compiled.
+      num_embeddings: of how many images the embeddings are returned.
 
     Returns:
-      The loss to differentiate; and the next carry, the logs, and rows of the objective's state.
+      The loss to differentiate; and the next carry, the logs, and what there is per image.
     """
     network, method, axis = program
     passes = method.passes
@@ -139,7 +159,12 @@ def losses(
     statistics, moments = _statistics(online)
     changed = {**carry.objective_state, **result.state}
     carry = _Carry(online_state, target_state, jax.lax.stop_gradient(changed))
-    rows = jax.lax.stop_gradient(dict(result.rows))
+    # The online network of some methods sees one view alone.
+    embeddings = {
+        name: online[view]["embedding"][:num_embeddings]
+        for name, view in zip(EMBEDDINGS, sorted(online), strict=False)
+    }
+    rows = jax.lax.stop_gradient(_Rows(dict(result.rows), embeddings))
     return loss, (carry, _Results(logs | statistics, moments), rows)
 
 
@@ -218,7 +243,8 @@ def step(
       The next state, and the logs: `loss` (of the objective alone), `probe_loss`,
       `probe_top1`, `probe_top5` (percent), `tau`, `learning_rate`, `embedding_norm`,
       `projection_norm` (Figure 7), `projection_std` (std x sqrt(D) of the normalised
-      projection), `finite`, and what the objective adds.
+      projection), `finite`, and what the objective adds. Beside these scalars, which are equal on
+      all devices, there are `EMBEDDINGS` of some images of each device.
     """
     method = program.method
     target_rate = _target_rate(state.step, hparams) if method.target == "ema" else None
@@ -245,13 +271,15 @@ def step(
     scalars += [jnp.square(rate) for rate in rates]
     # BatchNorm's averages stay out: what spoils them spoils the losses, too, and with a reduction
     # for each of them XLA compiles five times as long on several devices.
-    small = (carry.objective_state, {name: values for name, (_, values) in rows.items()})
+    entries = {name: values for name, (_, values) in rows.objective.items()}
+    small = (carry.objective_state, entries)
     # As one array: one by one, XLA on CPUs repeats all tests in the `where` of each parameter.
     numbers = jax.tree.leaves((scalars, hparams.groups))
     stacked = jnp.stack([jnp.asarray(number, float) for number in numbers])
     verdicts = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((stacked, small))]
     finite = state.finite & jnp.all(jnp.stack(verdicts))
-    return _guarded(new, state, rows, finite), logs | {"finite": finite}
+    guarded = _guarded(new, state, rows.objective, finite)
+    return guarded, logs | dict(rows.embeddings) | {"finite": finite}
 
 
 def _target_rate(step: jax.Array, hparams: Hyperparameters) -> jax.Array:
@@ -267,23 +295,25 @@ def _differentiate(
     objective: Objective,
     make_views: Callable[[Batch], Views],
     program: Program,
-) -> tuple[Trainable, _Carry, _Results, Mapping[str, Rows]]:
+) -> tuple[Trainable, _Carry, _Results, _Rows]:
     """Gradients and logs, averaged over micro-batches and devices, and the next carry."""
     key = jax.random.fold_in(keys.named_key(seed, "objective"), state.step)
     trainable = Trainable(state.online_params, state.objective_params)
     constants = _Constants(state.target_params, objective, state.objective_state, state.step)
     differentiate = jax.grad(losses, has_aux=True)
 
-    def micro_batch(carry: _Carry, inputs: Any) -> tuple[_Carry, Any, Mapping[str, Rows]]:
+    count = batch["labels"].shape[0]
+    num_embeddings = -(-NUM_EMBEDDINGS // (count * spmd.axis_size(program.axis)))
+
+    def micro_batch(carry: _Carry, inputs: Any) -> tuple[_Carry, Any, _Rows]:
         batch, key = inputs
         views = make_views(batch)
         gradients, (carry, results, rows) = differentiate(
-            trainable, carry, constants, views, batch, key, program
+            trainable, carry, constants, views, batch, key, program, num_embeddings
         )
         return carry, (gradients, results), rows
 
     carry = _Carry(state.online_state, state.target_state, {})
-    count = batch["labels"].shape[0]
     inputs = (batch, jax.random.split(key, count))
     first = jax.tree.map(lambda x: x[0], inputs)
     if count == 1:
@@ -294,7 +324,7 @@ def _differentiate(
         changes = {name: state.objective_state[name] for name in changed.objective_state}
         carry = carry._replace(objective_state=changes)
 
-        def accumulate(total: Any, inputs: Any) -> tuple[Any, Mapping[str, Rows]]:
+        def accumulate(total: Any, inputs: Any) -> tuple[Any, _Rows]:
             carry, sums = total
             carry, values, rows = micro_batch(carry, inputs)
             return (carry, jax.tree.map(jnp.add, sums, values)), rows

@@ -44,6 +44,9 @@ def test_outputs_of_a_run(finished):
         "embedding_norm",
         "projection_norm",
         "projection_std",
+        "embedding_rank",
+        "alignment",
+        "uniformity",
     }
     for line in lines:
         assert set(line) == names | {"step", "split"}

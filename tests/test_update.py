@@ -159,7 +159,10 @@ def test_two_devices_equal_one():
     # Both replicas hold the same bits.
     jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), two)
     for name, value in one_logs.items():
-        np.testing.assert_allclose(two_logs[name][0], value, rtol=1e-4, atol=1e-5)
+        own = two_logs[name][0]
+        if name in update.EMBEDDINGS:
+            own = spmd.local_rows(two_logs[name])
+        np.testing.assert_allclose(own, value, rtol=1e-4, atol=1e-5)
     # Sums of 8 terms in another order, and a trust ratio, in float32.
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x[0], y, rtol=1e-3, atol=2e-4),
@@ -293,3 +296,25 @@ def test_collapse_statistics_and_norms_of_figure_7():
     np.testing.assert_allclose(
         logs["projection_std"], np.sqrt(6) * unit.std(axis=0).mean(), rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_embeddings_of_the_first_images_are_among_the_logs(accumulate, monkeypatch):
+    """Those of both views in training mode; of every micro-batch, the same number."""
+    monkeypatch.setattr(update, "NUM_EMBEDDINGS", 4)
+    batch = make_batch(8)
+    if accumulate > 1:
+        batch = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    state = make_state()
+    _, logs = jax.jit(make_step())(state, batch, 0, HPARAMS)
+    first, second = (logs[name] for name in update.EMBEDDINGS)
+    assert first.shape == second.shape == (4, 4)
+    if accumulate > 1:
+        return
+    key = keys.named_key(0, "augment")
+    bn = state.online_state
+    for view, embeddings in enumerate((first, second), start=1):
+        crops, params = batch[f"view{view}"], HPARAMS.views[view - 1]
+        views = compose.make_views(crops, batch["ids"], batch["epochs"], key, view, params)
+        outputs, bn = forward()(state.online_params, bn, views)
+        np.testing.assert_allclose(outputs["embedding"][:4], embeddings, rtol=1e-4, atol=1e-5)

@@ -109,6 +109,12 @@ def to_host(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data)[0], tree)
 
 
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of all local devices, `[devices, n, ...]` -> `[devices n, ...]`, on the host."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.array(shard.data)[0] for shard in shards])
+
+
 def check_batch(batch_size: int, micro_batches: int, devices: int | None = None) -> None:
     """Raises `UserError` unless the batch divides over micro-batches and devices.
 

@@ -109,3 +109,49 @@ def test_gradient_of_normalisation_is_finite_at_zero():
 def test_rank_is_checked():
     with pytest.raises(AssertionError):
         collapse.projection_std(jnp.zeros(4))
+
+
+def test_effective_rank_by_hand() -> None:
+    """Singular values 3, 1, 0: shares 3/4, 1/4, so 4 / 3^(3/4)."""
+    rows = np.diag([3.0, 1.0, 0.0])
+    np.testing.assert_allclose(collapse.effective_rank(rows), 4 / 3**0.75, rtol=1e-5)
+    wide = np.concatenate([rows, np.zeros((3, 5))], axis=1)
+    np.testing.assert_allclose(collapse.effective_rank(wide), 4 / 3**0.75, rtol=1e-5)
+    np.testing.assert_allclose(collapse.effective_rank(wide.T), 4 / 3**0.75, rtol=1e-5)
+
+
+def test_effective_rank_from_a_line_to_all_directions() -> None:
+    line = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 6.0))
+    np.testing.assert_allclose(collapse.effective_rank(line.astype(np.float32)), 1, atol=1e-3)
+    axes = np.tile(np.eye(5), (4, 1))
+    np.testing.assert_allclose(collapse.effective_rank(axes), 5, rtol=1e-5)
+    svd = np.linalg.svd(np.random.default_rng(0).normal(size=(20, 6)), compute_uv=False)
+    shares = svd / svd.sum()
+    rows = np.random.default_rng(0).normal(size=(20, 6))
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    np.testing.assert_allclose(collapse.effective_rank(rows), expected, rtol=1e-5)
+
+
+def test_alignment_by_hand() -> None:
+    """Directions that agree, are at a right angle, and are opposite: (0 + 2 + 4) / 3."""
+    first = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    second = np.array([[5.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    np.testing.assert_allclose(collapse.alignment(first, second), 2.0, rtol=1e-12)
+
+
+def test_uniformity_by_hand() -> None:
+    """Pairs at distances squared of 2, 2 and 4."""
+    rows = np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
+    expected = np.log((2 * np.exp(-4.0) + np.exp(-8.0)) / 3)
+    np.testing.assert_allclose(collapse.uniformity(rows), expected, rtol=1e-12)
+    np.testing.assert_allclose(collapse.uniformity(np.ones((4, 3))), 0, atol=1e-12)
+
+
+def test_health_is_of_one_view_or_two_and_of_finite_numbers() -> None:
+    rows = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    assert {*collapse.health(rows, None)} == {"embedding_rank", "uniformity"}
+    both = collapse.health(rows, rows)
+    assert {*both} == {"embedding_rank", "uniformity", "alignment"}
+    assert both["alignment"] == pytest.approx(0, abs=1e-12)
+    assert collapse.health(rows[:1], rows[:1]) == {}
+    assert collapse.health(rows, rows * np.nan) == {}

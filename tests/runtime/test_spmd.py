@@ -208,3 +208,10 @@ def test_the_host_waits_for_the_step_before_the_last_two(monkeypatch):
     for step in range(5):
         limit(step)
     assert waited == [0, 1, 2]
+
+
+def test_rows_of_local_devices_are_joined_in_their_order():
+    count = len(jax.local_devices())
+    rows = np.arange(count * 6, dtype=np.float32).reshape(count, 3, 2)
+    array = spmd.pmap(lambda x: x + 1)(rows)
+    np.testing.assert_array_equal(spmd.local_rows(array), rows.reshape(-1, 2) + 1)
