@@ -159,8 +159,7 @@ main.run()
 
 
 @pytest.mark.slow
-@pytest.mark.ci
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("resident", [pytest.param(True, marks=pytest.mark.ci), False])
 def test_arrays_are_trained_on_without_tensorflow(tmp_path, resident):
     """The whole program on the digits, evaluation included."""
     tiny = ["network.projector.hidden_size=8", "network.predictor.hidden_size=8", "num_steps=1"]

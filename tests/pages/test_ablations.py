@@ -278,7 +278,6 @@ def test_every_program_can_be_traced(row):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.usefixtures("released")
 def test_rates_of_heads_and_decay_rates_are_numbers_of_one_program():
     """Tables 5a, 21 and 22 but for two rows of 5a: one compilation."""
