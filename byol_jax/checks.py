@@ -156,6 +156,23 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# Keys that are not of the recipe: what it is run on, its seed, and what is measured of it.
+_APART = ("dataset", "data_dir", "seed", "job", "evaluation")
+
+
+def with_changes(recipe: str, config: Mapping[str, Any], given: Iterable[str]) -> str:
+    """The words of a recipe, with the keys that the command line changes of it.
+
+    Args:
+      recipe: as in `config.recipe` of the page.
+      config: as plain values, with what the user gave.
+      given: the keys that the user gave, dotted, without `config.`.
+    """
+    decide = deciding(config)
+    changes = [key for key in given if key in decide and key.partition(".")[0] not in _APART]
+    return f"{recipe}; changed: {', '.join(changes)}" if changes else recipe
+
+
 def differing(
     old: Mapping[str, Any], new: Mapping[str, Any], default: Mapping[str, Any]
 ) -> list[str]:

@@ -43,6 +43,11 @@ class Encoder(NamedTuple):
     name: str
     batch_size: int
 
+    def __repr__(self) -> str:
+        spec = self.trained.network
+        size = f"ResNet-{spec.depth}" + ("" if spec.width == 1 else f" {spec.width:g}x")
+        return f"Encoder({size}, {self.name}, dim {self.dim}, {self.image_size} px)"
+
     @property
     def dim(self) -> int:
         """Numbers in the representation of an image."""

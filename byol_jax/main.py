@@ -50,9 +50,9 @@ def _explain(error: Exception) -> str:
         return f"the config has no key {wrong!r}: did you mean {right!r}?"
     inside_a_value = re.search(r"Attempting to lookup: ([\w.]+)", text)
     if inside_a_value:
-        return f"the config has no key {inside_a_value[1]!r}: experiments/base.py lists the keys"
+        return f"the config has no key {inside_a_value[1]!r}: its page lists the keys"
     if isinstance(error, AttributeError | KeyError):
-        return f"the config has no key {text.strip(chr(34))}: experiments/base.py lists the keys"
+        return f"the config has no key {text.strip(chr(34))}: its page lists the keys"
     for python, plain in (
         ("invalid literal for int", "a whole number is needed"),
         ("could not convert string to float", "a number is needed"),
@@ -165,7 +165,10 @@ def main(argv: Sequence[str]) -> None:
         config.get("job") in jobs.JOBS,
         f"config.job={config.get('job')!r} must be one of: {', '.join(jobs.JOBS)}",
     )
-    checks.check_given(config, _given())
+    given = _given()
+    checks.check_given(config, given)
+    if config.job == "pretrain" and "recipe" not in given:
+        config.recipe = checks.with_changes(config.recipe, config.to_dict(), given)
     metrics.show_messages()
     if _PREFLIGHT.value:
         from byol_jax.jobs.preflight import report

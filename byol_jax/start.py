@@ -8,13 +8,13 @@ import numpy as np
 
 from byol_jax import weights
 from byol_jax.errors import UserError, require
-from byol_jax.networks import resnet, siamese
+from byol_jax.networks import siamese
 from byol_jax.program import TrainState
 
 _logger = logging.getLogger(__name__)
 
-# Settings of a network that its arrays do not show.
-_UNSEEN = {"padding": resnet.PADDINGS, "shortcut": resnet.SHORTCUTS}
+# Settings of an encoder, of which its arrays show some.
+_SETTINGS = ("depth", "width", "stem", "padding", "shortcut")
 
 
 def start_from(
@@ -34,14 +34,17 @@ def start_from(
     Raises:
       UserError: the encoder of the source is another one; names the first difference.
     """
-    for name in _UNSEEN:
-        own, other = getattr(spec, name), getattr(trained.network, name)
-        require(
-            own == other,
-            f"config.network.{name}={own}, and config.init={source} has {name}={other}: give "
-            f"--config.network.{name}={other}",
-        )
+    others = {
+        name: getattr(trained.network, name)
+        for name in _SETTINGS
+        if getattr(spec, name) != getattr(trained.network, name)
+    }
+    flags = " ".join(f"--config.network.{name}={value}" for name, value in others.items())
+    require(
+        not others, f"config.init={source} has another encoder than config.network: give {flags}"
+    )
     online = _taken(state.online_params, state.online_state, trained, "online", source)
+    _say_drawn(state.online_params, online[0], source)
     target: dict[str, Any] = {}
     if state.target_params:
         name = "target" if trained.target_params else "online"
@@ -59,8 +62,7 @@ def _taken(
     difference = _difference(siamese.encoder_params(params), siamese.encoder_params(theirs[0]))
     if difference:
         raise UserError(
-            f"config.init={source} has another encoder than config.network: {difference}; give the "
-            "depth, width and stem of the former"
+            f"config.init={source} has another encoder than config.network: {difference}"
         )
     heads = {module.partition("/")[0] for module in params} & {*siamese.HEADS}
     # A head with a norm that has no parameters shows it in its averages alone.
@@ -72,10 +74,6 @@ def _taken(
             for ours, others in zip((params, state), theirs, strict=True)
         )
     ]
-    if drawn and name == "online":
-        _logger.info(
-            "config.init: %s drawn, since %s has none of these shapes", ", ".join(drawn), source
-        )
 
     def chosen(ours: weights.Tree, others: weights.Tree) -> dict[str, Any]:
         return {
@@ -84,6 +82,13 @@ def _taken(
         }
 
     return chosen(params, theirs[0]), chosen(state, theirs[1])
+
+
+def _say_drawn(drawn: weights.Tree, taken: weights.Tree, source: str) -> None:
+    """Names the heads that are still those that were drawn."""
+    heads = {m.partition("/")[0] for m in drawn if drawn[m] is taken[m]} & {*siamese.HEADS}
+    if heads:
+        _logger.info("config.init: %s drawn: %s has none such", ", ".join(sorted(heads)), source)
 
 
 def _below(tree: weights.Tree, head: str) -> weights.Tree:

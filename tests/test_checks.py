@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from byol_jax import checks
 from byol_jax.checks import (
     NO_NUMBERS,
     PROBABILITY,
@@ -127,3 +128,14 @@ def test_a_key_has_an_effect_once_the_other_is_unset() -> None:
     check_given({"num_epochs": 1, "num_steps": None, "sweep_epochs": ()}, ["num_epochs"])
     check_given({"num_epochs": None, "num_steps": 5}, ["num_epochs", "num_steps"])
     check_given({"magnitude": 9, "augmentation": "randaugment"}, ["magnitude"])
+
+
+def test_a_recipe_names_what_the_command_line_changes_of_it() -> None:
+    config = {
+        **{"dataset": "folder:x", "batch_size": 16, "num_steps": 4, "log_every": 1, "seed": 2},
+        **{"network": {"depth": "18"}, "evaluation": {"at_end": False}},
+    }
+    given = ["dataset", "batch_size", "log_every", "seed", "network.depth", "evaluation.at_end"]
+    recipe = checks.with_changes("published: App. A", config, given)
+    assert recipe == "published: App. A; changed: batch_size, network.depth"
+    assert checks.with_changes("published: App. A", config, ["dataset"]) == "published: App. A"

@@ -140,7 +140,7 @@ def test_files_that_are_no_images_are_named(
     [
         ({"network": "random"}, "network='random' must be one of: online, target"),
         ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
-        ({"path": "no/run"}, "checkpoint=no/run is no folder"),
+        ({"path": "no/run"}, "checkpoint=no/run: there is no such path"),
     ],
 )
 def test_wrong_arguments_are_named(workdir: pathlib.Path, arguments, words: str) -> None:

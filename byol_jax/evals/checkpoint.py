@@ -7,7 +7,7 @@ import ml_collections
 
 from byol_jax import weights
 from byol_jax.data import sources
-from byol_jax.errors import require
+from byol_jax.errors import UserError, require
 from byol_jax.evals import features
 from byol_jax.evals.splits import Batches
 from byol_jax.networks import siamese
@@ -25,7 +25,10 @@ def load_weights(config: ml_collections.ConfigDict) -> weights.Trained:
       UserError: it is not given, or is not a checkpoint with an encoder.
     """
     require(config.checkpoint, f"config.checkpoint is needed: {weights.KINDS}")
-    return weights.load(config.checkpoint)
+    try:
+        return weights.load(config.checkpoint)
+    except UserError as error:  # which knows the path alone
+        raise UserError(str(error).replace("checkpoint=", "config.checkpoint=", 1)) from error
 
 
 def siamese_of(trained: weights.Trained) -> hk.TransformedWithState:

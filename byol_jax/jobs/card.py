@@ -117,7 +117,8 @@ def _facts(trained: Trained, name: str) -> list[str]:
         "method": trained.method or "not known",
         "data set": _set_name(trained.dataset),
         "updates": steps if trained.step else "not known",
-        "training images": f"{trained.image_size} x {trained.image_size} pixels",
+        "images": f"{trained.image_size} x {trained.image_size} pixels"
+        + ("" if "job" in trained.config else ", as nothing else is known"),
         "recipe": trained.recipe or "not known",
         **({"origin": trained.origin} if trained.origin else {}),
     }
@@ -162,7 +163,9 @@ def _images(trained: Trained) -> list[str]:
         "released": f"the central square of 87.5 % of the short side is resized to {size} pixels",
     }[trained.cropping.eval_crop]
     return [
-        f"RGB; {crop} (bicubic); values are divided by 255, then "
+        f"RGB; {crop} (bicubic without antialiasing, as TensorFlow's default; Pillow's and "
+        "torchvision's antialias, which is another picture and gives other features: "
+        "`byol_resnet.prepare` does it right); values are rounded, divided by 255, then "
         f"(x - mean) / std with mean {[*byol.IMAGENET_MEAN]} and std {[*byol.IMAGENET_STD]}. "
         "config.json has these numbers."
     ]
@@ -192,9 +195,13 @@ def snippets(trained: Trained, formats: Sequence[str], folder: str) -> dict[str,
     nhwc = f"# float32 [N, H, W, 3], normalised -> [N, {dim}]"
     lines = {
         "PyTorch": [
-            "import torch",
-            f'encoder = torch.hub.load("{folder}", "encoder", source="local")',
-            f"embeddings = encoder(images)  {nchw}",
+            "import sys, torch  # pip install torch safetensors",
+            f'sys.path.append("{folder}")',
+            "import byol_resnet",
+            f'encoder = byol_resnet.load("{folder}")',
+            f'images = byol_resnet.prepare("{folder}", files)  {nchw}',
+            "with torch.no_grad():",
+            "    embeddings = encoder(images)",
         ]
     }
     if not hub.why_not_timm(trained.network):

@@ -136,7 +136,8 @@ def _check_formats(trained: Trained, name: str, formats: Sequence[str]) -> None:
     reason = hub.why_not_timm(spec)
     require(
         "timm" not in formats or not reason,
-        f"config.formats: {reason}; leave timm out and use byol_resnet.py, which is in the folder",
+        f"config.formats={'+'.join(formats)}: {reason}; leave timm out and use byol_resnet.py, "
+        "which every export has",
     )
     size = sum(
         np.asarray(leaf).nbytes for leaf in jax.tree.leaves(exported.encoder_of(trained, name))

@@ -1,7 +1,7 @@
 """The ResNet of an exported folder in plain PyTorch: `byol_resnet.load(FOLDER)`.
 
 Part of byol_jax (Apache-2.0), which copies this file into each folder that it exports and never
-imports it. It needs torch, and safetensors to read the weights.
+imports it. It needs torch, and safetensors to read the weights; `prepare` also numpy and Pillow.
 
 TensorFlow's SAME padding puts the odd row of zeros at the bottom and on the right, which a stride
 of 2 meets at every even size. PyTorch's `padding=` cannot say that, so the padding is computed from
@@ -11,6 +11,7 @@ the size of each input.
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -144,6 +145,12 @@ class ResNet(nn.Module):
         return out.mean((2, 3))
 
 
+def _about(folder: str | os.PathLike[str]) -> dict:
+    text = (pathlib.Path(folder) / "config.json").read_text(encoding="utf-8")
+    section: dict = json.loads(text)["byol_jax"]
+    return section
+
+
 def load(folder: str | os.PathLike[str]) -> ResNet:
     """The encoder of an exported folder, in evaluation mode.
 
@@ -152,8 +159,66 @@ def load(folder: str | os.PathLike[str]) -> ResNet:
     from safetensors.torch import load_file
 
     root = pathlib.Path(folder)
-    about = json.loads((root / "config.json").read_text(encoding="utf-8"))["byol_jax"]
-    sizes = {key: value for key, value in about["encoder"].items() if key != "bn_decay"}
+    sizes = {k: v for k, v in _about(root)["encoder"].items() if k != "bn_decay"}
     network = ResNet(**sizes)
     network.load_state_dict(load_file(root / "model.safetensors"), strict=True)
     return network.eval()
+
+
+def prepare(
+    folder: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]]
+) -> torch.Tensor:
+    """Image files as the encoder saw them: float32 `[N, 3, S, S]`, cropped and normalised.
+
+    The resizing is TensorFlow's bicubic one, without antialiasing. Pillow's and torchvision's
+    antialias where they shrink an image: another picture, and other features.
+    """
+    import numpy as np
+    from PIL import Image
+
+    about = _about(folder)
+    crops = []
+    for file in files:
+        with Image.open(file) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"), np.float32))
+        crops.append(_crop(pixels, about["image_size"], about["eval_crop"]))
+    mean, std = (torch.tensor(about[key]).view(3, 1, 1) for key in ("mean", "std"))
+    return (torch.stack(crops).permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def _crop(pixels: torch.Tensor, size: int, mode: str) -> torch.Tensor:
+    """The evaluation crop of `[H, W, 3]`: whole grey levels, `[size, size, 3]`."""
+    height, width, _ = pixels.shape
+    short = min(height, width)
+    if mode == "released":  # the central 87.5 % of the short side, resized
+        side = max(int(0.875 * short), 1)
+        top, left = (height - side + 1) // 2, (width - side + 1) // 2
+        pixels = pixels[top : top + side, left : left + side]
+        sides, corner = [size, size], [0, 0]
+    else:  # the short side is resized, and the centre is kept
+        target = round(size * 256 / 224) if mode == "paper" else size
+        sides = [round(side * target / short) for side in (height, width)]
+        corner = [(side - size) // 2 for side in sides]
+    rows = _bicubic(pixels.shape[0], sides[0], corner[0], size)
+    columns = _bicubic(pixels.shape[1], sides[1], corner[1], size)
+    resized = torch.einsum("yh,hwc,xw->yxc", rows, pixels, columns)
+    return resized.clamp(0, 255).round()
+
+
+def _bicubic(length: int, to: int, first: int, count: int) -> torch.Tensor:
+    """Weights `[count, length]` of positions `first`, ... of a side that is resized to `to`.
+
+    Keys' kernel with a = -1/2 at half-pixel centres; taps outside the image have no weight.
+    """
+    at = (torch.arange(first, first + count) + 0.5) * (length / to) - 0.5
+    left = at.floor()
+    near = ((at - left) * 1024).round() / 1024
+    weights = torch.zeros(count, length)
+    for tap, distance in ((-1, near + 1), (0, near), (1, 1 - near), (2, 2 - near)):
+        inner = (1.5 * distance - 2.5) * distance**2 + 1
+        outer = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        index = (left + tap).long()
+        value = torch.where(distance <= 1, inner, outer)
+        value = value * ((index >= 0) & (index < length))
+        weights[torch.arange(count), index.clamp(0, length - 1)] += value
+    return weights / weights.sum(1, keepdim=True)

@@ -73,6 +73,7 @@ def describe(trained: Trained, name: str, licence_id: str) -> dict[str, Any]:
         "eval_crop": crop,
         "crop_pct": CROP_SHARES[crop],
         "interpolation": "bicubic",
+        "antialias": False,
         **colours,
         "license": licence_id,
     }

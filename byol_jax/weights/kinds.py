@@ -60,6 +60,7 @@ def load(path: str | pathlib.Path) -> Trained:
     if exported.is_export(path):
         trained = exported.read(path)
     elif not is_single(path):
+        require(path.exists(), f"checkpoint={path}: there is no such path; give {KINDS}")
         require(path.is_dir(), f"checkpoint={path} must be {KINDS}")
         trained = checkpoint.read(path)
     elif path.suffix == ".pkl":

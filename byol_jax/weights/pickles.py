@@ -334,5 +334,7 @@ def read(path: pathlib.Path) -> Any:
             raise
         except (IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
             # A damaged file: what a step needs is not on the stack, or is something else.
-            raise Refused(f"an instruction without its values ({type(error).__name__})") from error
+            raise Refused(
+                f"an instruction without its values, so it is damaged ({type(error).__name__})"
+            ) from error
     raise Refused("no end")

@@ -91,9 +91,10 @@ def _found(path: pathlib.Path, whole: Mapping[str, Any]) -> tuple[families.Famil
             return found
     names = [name for place in _PLACES for name in _at(whole, place)]
     stems = [name for name in names if name.endswith("conv1.weight")] or names or [*whole]
+    own = ", ".join(map(str, stems[:3])) + ", ..." * (len(stems) > 3)
     raise UserError(
-        f"checkpoint={path} has no encoder where one of these projects has it: {families.NAMES}; "
-        f"it has {', '.join(map(str, stems[:3])) or 'nothing'}{', ...' * (len(stems) > 3)}"
+        f"checkpoint={path} has no encoder where one of these projects has it: {families.NAMES}, "
+        f"all with a plain ResNet; it has {own or 'nothing'}"
     )
 
 

@@ -417,7 +417,7 @@ def test_unreadable_files_of_a_stopped_job_count(run_dir, tmp_path, monkeypatch)
     ("changes", "words"),
     [
         ({"checkpoint": ""}, "config.checkpoint is needed"),
-        ({"checkpoint": "no/run"}, "checkpoint=no/run must be a workdir"),
+        ({"checkpoint": "no/run"}, "checkpoint=no/run: there is no such path; give a workdir"),
         ({"network": "random"}, "config.network='random' must be one of: online, target"),
         ({"format": "csv"}, "config.format='csv' must be one of: parquet, npz"),
         ({"batch_size": 0}, "config.batch_size=0 must be 1 or more"),

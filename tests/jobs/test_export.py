@@ -72,7 +72,7 @@ def test_the_folder_is_read_back_as_that_network(run, tmp_path, network, capsys)
             np.testing.assert_array_equal(back.online_params[path][leaf], value)
     printed = capsys.readouterr().out
     assert f"written: {tmp_path / 'out' / 'model.safetensors'} (" in printed
-    assert f'torch.hub.load("{tmp_path / "out"}", "encoder", source="local")' in printed
+    assert f'encoder = byol_resnet.load("{tmp_path / "out"}")' in printed
     assert "timm" not in printed and "onnx" not in printed
 
 

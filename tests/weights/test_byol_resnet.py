@@ -1,10 +1,14 @@
 """The ResNet in plain PyTorch that exported folders hold."""
 
+import json
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tiny_encoders
+from byol_jax.data import crops, folder, pipeline
 from byol_jax.jobs import card, export
 from byol_jax.networks import resnet
 from tiny_encoders import SPECS
@@ -58,3 +62,26 @@ def test_every_depth_is_here(torch, folders):
     table = sys.modules[type(network).__module__].ARCHITECTURES
     rows = resnet.ARCHITECTURES.items()
     assert table == {depth: (row.blocks, row.channels) for depth, row in rows}
+
+
+@pytest.mark.parametrize("mode", crops.EVALUATION_MODES)
+@pytest.mark.parametrize(("height", "width"), [(90, 61), (40, 100), (24, 24)])
+def test_files_become_the_crops_of_evaluations(torch, folders, tmp_path, mode, height, width):
+    """Of a PNG, whose pixels every decoder has alike; antialiasing would be seen."""
+    from byol_jax.weights import byol_resnet
+
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    file = tmp_path / "image.png"
+    Image.fromarray(pixels).save(file)
+    about = {"image_size": 24, "eval_crop": mode, "mean": [0.5] * 3, "std": [0.25] * 3}
+    (tmp_path / "config.json").write_text(json.dumps({"byol_jax": about}))
+    own = byol_resnet.prepare(tmp_path, [file])
+    assert own.shape == (1, 3, 24, 24) and own.dtype == torch.float32
+    levels = np.rint((own.numpy() * 0.25 + 0.5) * 255).transpose(0, 2, 3, 1)
+    image_set = folder.files_set("image", [str(file)])
+    (batch,) = pipeline.evaluation_batches(image_set, image_size=24, mode=mode, batch_size=1)
+    # Sums in another order may round to the next level.
+    differs = np.abs(levels - batch["images"])
+    assert differs.max() <= 1 and (differs > 0).mean() < 1e-2
+    short = Image.fromarray(pixels).resize((24, 24), Image.Resampling.BICUBIC)
+    assert height == 24 or np.abs(np.asarray(short) - levels[0]).mean() > 10

@@ -195,7 +195,7 @@ def test_the_huge_array_is_refused_for_its_size(tmp_path: pathlib.Path) -> None:
     array = pickles.read(path)
     np.testing.assert_array_equal(array.value, np.frombuffer(b"abcd", np.float32))
     path.write_bytes(HOSTILE["a huge array"])
-    with pytest.raises(UserError, match=r"an instruction without its values \(ValueError\)"):
+    with pytest.raises(UserError, match=r"an instruction without its values, .* \(ValueError\)"):
         weights.load(path)
 
 
