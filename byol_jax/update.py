@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import optax
 
 from byol_jax import keys
 from byol_jax.augment import compose, simclr
 from byol_jax.objectives import collapse
-from byol_jax.objectives.base import Logs, Objective, Outputs, Rows, State, label_weights
+from byol_jax.objectives.base import Logs, Objective, Outputs, Rows, State
 from byol_jax.objectives.normalize import l2_norm
 from byol_jax.objectives.optimal_predictor import optimal_linear_predictor
+from byol_jax.objectives.probe import probe_loss
 from byol_jax.optim import groups, schedules
 from byol_jax.program import Hyperparameters, Method, Program, Trainable, TrainState, Views, forward
 from byol_jax.runtime import spmd
@@ -72,30 +72,6 @@ class _Rows(NamedTuple):
 # and how many images there are over all devices and micro-batches, but for rounding up.
 EMBEDDINGS = ("embeddings1", "embeddings2")
 NUM_EMBEDDINGS = 512
-
-
-def probe_loss(logits: jax.Array, labels: jax.Array, axis: str | None) -> tuple[jax.Array, Logs]:
-    """Cross-entropy and accuracies of the online probe over the labelled examples.
-
-    Args:
-      logits: `[B, num_classes]`.
-      labels: int32 `[B]`, -1 for none.
-      axis: the mapped axis; the mean is over the labelled examples of all devices.
-
-    Returns:
-      The loss, and logs `probe_loss`, `probe_top1`, `probe_top5` (percent).
-    """
-    weights = label_weights(labels >= 0, logits.dtype, axis)
-    targets = jnp.maximum(labels, 0)
-    loss = jnp.mean(
-        weights * optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)
-    )
-    _, ranked = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-    hits = ranked == targets[:, None]
-    logs = {"probe_loss": loss}
-    for name, top in (("probe_top1", hits[:, :1]), ("probe_top5", hits)):
-        logs[name] = 100 * jnp.mean(weights * jnp.any(top, axis=-1))
-    return loss, logs
 
 
 def losses(
@@ -159,11 +135,7 @@ def losses(
     statistics, moments = _statistics(online)
     changed = {**carry.objective_state, **result.state}
     carry = _Carry(online_state, target_state, jax.lax.stop_gradient(changed))
-    # The online network of some methods sees one view alone.
-    embeddings = {
-        name: online[view]["embedding"][:num_embeddings]
-        for name, view in zip(EMBEDDINGS, sorted(online), strict=False)
-    }
+    embeddings = _embeddings(online, num_embeddings)
     rows = jax.lax.stop_gradient(_Rows(dict(result.rows), embeddings))
     return loss, (carry, _Results(logs | statistics, moments), rows)
 
@@ -207,6 +179,12 @@ def _statistics(online: Mapping[int, Outputs]) -> tuple[Logs, tuple[jax.Array, j
     return logs, (mean, mean_of_squares)
 
 
+def _embeddings(online: Mapping[int, Outputs], count: int) -> dict[str, jax.Array]:
+    """y of some images; the online network of some methods sees one view alone."""
+    pairs = zip(EMBEDDINGS, sorted(online), strict=False)
+    return {name: online[view]["embedding"][:count] for name, view in pairs}
+
+
 def _optimal_prediction(online: Outputs, target: Outputs, axis: str | None) -> jax.Array:
     """Z Q with the optimal linear predictor of this batch (BYOL App. J.2): `[B, D]`."""
     z = online["projection"]
@@ -243,8 +221,7 @@ def step(
       The next state, and the logs: `loss` (of the objective alone), `probe_loss`,
       `probe_top1`, `probe_top5` (percent), `tau`, `learning_rate`, `embedding_norm`,
       `projection_norm` (Figure 7), `projection_std` (std x sqrt(D) of the normalised
-      projection), `finite`, and what the objective adds. Beside these scalars, which are equal on
-      all devices, there are `EMBEDDINGS` of some images of each device.
+      projection), `finite`, and what the objective adds; and `EMBEDDINGS`, other ones per device.
     """
     method = program.method
     target_rate = _target_rate(state.step, hparams) if method.target == "ema" else None

@@ -12,6 +12,7 @@ import tiny_numbers
 from byol_jax import keys
 from byol_jax.augment import compose
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
+from byol_jax.objectives import probe
 from byol_jax.optim import lars
 from byol_jax.program import Program, init_state
 from byol_jax.runtime import spmd
@@ -139,11 +140,11 @@ def test_probe_is_trained_by_view_1_with_the_same_optimiser():
 
 def test_unlabelled_examples_do_not_count_for_the_probe():
     logits = jnp.array([[2.0, 0.0], [0.0, 3.0], [5.0, 1.0]])
-    loss, logs = update.probe_loss(logits, jnp.array([0, 0, -1]), None)
+    loss, logs = probe.probe_loss(logits, jnp.array([0, 0, -1]), None)
     expected = np.mean([np.log(1 + np.exp(-2.0)), np.log(1 + np.exp(3.0))])
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_allclose(logs["probe_top1"], 50.0)
-    loss, logs = update.probe_loss(logits, jnp.array([-1, -1, -1]), None)
+    loss, logs = probe.probe_loss(logits, jnp.array([-1, -1, -1]), None)
     assert float(loss) == 0.0
     assert float(logs["probe_top1"]) == 0.0
 

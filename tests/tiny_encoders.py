@@ -55,7 +55,6 @@ def foreign(spec: siamese.NetworkSpec, **changes: Any) -> trained.Trained:
         section=exported.spec_section(spec),
         trees={"online_params": params, "online_state": state},
         image_size=64,
-        has_heads=False,
         step=7,
         method="simsiam",
         origin="its authors",

@@ -99,6 +99,24 @@ def scaled(channels: int, width: float) -> int:
     return channels * int(eighths) // 8
 
 
+class Variant(NamedTuple):
+    """What may differ in a ResNet of one depth, width and stem.
+
+    Attributes:
+      dilation: dilation of every 3x3 convolution of the last group; 1 is none. Above 1 the stride
+        of that group becomes 1 (BYOL App. E.4 uses 2). Parameters keep their names and shapes.
+      padding: one of `PADDINGS`.
+      shortcut: one of `SHORTCUTS`.
+    """
+
+    dilation: int = 1
+    padding: str = "same"
+    shortcut: str = "projection"
+
+
+PLAIN = Variant()
+
+
 class BlockSpec(NamedTuple):
     """What the blocks of a group share.
 
@@ -225,10 +243,7 @@ class ResNet(hk.Module):
         in the released code (docs/deviations.md, 4).
       remat: whether only the input of each block is kept for the gradient, and the rest computed
         again in the backward pass.
-      dilation: dilation of every 3x3 convolution of the last group; 1 is none. Above 1 the stride
-        of that group becomes 1 (BYOL App. E.4 uses 2). Parameters keep their names and shapes.
-      padding: one of `PADDINGS`.
-      shortcut: one of `SHORTCUTS`.
+      variant: dilation, padding and shortcuts.
     """
 
     def __init__(
@@ -239,10 +254,9 @@ class ResNet(hk.Module):
         bn_config: Mapping[str, Any] | None = None,
         last_bn_scale: float = 1.0,
         remat: bool = False,
-        dilation: int = 1,
-        padding: str = "same",
-        shortcut: str = "projection",
+        variant: Variant = PLAIN,
     ):
+        dilation, padding, shortcut = variant
         arch = architecture(depth)
         super().__init__(name=arch.name)
         self.stem = stem

@@ -275,9 +275,7 @@ def _encoder(spec: NetworkSpec) -> resnet.ResNet:
         _bn_config(spec),
         last_bn_scale=last_bn_scale,
         remat=spec.remat,
-        dilation=spec.dilation,
-        padding=spec.padding,
-        shortcut=spec.shortcut,
+        variant=resnet.Variant(spec.dilation, spec.padding, spec.shortcut),
     )
 
 

@@ -146,7 +146,6 @@ def _rebuilt(values: Mapping[str, Any], arrays: layout.Flat) -> Trained:
             network=siamese.NetworkSpec(**values["encoder"]),
             section=config["network"],
             trees={"online_params": {}, "online_state": {}},
-            has_heads=False,
             **{key: values[key] for key in ("image_size", "step", "method", "origin", "licence")},
         )
     layout.require_fit(arrays, trained.network)

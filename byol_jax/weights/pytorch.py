@@ -69,7 +69,6 @@ def read(path: pathlib.Path, padding: str | None = None) -> Trained:
         section=section_of(spec),
         trees=trees,
         image_size=layout.side_of(spec.stem),
-        has_heads=False,
         step=0,
         method=family.method,
         origin=family.name,

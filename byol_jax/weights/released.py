@@ -143,7 +143,6 @@ def read(path: pathlib.Path) -> Trained:
         network=spec,
         section=section,
         image_size=side_of(spec.stem),
-        has_heads=True,
         step=_step(path, content.get("step", 0)),
         origin="BYOL's authors, or their code",
         licence=NON_COMMERCIAL,

@@ -96,7 +96,6 @@ def of_weights(
     trees: Mapping[str, Tree],
     *,
     image_size: int,
-    has_heads: bool,
     step: int,
     method: str | None,
     origin: str | None,
@@ -110,12 +109,13 @@ def of_weights(
       network: spec of both networks.
       section: the same as a section `network` of a config.
       trees: the fields of `Trained` that are trees; those of the target may be missing.
-      image_size, has_heads, step, method, origin, licence: as in `Trained`.
+      image_size, step, method, origin, licence: as in `Trained`.
     """
+    words = {module.partition("/")[0] for module in trees["online_params"]}
     arrays = {"target_params": {}, "target_state": {}, **trees}
     return Trained(
         network=network,
-        has_heads=has_heads,
+        has_heads=not words.isdisjoint(siamese.HEADS),
         image_size=image_size,
         cropping=Cropping(),
         view2=None,

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import golden_data
-from byol_jax import update
 from byol_jax.augment.byol import normalize, to_float
-from byol_jax.objectives import byol
+from byol_jax.objectives import byol, probe
 from byol_jax.objectives.normalize import l2_normalize
 from byol_jax.runtime import spmd
 from numbered import numbered
@@ -78,7 +77,7 @@ def classifier(golden: golden_data.Golden, runner: str) -> golden_data.Results:
 
     def rows(table: jax.Array) -> Any:
         def one(logits: jax.Array, label: jax.Array) -> Any:
-            return update.probe_loss(logits[None], label[None], None)
+            return probe.probe_loss(logits[None], label[None], None)
 
         logits, labels = table[:, :-1], table[:, -1].astype(jnp.int32)
         return jax.vmap(jax.value_and_grad(one, has_aux=True))(logits, labels)
@@ -101,7 +100,7 @@ def classifier_batch(golden: golden_data.Golden) -> golden_data.Results:
     """The probe's loss of the whole batch at once."""
     labels = jnp.asarray(golden.arrays["classifier/labels"])
     (loss, logs), gradient = jax.jit(
-        jax.value_and_grad(lambda x: update.probe_loss(x, labels, None), has_aux=True)
+        jax.value_and_grad(lambda x: probe.probe_loss(x, labels, None), has_aux=True)
     )(golden.arrays["classifier/logits"])
     for k in (1, 5):
         correct = golden.arrays[f"classifier/top{k}_correct"]

@@ -14,6 +14,7 @@ import golden_data
 from byol_jax import update
 from byol_jax.augment.byol import normalize
 from byol_jax.networks.siamese import HeadSpec, NetworkSpec, siamese
+from byol_jax.objectives import probe
 from byol_jax.optim import groups, schedules
 from byol_jax.program import Hyperparameters, Program, Trainable, TrainState
 from byol_jax.runtime import spmd
@@ -133,7 +134,7 @@ def evaluate(golden: golden_data.Golden, state: TrainState, inputs: Inputs) -> g
     @jax.jit
     def run(params: Any, bn_state: Any, images: jax.Array, labels: jax.Array) -> Any:
         outputs, _ = network.apply(params, bn_state, None, normalize(images), False)
-        one = jax.vmap(lambda logits, label: update.probe_loss(logits[None], label[None], None))
+        one = jax.vmap(lambda logits, label: probe.probe_loss(logits[None], label[None], None))
         return outputs, one(outputs["logits"], labels)
 
     labels = inputs.eval_labels.astype(np.int32)

@@ -444,8 +444,7 @@ def test_bad_folders_and_several_processes_are_refused(run_dir, tmp_path, refuse
 @pytest.mark.slow
 @pytest.mark.ci
 def test_the_program_embeds(run_dir, pictures, tmp_path):
-    given = {"checkpoint": run_dir, "dataset": f"folder:{pictures}"}
-    flags = [f"--config.{key}={value}" for key, value in given.items()]
+    flags = [f"--config.checkpoint={run_dir}", f"--config.dataset=folder:{pictures}"]
     done = tiny_runs.program("--config=experiments/embed.py", *flags, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "written: " in done.stdout and len(table(tmp_path)) == COUNT
