@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -39,6 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, pathlib.Path
     spec = NetworkSpec("tiny", 1, "small", padding="torch")
     arrays = {f"encoder_q.{name}": value for name, value in torch_arrays(spec).items()}
     arrays |= {f"encoder_k.{name}": value for name, value in torch_arrays(spec, seed=1).items()}
+    arrays["queue"] = np.zeros((2, 2), np.float32)
     safetensors.numpy.save_file(arrays, folder / "moco.safetensors")
     return {
         "released": golden_data.folder() / "released_style.pkl",
