@@ -130,7 +130,9 @@ def test_two_processes_train_as_one_does_and_one_continues(tmp_path):
     expected_lines, lines = tiny_runs.metrics(alone), tiny_runs.metrics(together)
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert expected_lines[0].keys() == lines[0].keys()
-    for name in lines[0].keys() - {"split"}:
+    # Those of the first process's images alone.
+    health = {"embedding_rank", "alignment", "uniformity"}
+    for name in lines[0].keys() - {"split"} - health:
         np.testing.assert_allclose(
             [line[name] for line in lines],
             [line[name] for line in expected_lines],
