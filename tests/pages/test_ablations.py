@@ -215,7 +215,8 @@ def run(config, step=None):
         batch = spmd.shard(batch_of(config, number), config.accumulate, device)
         state, log = step(state, batch, seed, hparams)
         states.append(spmd.to_host(state))
-        logs.append({name: float(value) for name, value in spmd.to_host(log).items()})
+        host = spmd.to_host(log)
+        logs.append({name: float(value) for name, value in host.items() if np.ndim(value) == 0})
     return states, logs
 
 
