@@ -13,7 +13,7 @@ from byol_jax.program import TrainState
 
 _logger = logging.getLogger(__name__)
 
-# Settings of an encoder, of which its arrays show some.
+# Settings that an encoder must share with its source.
 _SETTINGS = ("depth", "width", "stem", "padding", "shortcut")
 
 

@@ -296,7 +296,7 @@ def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights
 
 
 def with_terms(records: Sequence[Record], trained: weights.Trained) -> list[Record]:
-    """The records, each of which says whose weights it is of, where they are not our own."""
+    """The records, with origin and licence where the weights are other people's."""
     terms = weights.terms_of(trained)
     return [
         record._replace(settings={**record.settings, **terms})

@@ -185,5 +185,5 @@ def npz_about(path: pathlib.Path) -> dict[str, Any]:
         with np.load(path) as arrays:
             about: dict[str, Any] = json.loads(str(arrays["about"]))
             return about
-    except Exception as error:  # whatever numpy says of a file that is not its own
+    except Exception as error:  # numpy has many errors for damaged files
         raise _foreign(path, error) from error

@@ -16,12 +16,12 @@ class Family(NamedTuple):
       target: prefix of the names of its moving average, where it is saved.
       beside: first words of other names behind the prefix of the encoder, of heads that are left
         out.
-      signs: first words of names, of which a file has at least one; none are needed where the
+      signs: first words of names; a file of the project has at least one of them. Empty where the
         prefix tells enough.
       method: key of `jobs.pretrained.METHODS`, if the file's form tells it.
       licence: terms of the weights that the project's authors published.
-      padding: of convolutions and pools, one of `resnet.PADDINGS`.
-      small_padding: the same, of networks with the small stem.
+      small_padding: one of `resnet.PADDINGS`, for networks with the small stem; all others have
+        `torch`.
     """
 
     name: str
@@ -31,7 +31,6 @@ class Family(NamedTuple):
     signs: tuple[str, ...] = ()
     method: str | None = None
     licence: str = UNKNOWN_LICENCE
-    padding: str = "torch"
     small_padding: str = "torch"
 
 

@@ -1,4 +1,4 @@
-"""`load`: trained networks from a path, of whatever kind it is."""
+"""`load`: trained networks from a path of any kind."""
 
 import logging
 import pathlib

@@ -29,7 +29,7 @@ ROOTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 _BATCH_NORM = {"scale": "weight", "offset": "bias"}
 _AVERAGES = {"mean_ema": "running_mean", "var_ema": "running_var"}
 COUNTER = "num_batches_tracked"
-# The number of updates that BatchNorm is given where a file does not say it: so many that nothing
+# Updates of BatchNorm where a file does not give their number: so many that nothing
 # is left of the first values.
 _MANY = 10_000
 

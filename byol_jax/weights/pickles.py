@@ -56,7 +56,7 @@ class Array:
 
 
 class Inert:
-    """An object of which nothing is kept."""
+    """An object whose content is not kept."""
 
 
 # Names of functions and classes, and the kinds of their stand-ins.

@@ -52,7 +52,7 @@ def read(path: pathlib.Path, padding: str | None = None) -> Trained:
     try:
         spec = layout.spec_of(online)
         is_small = spec.stem == "small"
-        usual = family.small_padding if is_small else family.padding
+        usual = family.small_padding if is_small else "torch"
         spec = spec._replace(padding=padding or usual)
         trees["online_params"], trees["online_state"] = _trees(online, spec)
         if family.target and families.below(arrays, family.target):
@@ -153,7 +153,7 @@ def _safetensors(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _torch(path: pathlib.Path) -> dict[str, Any]:
-    """The content of a file of `torch.save`, with arrays in place of tensors.
+    """The content of a file of `torch.save`.
 
     Nothing in the file is executed: only tensors, plain values and records of settings are read.
     """
@@ -170,7 +170,7 @@ def _torch(path: pathlib.Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(known):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of pickle, zip, torch: whatever is wrong with the file
+    except Exception as error:  # pickle, zip and torch each have their own
         raise UserError(f"checkpoint={path} {_reason(error)}") from error
     require(isinstance(content, Mapping), f"checkpoint={path} holds no weights by name")
     plain: dict[str, Any] = dict(content)
