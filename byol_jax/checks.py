@@ -118,6 +118,7 @@ NO_NUMBERS = frozenset(
     (
         "recipe",  # words
         *("log_every", "checkpoint_every", "keep_checkpoints", "stop_at", "profile", "views"),
+        *("finish", "choose"),
         *("threads", "prefetch", "data.threads", "data.prefetch", "data.cache"),
         *("follow", "follow_seconds", "follow_hours", "evaluation.knn_every", "save_predictions"),
     )
@@ -156,6 +157,8 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# Between the words of a recipe and the keys that are changed of it.
+_CHANGED = "; changed: "
 # Keys that are not of the recipe: what it is run on, its seed, and what is measured of it.
 _APART = ("dataset", "data_dir", "seed", "job", "evaluation")
 
@@ -170,7 +173,13 @@ def with_changes(recipe: str, config: Mapping[str, Any], given: Iterable[str]) -
     """
     decide = deciding(config)
     changes = [key for key in given if key in decide and key.partition(".")[0] not in _APART]
-    return f"{recipe}; changed: {', '.join(changes)}" if changes else recipe
+    return f"{recipe}{_CHANGED}{', '.join(changes)}" if changes else recipe
+
+
+def changes_in(recipe: str) -> tuple[str, list[str]]:
+    """The words of a recipe without the changed keys, and those keys: undoes `with_changes`."""
+    words, _, keys = recipe.partition(_CHANGED)
+    return words, keys.split(", ") if keys else []
 
 
 def differing(

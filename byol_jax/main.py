@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on `config.job`."""
     require(len(argv) == 1, f"unexpected argument {argv[-1]!r}: settings are --config.KEY=VALUE")
     require(_CONFIG.value is not None, "--config=experiments/NAME.py is needed")
-    workdir = _WORKDIR.value or ""
+    workdir = _WORKDIR.value or jobs.workdir_of(_CONFIG.value)
     require(workdir or _PREFLIGHT.value, "--workdir=DIR is needed: the folder of the run's outputs")
     require(_PREFLIGHT.value or not _LARGEST_BATCH.value, "--largest_batch needs --preflight=POD")
     require(
@@ -171,6 +171,7 @@ def main(argv: Sequence[str]) -> None:
         config.recipe = checks.with_changes(config.recipe, config.to_dict(), given)
     metrics.show_messages()
     if _PREFLIGHT.value:
+        jobs.fill(config, pathlib.Path(workdir))
         from byol_jax.jobs.preflight import report
 
         report.run(config, _PREFLIGHT.value, _LARGEST_BATCH.value)
@@ -188,6 +189,7 @@ def main(argv: Sequence[str]) -> None:
         )
     )
     processes.require_same({"--workdir": workdir} | checks.flatten(config.to_dict(), "config."))
+    jobs.fill(config, pathlib.Path(workdir))
     jobs.job_of(config.job)(config, pathlib.Path(workdir))
 
 

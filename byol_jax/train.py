@@ -283,7 +283,21 @@ def _trained(run: _Run, state: TrainState) -> weights.Trained:
     return weights.trained_of(run.record, step, *online, *target)
 
 
-def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+class Ended(NamedTuple):
+    """Where a run stands after `pretrain`, in finished updates.
+
+    Attributes:
+      start: before it.
+      step: after it.
+      total_steps: at the end of the run; `step` is less where `config.stop_at` ended it.
+    """
+
+    start: int
+    step: int
+    total_steps: int
+
+
+def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Ended:
     """Trains, resuming by itself from the newest checkpoint in `workdir`.
 
     Raises:
@@ -317,6 +331,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     del host  # a copy of it is on each device
     state = _train(run, state, batches)
     _evaluate(run, state)
+    return Ended(span.start, span.end, run.total_steps)
 
 
 def _shared(run: _Run) -> tuple[Any, ...]:

@@ -303,12 +303,23 @@ def evaluation() -> ml_collections.ConfigDict:
     return section
 
 
+def finish() -> ml_collections.ConfigDict:
+    """What the job `pretrain` makes of a run that has reached its end, in its workdir."""
+    section = ml_collections.ConfigDict()
+    section.report = False  # report.html, the page of experiments/report.py
+    section.export = False  # encoder/, the folder of experiments/export.py, for PyTorch
+    section.embed = False  # embeddings/, as experiments/embed.py writes them, of all images
+    return section
+
+
 def get_config() -> ml_collections.ConfigDict:
     """The paper's run, BYOL App. A, without a data set."""
     config = ml_collections.ConfigDict()
     config.job = "pretrain"
     # The name and source of the recipe; printed at the start of the run.
     config.recipe = "not named"
+    # Gives keys that a page leaves open a value that fits the images and the devices (folder.py).
+    config.choose = False
     config.seed = 1337  # pseudo-code J.1
 
     # digits | npz:FILE (train_images, train_labels, test_images, test_labels) | folder:DIR
@@ -360,6 +371,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment = augment()
     config.data = data()
     config.evaluation = evaluation()
+    config.finish = finish()
 
     # The job `views` (--config.job=views) draws a picture of T and T' on `images` images, with
     # `draws` draws of each view, one per epoch.

@@ -63,6 +63,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 1e-6
     config.tau_base = 0.98
 
+    config.finish.report = True
+
     config.data.area_min = 0.6
     config.data.eval_crop = "full"
     config.data.classifier_crops = "own"  # as T: 60 % of the area or more, no flip

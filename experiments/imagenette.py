@@ -50,4 +50,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.base_learning_rate = 2.0
     config.optimizer.weight_decay = 1e-6
     config.data.eval_crop = "released"
+    config.finish.report = True
     return config

@@ -50,6 +50,15 @@ def load(
     return concatenate(parts)
 
 
+def own_splits(dataset: str, data_dir: str | None = None) -> tuple[str, ...]:
+    """The splits that a data set itself has, without those that are cut out of its training images.
+
+    Raises:
+      UserError: see `load`.
+    """
+    return tuple(_readers(dataset, data_dir))
+
+
 def _checked(readers: Readers, row: Benchmark | None) -> Readers:
     """The same readers, which also refuse a set whose classes are not the benchmark's."""
 

@@ -11,7 +11,7 @@ Job = Callable[[ml_collections.ConfigDict, pathlib.Path], None]
 # The function of each `config.job`. It is imported when the job runs, so that `--help` and mistakes
 # in flags need neither JAX nor TensorFlow.
 JOBS: Mapping[str, str] = {
-    "pretrain": "byol_jax.train:pretrain",
+    "pretrain": "byol_jax.jobs.pretrain:run",
     "evaluate": "byol_jax.evals.evaluate:run",
     "linear": "byol_jax.evals.linear:run",
     "finetune": "byol_jax.evals.finetune:run",
@@ -23,6 +23,7 @@ JOBS: Mapping[str, str] = {
     "paper": "byol_jax.jobs.paper:run",
     "compare": "byol_jax.jobs.compare:run",
     "embed": "byol_jax.jobs.embed:run",
+    "report": "byol_jax.jobs.report:run",
     "export": "byol_jax.jobs.export:run",
 }
 
@@ -32,3 +33,20 @@ def job_of(name: str) -> Job:
     module, function = JOBS[name].split(":")
     job: Job = getattr(importlib.import_module(module), function)
     return job
+
+
+def fill(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Chooses the open keys of a page that asks for it; see `recipe.fill`."""
+    if config.get("choose"):
+        from byol_jax.jobs import recipe
+
+        recipe.fill(config, workdir)
+
+
+def workdir_of(config: ml_collections.ConfigDict) -> str:
+    """Where a job writes without a workdir of its own: a report, to the run that it shows."""
+    if config.get("job") != "report" or not config.checkpoint:
+        return ""
+    from byol_jax.jobs import report
+
+    return str(report.workdir_of(config.checkpoint))

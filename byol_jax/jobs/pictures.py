@@ -39,6 +39,8 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "AutoAugment": ("autoaugment",),
 }
 _COLUMNS = 5
+# One function, so that views of one size are compiled once.
+_make_views = jax.jit(compose.make_views, static_argnames="view")
 
 
 def draw(
@@ -59,7 +61,6 @@ def draw(
       uint8 `[n, 2, draws, S, S, 3]`: T, then T'.
     """
     key = keys.named_key(config.seed, "augment")
-    augmented = jax.jit(compose.make_views, static_argnames="view")
     columns = views_of(config)[:2]  # T and T'
     epochs = []
     for epoch in range(draws):
@@ -72,7 +73,7 @@ def draw(
             config.data.exif,
         )
         views = [
-            augmented(
+            _make_views(
                 batch[f"view{view}"],
                 batch["ids"],
                 batch["epochs"],

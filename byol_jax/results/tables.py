@@ -1,6 +1,7 @@
 """Records and rows of text as tables."""
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from byol_jax.results.records import NETWORKS, Record
 
@@ -65,8 +66,19 @@ def _header(column: _Column, columns: Sequence[_Column]) -> str:
     return f"{protocol}{by} {metric} ({'%' if unit == 'percent' else unit})"
 
 
-def _block(records: Sequence[Record], step: int | None) -> str:
-    """One table of records that share their dataset, split and seed."""
+class Block(NamedTuple):
+    """A table of records that share their data set, split, seed and step.
+
+    Attributes:
+      caption: what they share, in words.
+      rows: cells; the first row is the header, the first column the network.
+    """
+
+    caption: str
+    rows: list[list[str]]
+
+
+def _block(records: Sequence[Record], step: int | None) -> Block:
     columns = list(dict.fromkeys(map(_column, records)))
     cells = {(r.network, *_column(r)): r for r in records}
     networks = [name for name in NETWORKS if any(r.network == name for r in records)]
@@ -79,11 +91,18 @@ def _block(records: Sequence[Record], step: int | None) -> str:
         f"{records[0].dataset}, {records[0].split} split, {counts} examples, "
         f"checkpoint step {'-' if step is None else step}, seed {records[0].seed}"
     )
-    return "\n".join([caption, *aligned(rows)])
+    return Block(caption, rows)
 
 
 def format_table(records: Sequence[Record]) -> str:
-    """Aligned text: a row per network, a column per protocol and metric, a caption above.
+    """The blocks of `blocks_of` as aligned text, each below its caption."""
+    return "\n\n".join(
+        "\n".join([block.caption, *aligned(block.rows)]) for block in blocks_of(records)
+    )
+
+
+def blocks_of(records: Sequence[Record]) -> list[Block]:
+    """Tables with a row per network and a column per protocol and metric.
 
     Each dataset, split, seed and checkpoint step has its own table. Records of `pixels` and
     `random` depend on no training, so they are in the tables of all steps, unless their
@@ -107,4 +126,4 @@ def format_table(records: Sequence[Record]) -> str:
                     step,
                 )
             )
-    return "\n\n".join(blocks)
+    return blocks
