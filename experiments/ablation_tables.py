@@ -445,6 +445,6 @@ def _of_simclr() -> Iterator[Table]:
 
 # The rows of each table, in its order.
 TABLES = build(
-    table._replace(notes=_NOTES.get(table.key, {}))
+    table._replace(notes=_NOTES.get(table.key, table.notes))
     for table in itertools.chain(_of_byol(), _of_simclr(), lecture.ablations())
 )

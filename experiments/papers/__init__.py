@@ -3,9 +3,10 @@
 A file has a heading per table, such as `[Table 5b]`, comments that begin with `#`, and a line per
 printed row with its cells between bars.
 
-Adding a paper takes three edits: a text file in this folder; its name in `NAMES`; and the meaning
-of its rows, in ablation_tables.py (changes of a pre-training config) or in paper_tables.py (pages
-that evaluate a checkpoint).
+Adding a paper takes four edits: a text file in this folder; its name in `NAMES`; the meaning of
+its rows, in ablation_tables.py (changes of a pre-training config) or in paper_tables.py (pages that
+evaluate a checkpoint); and the titles of its tables in reproduce.py, which writes
+docs/reproduce.md. others.txt has numbers of no paper, but of the READMEs of the authors' code.
 """
 
 import functools

@@ -19,7 +19,7 @@ TABLES = [
     (paper, heading)
     for paper in papers.NAMES
     for heading in papers.read(paper)
-    if heading not in ("Text", "App. A")
+    if heading not in ("Text", "App. A", "App. B.9", "App. H")
 ]
 
 # Marks of the texts, in this order, and what stands for them here.
@@ -65,6 +65,21 @@ def test_the_numbers_of_simclrs_app_a_are_those_of_its_sentence():
     (sentence,) = (line for line in text_of("simclr") if "helpful but not essential" in line)
     printed = re.findall(r"from (\S+)% to (\S+)%", sentence)
     assert printed == [tuple(cells[1] for cells in papers.read("simclr")["App. A"])]
+
+
+def test_the_number_of_a_batch_of_512_is_that_of_byols_app_h():
+    (sentence,) = (line for line in text_of("byol") if "batch size of 512 split" in line)
+    (printed,) = re.findall(
+        r"(\S+)% top-1 accuracy when trained over (\d+) epochs with a batch size of (\d+)", sentence
+    )
+    top1, epochs, batch = printed
+    assert papers.read("byol")["App. H"] == [[epochs, batch, top1]]
+
+
+def test_the_number_of_cifar10_is_that_of_simclrs_app_b_9():
+    (sentence,) = (line for line in text_of("simclr") if "AMDIM" in line and "CIFAR-10" in line)
+    (printed,) = re.findall(r"batch size (\d+) can achieve a linear .*? of (\S+)%,", sentence)
+    assert papers.read("simclr")["App. B.9"] == [[*printed]]
 
 
 @pytest.mark.parametrize("paper", ["byol", "simclr"])
