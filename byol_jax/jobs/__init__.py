@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 # The job of each `config.job`. It is imported when the job runs, so that `--help` and mistakes in
-# flags need neither JAX nor TensorFlow.
+# flags wait for no other job, and not for TensorFlow.
 JOBS: Mapping[str, Entry] = {
     "pretrain": Entry(
         "byol_jax.train:pretrain", "trains an encoder, from the newest checkpoint of the workdir on"
