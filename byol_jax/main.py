@@ -187,6 +187,8 @@ def parse(argv: Sequence[str]) -> list[str]:
       UserError: with one line, and the nearest name for one that does not exist.
     """
     if not _HELP.isdisjoint(argv):
+        # So that a reader such as `head` may leave early.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         print(_usage())
         sys.exit(0)
     given = ""

@@ -66,6 +66,18 @@ def test_help_lists_jobs_pages_and_flags():
     assert listed["--join_timeout="].endswith("(default: 300)")
 
 
+def test_nobody_has_to_read_all_of_the_help():
+    """As in `byol --help | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = tiny_runs.command("--help")
+    done = subprocess.run(
+        command, cwd=tiny_runs.ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=300, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
 @pytest.mark.parametrize(
     ("page", "arguments", "unset", "kept"),
     [
