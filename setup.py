@@ -23,6 +23,8 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+PAGES = setuptools.find_packages(include=["experiments", "experiments.*"])
+
 ONNX = ["onnx>=1.17"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6.1", *ONNX, "onnxruntime>=1.20"]
 DEV = [*TEST, "ruff>=0.15", "mypy>=1.19", "import-linter>=2.7"]
@@ -45,8 +47,18 @@ setuptools.setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=setuptools.find_packages(include=["byol_jax", "byol_jax.*"]),
-    package_data={"byol_jax": ["py.typed"]},
+    packages=[
+        *setuptools.find_packages(include=["byol_jax", "byol_jax.*"]),
+        *(f"byol_jax.pages.{name}" for name in PAGES),
+    ],
+    # The pages are installed inside the package: `experiments` is too common a name for the top of
+    # site-packages.
+    package_dir={"byol_jax.pages.experiments": "experiments"},
+    package_data={
+        "byol_jax": ["py.typed"],
+        "byol_jax.pages.experiments.papers": ["*.txt"],
+    },
+    entry_points={"console_scripts": ["byol = byol_jax.main:run"]},
     python_requires=">=3.11",
     # jax 0.10.2 is the last release for Python 3.11; later ones need 3.12.
     install_requires=[

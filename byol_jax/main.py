@@ -1,20 +1,22 @@
-"""Runs every job: `python -m byol_jax.main --config=experiments/NAME.py --workdir=DIR`."""
+"""Runs every job: `byol --config=PAGE --workdir=DIR`, or `python -m byol_jax.main`."""
 
 import pathlib
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
-from byol_jax import checks, jobs
+from byol_jax import checks, jobs, pages
 from byol_jax.errors import GUARD, USER_ERROR, GuardError, Stopped, UserError, require
 from byol_jax.runtime import cache, metrics, processes
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, experiments/NAME.py.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The page: NAME of a shipped one, or a path."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's outputs.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, when several processes train together."
@@ -40,6 +42,40 @@ _LARGEST_BATCH = flags.DEFINE_bool(
     "largest_batch", False, "With --preflight: predict it from a second compilation."
 )
 
+_HELP = frozenset(("-h", "-help", "--help", "-helpshort", "--helpshort", "-?", "--?"))
+
+
+def _usage() -> str:
+    """What `--help` prints: the jobs, the shipped pages, and the flags of this module."""
+    called = pathlib.Path(sys.argv[0]).stem
+    program = "byol" if called == "byol" else "python -m byol_jax.main"
+    defined = flags.FLAGS.get_key_flags_for_module(flags.FLAGS.find_module_defining_flag("workdir"))
+    described = {
+        f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=": flag.help
+        + (f" (default: {flag.value})" if flag.value else "")
+        for flag in defined
+    }
+    described["--helpfull"] = "All flags, those of libraries too."
+
+    def table(rows: Mapping[str, str]) -> list[str]:
+        return [f"  {name:20} {words}" for name, words in rows.items()]
+
+    lines = [
+        f"usage: {program} --config=PAGE[:OPTION=VALUE,...] --workdir=DIR [--config.KEY=VALUE ...]",
+        "",
+        "PAGE is the name of a shipped page or the path of a page, whose keys are flags.",
+        "",
+        "Jobs, by config.job, which the page sets:",
+        *table({name: job.summary for name, job in jobs.JOBS.items()}),
+        "",
+        f"Shipped pages, in {pages.folder()}:",
+        *table(pages.summaries()),
+        "",
+        "Flags:",
+        *table(described),
+    ]
+    return "\n".join(lines)
+
 
 def _explain(error: Exception) -> str:
     """One line for what absl or ml_collections found wrong with the flags."""
@@ -53,6 +89,8 @@ def _explain(error: Exception) -> str:
         return f"the config has no key {inside_a_value[1]!r}: its page lists the keys"
     if isinstance(error, AttributeError | KeyError):
         return f"the config has no key {text.strip(chr(34))}: its page lists the keys"
+    if "get_config() takes 0 positional arguments" in text:
+        return "the page of --config takes no options: leave out what follows its colon"
     for python, plain in (
         ("invalid literal for int", "a whole number is needed"),
         ("could not convert string to float", "a number is needed"),
@@ -114,28 +152,54 @@ def _given() -> list[str]:
     return [key for key in given if values.get(key, key) is not None]
 
 
+def _take_page(argv: Sequence[str]) -> tuple[list[str], str]:
+    """Puts the file of the page into `--config=PAGE`, and makes pages importable.
+
+    Returns:
+      The arguments, and the page as it was given, with its options.
+
+    Raises:
+      UserError: there is no such page.
+    """
+    words: list[str] = []
+    given = ""
+    for word in argv:
+        if words and words[-1] in ("--config", "-config"):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    for index, word in enumerate(words):
+        flag, separator, value = word.partition("=")
+        if flag in ("--config", "-config") and separator:
+            given = value
+            name, colon, options = value.partition(":")
+            page = pages.find(name)
+            pages.make_importable(page)
+            words[index] = f"--config={page}{colon}{options}"
+    return words, given
+
+
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses the flags; whatever is wrong with them is the user's mistake.
 
     Raises:
+      SystemExit: help was asked for, and is printed.
       UserError: with one line, and the nearest name for one that does not exist.
     """
-    words = [*argv, ""]
-    path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-    if "--config" in argv:
-        path = words[words.index("--config") + 1]
-    for argument in argv:
-        key = argument.partition("=")[0].removeprefix("--config.")
-        here = checks.moved(key) if argument.startswith("--config.") else None
-        require(not here, f"--config.{key} has moved: it is now {here}")
-    file = pathlib.Path(path.partition(":")[0])
-    require(not path or file.is_file(), f"--config={path}: there is no file {file}")
-    # Pages import `experiments.base`, wherever they are and the command is run; and a user's page
-    # may name an objective that stands beside it, or in it.
-    folder, checkout = file.absolute().parent, pathlib.Path(__file__).resolve().parents[1]
-    sys.path += [str(folder.parent), str(folder), str(checkout)]
+    if not _HELP.isdisjoint(argv):
+        # So that a reader such as `head` may leave early.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        print(_usage())
+        sys.exit(0)
+    given = ""
     try:
-        others, unset = _take_unset(argv)
+        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        for argument in argv:
+            key = argument.partition("=")[0].removeprefix("--config.")
+            here = checks.moved(key) if argument.startswith("--config.") else None
+            require(not here, f"--config.{key} has moved: it is now {here}")
+        words, given = _take_page(argv)
+        others, unset = _take_unset(words)
         rest = flags.FLAGS(others)
         for key in unset:
             _unset(key)
@@ -146,13 +210,16 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise
     except Exception as error:  # whatever a user's page raises
         reason = " ".join(str(error).split())
-        raise UserError(f"--config={path} failed with {type(error).__name__}: {reason}") from error
+        raise UserError(f"--config={given} failed with {type(error).__name__}: {reason}") from error
 
 
 def main(argv: Sequence[str]) -> None:
     """Dispatches on `config.job`."""
     require(len(argv) == 1, f"unexpected argument {argv[-1]!r}: settings are --config.KEY=VALUE")
-    require(_CONFIG.value is not None, "--config=experiments/NAME.py is needed")
+    require(
+        _CONFIG.value is not None,
+        "--config=PAGE is needed, such as --config=digits: --help lists the pages",
+    )
     workdir = _WORKDIR.value or jobs.workdir_of(_CONFIG.value)
     require(workdir or _PREFLIGHT.value, "--workdir=DIR is needed: the folder of the run's outputs")
     require(_PREFLIGHT.value or not _LARGEST_BATCH.value, "--largest_batch needs --preflight=POD")

@@ -10,6 +10,7 @@ import time
 import pytest
 
 import tiny_runs
+from byol_jax import jobs
 
 DIGITS = "--config=experiments/digits.py"
 
@@ -17,8 +18,12 @@ DIGITS = "--config=experiments/digits.py"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "--config="),
+        ((), "--config=PAGE is needed, such as --config=digits: --help lists the pages"),
         (("--config=experiments/absent.py", "--workdir=x"), "--config=experiments/absent.py"),
+        (("--config=digit:a=1", "--workdir=x"), "--config=digit: there is no such file"),
+        (("--config", "digits", "--workdir=x", "--config.batch_sise=3"), "'batch_size'"),
+        (("-config=byol:epoch=3", "--workdir=x"), "epochs=1000"),
+        (("--config=digits:a=1", "--workdir=x"), "the page of --config takes no options"),
         ((DIGITS,), "--workdir="),
         ((DIGITS, "--workdir=gs://bucket/x"), "--workdir=gs://bucket/x"),
         ((DIGITS, "--workdir=x", "--config.batch_sise=3"), "'batch_size'"),
@@ -43,6 +48,34 @@ DIGITS = "--config=experiments/digits.py"
 def test_mistakes_exit_with_2_and_one_line(arguments, words):
     assert words in tiny_runs.refusal(*arguments)
     assert not (tiny_runs.ROOT / "x").exists()
+
+
+def test_a_file_of_flags_may_name_the_page(tmp_path):
+    (tmp_path / "flags").write_text("--config=digits\n--config.batch_sise=3\n")
+    assert "'batch_size'" in tiny_runs.refusal(f"--flagfile={tmp_path / 'flags'}", "--workdir=x")
+
+
+def test_help_lists_jobs_pages_and_flags():
+    done = tiny_runs.program("--help")
+    assert done.returncode == 0, done.stderr
+    usage, *lines = done.stdout.splitlines()
+    assert usage.startswith("usage: python -m byol_jax.main --config=PAGE")
+    listed = dict(line.split(maxsplit=1) for line in lines if line.startswith("  "))
+    assert listed.keys() >= {*jobs.JOBS, "digits", "byol", "--workdir=", "--[no]largest_batch"}
+    assert listed["digits"].startswith("The demonstration: BYOL on real scans")
+    assert listed["--join_timeout="].endswith("(default: 300)")
+
+
+def test_nobody_has_to_read_all_of_the_help():
+    """As in `byol --help | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = tiny_runs.command("--help")
+    done = subprocess.run(
+        command, cwd=tiny_runs.ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=300, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize(

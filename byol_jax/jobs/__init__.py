@@ -3,34 +3,62 @@
 import importlib
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import ml_collections
 
 Job = Callable[[ml_collections.ConfigDict, pathlib.Path], None]
 
-# The function of each `config.job`. It is imported when the job runs, so that `--help` and mistakes
-# in flags need neither JAX nor TensorFlow.
-JOBS: Mapping[str, str] = {
-    "pretrain": "byol_jax.jobs.pretrain:run",
-    "evaluate": "byol_jax.evals.evaluate:run",
-    "linear": "byol_jax.evals.linear:run",
-    "finetune": "byol_jax.evals.finetune:run",
-    "transfer": "byol_jax.evals.transfer:run",
-    "transformations": "byol_jax.evals.transformations:run",
-    "views": "byol_jax.jobs.pictures:run",
-    "operations": "byol_jax.jobs.pictures:run_operations",
-    "ablate": "byol_jax.jobs.ablate:run",
-    "paper": "byol_jax.jobs.paper:run",
-    "compare": "byol_jax.jobs.compare:run",
-    "embed": "byol_jax.jobs.embed:run",
-    "report": "byol_jax.jobs.report:run",
-    "export": "byol_jax.jobs.export:run",
+
+class Entry(NamedTuple):
+    """A job that is not imported yet.
+
+    Attributes:
+      function: where it is, `module:function`.
+      summary: what it does, in the words of `--help`.
+    """
+
+    function: str
+    summary: str
+
+
+# The job of each `config.job`. It is imported when the job runs, so that `--help` and mistakes in
+# flags wait for no other job, and not for TensorFlow.
+JOBS: Mapping[str, Entry] = {
+    "pretrain": Entry(
+        "byol_jax.jobs.pretrain:run", "trains an encoder, from the newest checkpoint of the workdir on"
+    ),
+    "evaluate": Entry(
+        "byol_jax.evals.evaluate:run", "accuracies of frozen features: kNN, linear, few labels"
+    ),
+    "linear": Entry("byol_jax.evals.linear:run", "a linear classifier on a frozen encoder, by SGD"),
+    "finetune": Entry("byol_jax.evals.finetune:run", "trains whole networks on labels"),
+    "transfer": Entry(
+        "byol_jax.evals.transfer:run", "a linear classifier for another data set, by regression"
+    ),
+    "transformations": Entry(
+        "byol_jax.evals.transformations:run", "predicts the transformation of a view from features"
+    ),
+    "views": Entry("byol_jax.jobs.pictures:run", "a picture of images beside T and T' of them"),
+    "operations": Entry(
+        "byol_jax.jobs.pictures:run_operations", "a picture of one image after each augmentation"
+    ),
+    "ablate": Entry(
+        "byol_jax.jobs.ablate:run", "trains rows of an ablation table, beside the paper's numbers"
+    ),
+    "paper": Entry(
+        "byol_jax.jobs.paper:run", "a paper's table beside the same numbers of a checkpoint"
+    ),
+    "compare": Entry("byol_jax.jobs.compare:run", "whether two results differ by more than chance"),
+    "embed": Entry("byol_jax.jobs.embed:run", "the embeddings of a data set, as files"),
+    "report": Entry("byol_jax.jobs.report:run", "a page of HTML that shows a run"),
+    "export": Entry("byol_jax.jobs.export:run", "an encoder as a folder for other programs"),
 }
 
 
 def job_of(name: str) -> Job:
     """The function of a job, `function(config, workdir)`."""
-    module, function = JOBS[name].split(":")
+    module, function = JOBS[name].function.split(":")
     job: Job = getattr(importlib.import_module(module), function)
     return job
 
