@@ -85,7 +85,10 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
       UserError: if it cannot be read.
     """
     require(config.dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
-    image_set = sources.load(config.dataset, config.data.split, config.data_dir)
+    image_set = sources.load(
+        *(config.dataset, config.data.split, config.data_dir),
+        is_told=processes.is_first_process(),
+    )
     if config.data.cache:
         image_set = images.cached(image_set)
     stored.check_readable(image_set)
