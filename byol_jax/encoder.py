@@ -139,12 +139,14 @@ def files(directory: Path) -> list[str]:
 
 def encode(encoder: Encoder, images: Any) -> np.ndarray:
     """See `Encoder.__call__`."""
+    name = "the list of files"
     if isinstance(images, str | os.PathLike):
+        name = f"the folder {pathlib.Path(images).expanduser()}"
         images = files(images)
     is_list = isinstance(images, Sequence) and not isinstance(images, np.ndarray)
     if is_list and images and all(isinstance(x, str | os.PathLike) for x in images):
         paths = [str(pathlib.Path(x).expanduser()) for x in images]
-        return _encode(encoder, _crops(encoder, paths), len(paths))
+        return _encode(encoder, _crops(encoder, paths, name), len(paths))
     array = _checked(images)
     size = _batch_size(encoder, len(array))
     batches = (array[start : start + size] for start in range(0, len(array), size))
@@ -178,13 +180,13 @@ def _checked(images: Any) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def _crops(encoder: Encoder, paths: list[str]) -> Iterator[np.ndarray]:
-    """Evaluation crops of image files, in order.
+def _crops(encoder: Encoder, paths: list[str], name: str) -> Iterator[np.ndarray]:
+    """Evaluation crops of image files, in order; `name` is what errors call all of them.
 
     Raises:
       UserError: a file cannot be read.
     """
-    image_set = folder.files_set("images", paths)
+    image_set = folder.files_set(name, paths)
     batches = pipeline.evaluation_batches(
         image_set,
         image_size=encoder.image_size,

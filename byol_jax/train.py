@@ -85,7 +85,10 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
       UserError: if it cannot be read.
     """
     require(config.dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
-    image_set = sources.load(config.dataset, config.data.split, config.data_dir)
+    image_set = sources.load(
+        *(config.dataset, config.data.split, config.data_dir),
+        is_told=processes.is_first_process(),
+    )
     if config.data.cache:
         image_set = images.cached(image_set)
     stored.check_readable(image_set)
@@ -311,6 +314,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Ended:
         {"the newest checkpoint in --workdir": span.start, "images in config.dataset": num_examples}
     )
     run, host = _started(run)
+    if span.start >= span.end:
+        _end_again(run, host)
+        return
     batches = _batches(config, run.train_set, span.start, span.end)
 
     # What the user has in the workdir was not touched up to this line.
@@ -334,6 +340,21 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Ended:
     return Ended(span.start, span.end, run.total_steps)
 
 
+def _end_again(run: _Run, host: TrainState) -> None:
+    """Ends a run that has no step left: evaluates it, unless its records are there."""
+    step, results = run.span.end, run.workdir / "results.json"
+    is_finished = step >= run.total_steps
+    is_evaluated = run.data is not None and evaluate.has_records(
+        results, step, run.data, run.config.evaluation.to_dict()
+    )
+    if processes.is_first_process():
+        how = "finished" if is_finished else f"stopped by config.stop_at={run.config.stop_at}"
+        where = f": its results are in {results}" if is_evaluated else ""
+        _logger.info("already %s (step %d of %d)%s", how, step, run.total_steps, where)
+    if is_finished and not is_evaluated:
+        _evaluate(run, spmd.replicate(host))
+
+
 def _shared(run: _Run) -> tuple[Any, ...]:
     """What every step takes beside state and batch: seed, numbers, perhaps resident images."""
     config, train_set = run.config, run.train_set
@@ -353,13 +374,14 @@ def _train(run: _Run, state: TrainState, batches: background.Batches) -> TrainSt
         saver = checkpoints.saver(run.checkpoints, config.keep_checkpoints or None)
         stack.callback(checkpoints.close, saver)
         writer = progress = None
+        pace = metrics.Pace(span.start, span.end)
         if processes.is_first_process():
-            writer = stack.enter_context(
-                contextlib.closing(metrics.Writer(run.workdir, span.start))
-            )
+            writer = metrics.Writer(run.workdir, span.start)
+            stack.enter_context(contextlib.closing(writer))
             progress = metrics.Progress(run.total_steps * config.batch_size, "pretrain")
             stack.enter_context(contextlib.closing(progress))
-            _logger.info("compiling the update step")
+            patience = " (minutes are normal on a CPU)" * (jax.default_backend() == "cpu")
+            _logger.info("compiling the update step%s", patience)
         first = span.start + config.profile.first
         traced = stack.enter_context(
             profiler.traced(run.workdir / "profile", first, config.profile.steps)
@@ -375,11 +397,12 @@ def _train(run: _Run, state: TrainState, batches: background.Batches) -> TrainSt
             progress.advance(done * config.batch_size, message)
 
         def monitor(done: int, state: TrainState) -> None:
+            if writer:
+                pace.tell(done)
             every = config.evaluation.knn_every
             if writer and run.data and every and done % every == 0:
-                values = evaluate.monitor(
-                    _trained(run, state), run.data, config.evaluation.to_dict()
-                )
+                trained = _trained(run, state)
+                values = evaluate.monitor(trained, run.data, config.evaluation.to_dict())
                 writer.write(done, "test", values)
 
         return loop.run(

@@ -126,8 +126,10 @@ def test_files_that_are_no_images_are_named(
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     good = pictures / "a.png"
-    with pytest.raises(UserError, match=r"bad\.png"):
+    with pytest.raises(UserError, match=r"^the list of files: 1 of 2 images cannot .*bad\.png"):
         encode([good, bad])
+    with pytest.raises(UserError, match=f"^the folder {tmp_path}: 1 of 1 images cannot be read"):
+        encode(tmp_path)
     # Less than one file in a hundred: evaluations leave it out.
     with pytest.raises(UserError, match=r"bad\.png cannot be read"):
         encode([good] * 130 + [bad] + [good] * 20)

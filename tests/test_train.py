@@ -2,6 +2,8 @@
 
 import functools
 import json
+import logging
+import re
 import signal
 
 import jax
@@ -119,7 +121,7 @@ def test_a_run_with_a_cache_reads_each_image_once(tmp_path, monkeypatch):
         return uncached.images.read(i)
 
     counted = uncached._replace(images=uncached.images._replace(read=read))
-    monkeypatch.setattr(train.sources, "load", lambda *_: counted)
+    monkeypatch.setattr(train.sources, "load", lambda *_, **__: counted)
     config.data.cache = True
     given = Stream(0, uncached.size, 8, stop=6), (View(8), View(8))
     ours = list(train.pipeline.train_batches(train.load_images(config), *given))
@@ -129,10 +131,66 @@ def test_a_run_with_a_cache_reads_each_image_once(tmp_path, monkeypatch):
             np.testing.assert_array_equal(batch[name], values, err_msg=name)
 
 
-def test_a_finished_run_is_not_trained_again(dataset, finished):
-    before = (finished / "metrics.jsonl").read_text()
-    train.pretrain(tiny_runs.tiny_config(dataset), finished)
-    assert (finished / "metrics.jsonl").read_text() == before
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """What the log has said since the last call."""
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+
+    def said() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return messages
+
+    return said
+
+
+@pytest.fixture
+def no_step(monkeypatch):
+    """Nothing is compiled, written or shown."""
+    for module, name in ((train, "mapped_step"), (metrics, "Writer"), (metrics, "Progress")):
+        monkeypatch.setattr(module, name, lambda *_, name=name: pytest.fail(name))
+
+
+def contents(workdir):
+    return {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "already finished (step 6 of 6)"),
+        ({"num_steps": 9, "stop_at": 4}, "already stopped by config.stop_at=4 (step 6 of 9)"),
+    ],
+)
+def test_a_run_without_a_step_left_is_not_trained(dataset, finished, said, no_step, changes, words):
+    before = contents(finished)
+    train.pretrain(tiny_runs.tiny_config(dataset, **changes), finished)
+    assert said()[-1] == words
+    assert contents(finished) == before
+
+
+def test_what_a_run_says_before_its_first_step(dataset, tmp_path, said, monkeypatch):
+    """Each thing once; minutes are normal on a CPU alone."""
+    name = dataset.removeprefix("npz:")
+    images = f"24 images in npz:{name}, 2 classes (train+valid)"
+    for steps, backend, patience in (
+        (1, "cpu", " (minutes are normal on a CPU)"),
+        (2, "gpu", ""),
+    ):
+        monkeypatch.setattr(train.jax, "default_backend", lambda backend=backend: backend)
+        train.pretrain(tiny_runs.tiny_config(dataset, num_steps=steps), tmp_path)
+        reading, what, recipe, compiling = said()
+        assert (reading, what) == (f"reading images of npz:{name}", images)
+        assert recipe.startswith("recipe: ")
+        assert compiling == f"compiling the update step{patience}"
+
+
+def test_the_time_that_is_left_is_said_once(dataset, tmp_path, said, monkeypatch):
+    monkeypatch.setattr(metrics.Pace, "_SECONDS", 0.0)
+    train.pretrain(tiny_runs.tiny_config(dataset), tmp_path)
+    (estimate,) = (line for line in said() if "per step" in line)
+    assert re.fullmatch(r"[\d.]+ s per step: about \d+ s to go", estimate)
 
 
 @pytest.mark.slow
@@ -224,7 +282,7 @@ def test_host_placement_trains_on_the_same_views(dataset, finished, tmp_path):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
-def test_runs_on_a_folder_and_evaluates_its_splits(tmp_path):
+def test_runs_on_a_folder_and_evaluates_its_splits(tmp_path, said, monkeypatch):
     dataset = tiny_runs.write_folder(tmp_path / "images")
     config = tiny_runs.tiny_config(
         dataset, num_steps=2, evaluation__at_end=True, evaluation__draws=1, evaluation__knn_k=3
@@ -237,11 +295,29 @@ def test_runs_on_a_folder_and_evaluates_its_splits(tmp_path):
     assert fitted == {"train+valid"}
     assert {r["network"] for r in records} == {"pixels", "random", "target", "online"}
 
+    # Started again it is not evaluated again, unless its records are gone or other ones are asked.
+    evaluated = []
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: evaluated.append(True) or [])
+    before = contents(tmp_path / "run")
+    results = tmp_path / "run" / "results.json"
+    said()
+    train.pretrain(config, tmp_path / "run")
+    assert said()[-1] == f"already finished (step 2 of 2): its results are in {results}"
+    assert evaluated == [] and contents(tmp_path / "run") == before
+    config.evaluation.knn_k = 4
+    train.pretrain(config, tmp_path / "run")
+    assert evaluated == [True]
+    config.evaluation.knn_k = 3
+    results.unlink()
+    train.pretrain(config, tmp_path / "run")
+    assert evaluated == [True, True] and results.exists()
+    assert said()[-1] == "already finished (step 2 of 2)"
+
 
 def test_too_many_unreadable_files_are_refused_before_anything_is_written(tmp_path):
     dataset = tiny_runs.write_folder(tmp_path / "images")
     (tmp_path / "images" / "train" / "class0" / "0.png").write_text("not an image")
-    with pytest.raises(UserError, match=r"1 of 24 images of folder:\S+ cannot be read, more than"):
+    with pytest.raises(UserError, match=r"config\.dataset=folder:\S+: 1 of 24 images cannot"):
         train.pretrain(tiny_runs.tiny_config(dataset), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -254,7 +330,7 @@ def test_a_large_set_is_left_to_the_evaluation_job(dataset, tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_images_without_labels_train_without_a_probe(tmp_path):
+def test_images_without_labels_train_without_a_probe(tmp_path, said, capsys):
     np.savez(tmp_path / "x.npz", train_images=tiny_runs.images(16), test_images=tiny_runs.images(8))
     config = tiny_runs.tiny_config(
         f"npz:{tmp_path / 'x.npz'}", num_steps=2, evaluation__at_end=True
@@ -263,6 +339,10 @@ def test_images_without_labels_train_without_a_probe(tmp_path):
     assert "probe_loss" not in tiny_runs.metrics(tmp_path / "run")[-1]
     records = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {r["metric"] for r in records} == {"std_sqrt_dim"}
+    lines = said()
+    assert f"16 images in {config.dataset}, no labels (train+valid)" in lines
+    assert sum("no labels in" in line for line in lines) == 1
+    assert "0 = collapsed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,13 @@ def read_npz(file: str) -> dict[str, ImageSet]:
     arrays = _npz_arrays(file)
     require(
         "test_images" in arrays or "test_labels" not in arrays,
-        f"{file} has 'test_labels' without 'test_images'; add the images or remove the labels",
+        "the file has 'test_labels' without 'test_images'; add the images or remove the labels",
     )
     splits = {}
     for split in ("train", "test"):
         if f"{split}_images" in arrays:
-            images = _checked_images(arrays, split, file)
-            splits[split] = images, _checked_labels(arrays, split, file, len(images))
+            images = _checked_images(arrays, split)
+            splits[split] = images, _checked_labels(arrays, split, len(images))
     num_classes = 1 + max(int(labels.max(initial=-1)) for _, labels in splits.values())
     return {
         split: ImageSet(f"npz:{file}", images, labels, num_classes)
@@ -49,9 +49,9 @@ def _npz_arrays(file: str) -> dict[str, np.ndarray]:
     path = os.path.expanduser(file)
     require(
         os.path.isfile(path),
-        f"npz:{file}: there is no such file; give an npz file with {', '.join(_ARRAYS)}",
+        f"there is no such file; give an npz file with {', '.join(_ARRAYS)}",
     )
-    wrong = f"{file} is not a readable npz file; write one with numpy.savez(FILE, train_images=...)"
+    wrong = "this is not a readable npz file; write one with numpy.savez(FILE, train_images=...)"
     # np.load would also read a single .npy array or a pickle.
     require(zipfile.is_zipfile(path), wrong)
     try:
@@ -59,7 +59,7 @@ def _npz_arrays(file: str) -> dict[str, np.ndarray]:
             names = ", ".join(archive.files) or "none"
             require(
                 "train_images" in archive.files,
-                f"{file} has no array 'train_images' (its arrays: {names}); add it, "
+                f"the file has no array 'train_images' (its arrays: {names}); add it, "
                 f"{', '.join(_ARRAYS[1:])} are optional",
             )
             return {name: archive[name] for name in _ARRAYS if name in archive.files}
@@ -67,9 +67,9 @@ def _npz_arrays(file: str) -> dict[str, np.ndarray]:
         raise UserError(f"{wrong} ({' '.join(str(error).split())})") from error
 
 
-def _checked_images(arrays: dict[str, np.ndarray], split: str, file: str) -> np.ndarray:
+def _checked_images(arrays: dict[str, np.ndarray], split: str) -> np.ndarray:
     images = arrays[f"{split}_images"]
-    what = f"{split}_images in {file}"
+    what = f"{split}_images"
     if np.issubdtype(images.dtype, np.floating):
         raise UserError(
             f"{what} is {images.dtype}; it must be uint8 in 0..255: multiply values in 0..1 by "
@@ -84,11 +84,11 @@ def _checked_images(arrays: dict[str, np.ndarray], split: str, file: str) -> np.
     return images
 
 
-def _checked_labels(arrays: dict[str, np.ndarray], split: str, file: str, count: int) -> np.ndarray:
+def _checked_labels(arrays: dict[str, np.ndarray], split: str, count: int) -> np.ndarray:
     if f"{split}_labels" not in arrays:
         return np.full(count, -1, np.int32)
     labels = arrays[f"{split}_labels"]
-    what = f"{split}_labels in {file}"
+    what = f"{split}_labels"
     require(
         np.issubdtype(labels.dtype, np.integer),
         f"{what} is {labels.dtype}; it must be integer (classes from 0, negative = no label)",

@@ -1,5 +1,6 @@
 """Folders of image files: the layout determines splits and classes."""
 
+import functools
 import logging
 import os
 import pathlib
@@ -36,32 +37,30 @@ def read(folder: str) -> dict[str, ImageSet]:
     require(root.is_dir(), f"there is no folder {folder}; folder:DIR needs one with images")
     splits = {entry: root / entry for entry in SPLIT_FOLDERS if (root / entry).is_dir()}
     if "val" in splits and "valid" in splits:
-        raise UserError(f"{folder} has both val/ and valid/; remove or rename one of them")
+        raise UserError("the folder has both val/ and valid/; remove or rename one of them")
     if splits:
         require(
             "train" in splits,
-            f"{folder} has {' and '.join(f'{s}/' for s in splits)} but no train/; "
+            f"the folder has {' and '.join(f'{s}/' for s in splits)} but no train/; "
             "rename the folder with the training images to train/",
         )
         roots = {SPLIT_FOLDERS[entry]: path for entry, path in splits.items()}
         entries = sorted(p.name for p in root.iterdir() if p.name not in splits)
         if unused := [name for name in entries if not name.startswith(".")]:
-            _logger.info("%s: files beside train/ are left out: %s", folder, _few(unused))
+            _say(f"{folder}: files beside train/ are left out: {_few(unused)}")
     else:
         roots = {"train": root}
 
     skipped: list[str] = []
     files = {split: _image_files(path, skipped) for split, path in roots.items()}
     if skipped:
-        _logger.info(
-            "%s: %d file(s) without an image file extension are left out: %s",
-            folder,
-            len(skipped),
-            _few(sorted(skipped)),
+        _say(
+            f"{folder}: {len(skipped)} file(s) without an image file extension are left out: "
+            f"{_few(sorted(skipped))}"
         )
     require(
         any(files.values()),
-        f"{folder} has no image: put files ending in {', '.join(ENDINGS)} there, in sub-folders "
+        f"the folder has no image: put files ending in {', '.join(ENDINGS)} there, in sub-folders "
         "(classes), or in train/, val/ and test/",
     )
     names = sorted({_class_of(file) for listed in files.values() for file in listed} - {""})
@@ -87,6 +86,12 @@ def files_set(name: str, paths: list[str]) -> ImageSet:
         files=Files([str(pathlib.Path(path).absolute()) for path in paths], np.arange(len(paths))),
     )
     return ImageSet(name, records, labels, 0)
+
+
+@functools.cache
+def _say(message: str) -> None:
+    """Logs a message once: a run reads a folder for each of its splits."""
+    _logger.info("%s", message)
 
 
 def _class_of(file: str) -> str:

@@ -80,6 +80,7 @@ class ImageSet(NamedTuple):
       multi_label: whether an image may have several classes; labels are then int32 `[N, K]`, see
         `Label`.
       classes: names of the K classes, where the source has them.
+      key: the key of the config whose value is the name; empty if there is none.
     """
 
     name: str
@@ -88,6 +89,12 @@ class ImageSet(NamedTuple):
     num_classes: int
     multi_label: bool = False
     classes: tuple[str, ...] = ()
+    key: str = ""
+
+    @property
+    def title(self) -> str:
+        """What errors call the set."""
+        return f"{self.key}={self.name}" if self.key else self.name
 
     @property
     def size(self) -> int:
@@ -202,7 +209,7 @@ def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
         shapes = sorted({array.shape[1:3] for array in arrays})
         require(
             len(shapes) == 1,
-            f"the splits of {first.name} have images of {shapes[0]} and {shapes[-1]} pixels: they "
+            f"its splits have images of {shapes[0]} and {shapes[-1]} pixels: they "
             "can only be joined if all have one size; resize them, or give one split",
         )
         return first._replace(images=np.concatenate(arrays), labels=joined)

@@ -108,7 +108,7 @@ def train_boxes(
 
 def _check(image_set: ImageSet, stream: Stream, views: Sequence[View], prefetch: int) -> None:
     assert stream.num_examples == image_set.size
-    check_stream(stream, image_set.name)
+    check_stream(stream, image_set.title)
     check_views(views)
     require(prefetch >= 0, f"prefetch={prefetch} must be at least 0")
 

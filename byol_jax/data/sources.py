@@ -1,9 +1,11 @@
 """Labelled images by name: `digits`, `npz:FILE`, `folder:DIR`, `tfds:NAME`; and their splits."""
 
+import contextlib
 import difflib
 import functools
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from byol_jax.data import folder, splits, table10, tfds_sets
 from byol_jax.data.arrays import read_digits, read_npz
@@ -12,12 +14,20 @@ from byol_jax.data.splits import Readers
 from byol_jax.data.table10 import Benchmark
 from byol_jax.errors import UserError, require
 
+_logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "valid", "test")
 KINDS = ("digits", "npz:FILE", "folder:DIR", "tfds:NAME")
 
 
 def load(
-    dataset: str, split: str, data_dir: str | None = None, benchmark: str | None = None
+    dataset: str,
+    split: str,
+    data_dir: str | None = None,
+    benchmark: str | None = None,
+    *,
+    key: str = "config.dataset",
+    is_told: bool = False,
 ) -> ImageSet:
     """One split of a data set, or several of them joined.
 
@@ -28,26 +38,65 @@ def load(
       data_dir: folder of prepared TFDS sets (`tfds:NAME` only).
       benchmark: which row of BYOL Table 10 the images are (`table10.TABLE_10`); by default that
         of `tfds:NAME`, if there is one. Its rule makes a validation split that the source lacks.
+      key: the key of the config that names the data set; empty if none does.
+      is_told: whether the log says what is read, and what of it is set aside.
 
     Raises:
       UserError: unknown data set, split or benchmark, unusable files, a split without images, or
         classes that are not the benchmark's.
     """
     row = table10.find(dataset, benchmark)
-    readers = _checked(_readers(dataset, data_dir), row)
     wanted = split.split("+")
-    allowed = list(dict.fromkeys([*SPLITS, *readers]))
-    unknown = [name for name in wanted if name not in allowed]
-    require(
-        not unknown,
-        f"{dataset} has no split {unknown[0] if unknown else ''!r}; its splits are "
-        f"{', '.join(allowed)}: give one, or several joined as in train+valid",
-    )
-    own = [readers[name]() for name in allowed if name in wanted and name in {*readers} - {"train"}]
-    share = splits.share_of_train(readers, set(wanted), row)
-    parts = [part for part in (share, *own) if part and part.size]
-    require(parts, f"{dataset} has no {split} images; add some, or give another split")
-    return concatenate(parts)
+    if is_told and dataset != "digits":
+        _logger.info("reading images of %s", dataset)
+    with _named(f"{key}={dataset}" if key else dataset):
+        readers = _checked(_readers(dataset, data_dir), row)
+        allowed = list(dict.fromkeys([*SPLITS, *readers]))
+        unknown = [name for name in wanted if name not in allowed]
+        require(
+            not unknown,
+            f"it has no split {unknown[0] if unknown else ''!r}; its splits are "
+            f"{', '.join(allowed)}: give one, or several joined as in train+valid",
+        )
+        others = [name for name in allowed if name in wanted and name in {*readers} - {"train"}]
+        own = [readers[name]() for name in others]
+        share = splits.share_of_train(readers, set(wanted), row)
+        parts = [part for part in (share and share.images, *own) if part and part.size]
+        require(parts, f"it has no {split} images; add some, or give another split")
+        image_set = concatenate(parts)._replace(key=key)
+    if is_told:
+        _logger.info("%s", summary(image_set, split, share.set_aside if share else {}))
+    return image_set
+
+
+@contextlib.contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Puts the name of a data set before whatever is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{title}: {error}") from error
+
+
+def summary(image_set: ImageSet, split: str, set_aside: Mapping[str, int]) -> str:
+    """What was read, in words.
+
+    Args:
+      image_set: the images that are used.
+      split: their split.
+      set_aside: numbers of further images, by the split that they were cut out for.
+    """
+    count, classes = image_set.size + sum(set_aside.values()), image_set.num_classes
+    labels = f"{classes} classes" if classes else "no labels"
+    if image_set.multi_label:
+        labels += ", several per image"
+    cuts = [
+        f"{f'a fifth, {number},' if name == 'test' else number} set aside as the {name} split"
+        for name, number in set_aside.items()
+        if number
+    ]
+    rest = f": {image_set.size} are left ({split})" if cuts else f" ({split})"
+    return "; ".join([f"{count} images in {image_set.name}, {labels}", *cuts]) + rest
 
 
 def own_splits(dataset: str, data_dir: str | None = None) -> tuple[str, ...]:
@@ -65,7 +114,7 @@ def _checked(readers: Readers, row: Benchmark | None) -> Readers:
     def read(reader: Callable[[], ImageSet]) -> ImageSet:
         image_set = reader()
         if row:
-            table10.check_classes(row, image_set.name, image_set.num_classes)
+            table10.check_classes(row, image_set.num_classes)
         return image_set
 
     return {name: functools.partial(read, reader) for name, reader in readers.items()}
@@ -82,7 +131,8 @@ def table_10(data_dir: str | None = None) -> list[str]:
             counts[row.key] = row.note
             continue
         try:
-            readers = _checked(_readers(f"tfds:{row.tfds}", data_dir), row)
+            with _named(f"tfds:{row.tfds}"):
+                readers = _checked(_readers(f"tfds:{row.tfds}", data_dir), row)
         except UserError as error:
             counts[row.key] = str(error)
             continue
@@ -92,7 +142,7 @@ def table_10(data_dir: str | None = None) -> list[str]:
             valid = readers["valid"]().size
         else:
             cut = splits.share_of_train(readers, {"valid"}, row)
-            valid = cut.size if cut else 0
+            valid = cut.images.size if cut else 0
             train -= valid
         counts[row.key] = table10.Counts(test.num_classes, original.size, train, valid, test.size)
     return table10.table_rows(counts)
@@ -102,25 +152,25 @@ def _readers(dataset: str, data_dir: str | None) -> Readers:
     kind, colon, argument = dataset.partition(":")
     require(
         data_dir is None or kind == "tfds",
-        f"data_dir={data_dir} is for tfds:NAME only: leave it out for dataset {dataset!r}",
+        f"config.data_dir={data_dir} is for tfds:NAME only: leave it out",
     )
     if dataset == "digits":
         return _given(read_digits())
     if colon and kind == "npz":
-        require(argument, f"dataset {dataset!r} names no file: give npz:FILE")
+        require(argument, "this names no file: give npz:FILE")
         return _given(read_npz(argument))
     if colon and kind == "folder":
-        require(argument, f"dataset {dataset!r} names no folder: give folder:DIR")
+        require(argument, "this names no folder: give folder:DIR")
         return _given(folder.read(argument))
     if colon and kind == "tfds":
         return tfds_sets.read(dataset, data_dir)
     if dataset.endswith(".npz"):
-        raise UserError(f"unknown dataset {dataset!r}; did you mean 'npz:{dataset}'?")
+        raise UserError(f"unknown data set; did you mean 'npz:{dataset}'?")
     if os.path.isdir(dataset):
-        raise UserError(f"unknown dataset {dataset!r}; did you mean 'folder:{dataset}'?")
+        raise UserError(f"unknown data set; did you mean 'folder:{dataset}'?")
     near = difflib.get_close_matches(kind.lower(), ["digits", "npz", "tfds", "folder"], 1, 0.5)
     hint = f"did you mean {near[0] + ('' if near[0] == 'digits' else ':')!r}? " if near else ""
-    raise UserError(f"unknown dataset {dataset!r}; {hint}give one of {', '.join(KINDS)}")
+    raise UserError(f"unknown data set; {hint}give one of {', '.join(KINDS)}")
 
 
 def _given(image_sets: Mapping[str, ImageSet]) -> Readers:

@@ -5,6 +5,7 @@ neither the names nor the orders may change.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,14 +78,14 @@ def class_balanced_subset(image_set: ImageSet, fraction: float, seed: int) -> np
     Raises:
       UserError: that would leave a class without an example, or images have several labels.
     """
-    require(0 < fraction <= 1, f"fraction={fraction} must be above 0 and at most 1")
+    require(0 < fraction <= 1, f"config.fraction={fraction} must be above 0 and at most 1")
     if fraction == 1:
         return np.arange(image_set.size)
     labels = all_labels(image_set)
     require(
         labels.ndim == 1,
-        f"fraction={fraction:g}: images of {image_set.name} have several labels, so no "
-        "class-balanced fraction exists; use fraction=1",
+        f"config.fraction={fraction:g}: images of {image_set.name} have several labels, so no "
+        "class-balanced fraction exists; give 1",
     )
     chosen = class_balanced_cut(labels, fraction, seed)
     chosen = chosen[labels[chosen] >= 0]
@@ -100,8 +101,8 @@ def class_balanced_subset(image_set: ImageSet, fraction: float, seed: int) -> np
         scale = 10 ** (1 + len(str(fewest)))
         enough = (int(0.5 / fewest * scale) + 1) / scale
         raise UserError(
-            f"fraction={fraction:g} of {image_set.name} gives class {lost[0]} no example (it has "
-            f"{before[lost[0]]}): fraction={enough:g} or more gives every class one"
+            f"config.fraction={fraction:g} of {image_set.name} gives class {lost[0]} no example "
+            f"(it has {before[lost[0]]}): fraction={enough:g} or more gives every class one"
         )
     return chosen
 
@@ -164,7 +165,19 @@ def validation_rows(
     return draw_by_class(labels, count, seed)
 
 
-def share_of_train(readers: Readers, wanted: set[str], row: Benchmark | None) -> ImageSet | None:
+class Share(NamedTuple):
+    """Training images of a source.
+
+    Attributes:
+      images: those that belong to the wanted splits.
+      set_aside: numbers of the others, by the split that they were cut out for.
+    """
+
+    images: ImageSet
+    set_aside: Mapping[str, int]
+
+
+def share_of_train(readers: Readers, wanted: set[str], row: Benchmark | None) -> Share | None:
     """The training images of the source that belong to the wanted splits.
 
     A split that the source lacks is cut out of the training images: first test, then validation.
@@ -175,14 +188,14 @@ def share_of_train(readers: Readers, wanted: set[str], row: Benchmark | None) ->
       row: row of Table 10 whose rule makes the validation split, if any.
 
     Returns:
-      The images; None if the wanted splits are all the source's own.
+      The images and what was set aside; None if the wanted splits are all the source's own.
     """
     missing = [split for split in ("test", "valid") if split not in readers]
     if not wanted & {"train", *missing}:
         return None
     train = readers["train"]()
     if wanted >= {"train", *missing}:
-        return train  # the cuts decide nothing, so no label has to be read
+        return Share(train, {})  # the cuts decide nothing, so no label has to be read
     owner = np.full(train.size, "train")
     for split in missing:
         rest = np.flatnonzero(owner == "train")
@@ -195,7 +208,9 @@ def share_of_train(readers: Readers, wanted: set[str], row: Benchmark | None) ->
         else:
             cut = class_balanced_cut(_labels_to_cut(train)[rest], CUT_FRACTION, CUT_SEED)
         owner[rest[cut]] = split
-    return select(train, np.flatnonzero(np.isin(owner, list(wanted))))
+    chosen = np.flatnonzero(np.isin(owner, list(wanted)))
+    set_aside = {split: int(np.sum(owner == split)) for split in missing if split not in wanted}
+    return Share(select(train, chosen), set_aside)
 
 
 def _labels_to_cut(train: ImageSet, by_class: bool = True) -> np.ndarray:

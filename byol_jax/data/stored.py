@@ -78,15 +78,18 @@ def decoded(image_set: ImageSet, exif: bool = False) -> ImageSet:
         pictures = pool.map(functools.partial(picture, image_set, exif=exif), range(records.size))
         for i, image in enumerate(pictures):
             if image is None:
-                raise UserError(f"{records.describe(i)} cannot be read: repair or remove it")
+                raise UserError(
+                    f"config.data.resident=True: {records.describe(i)} cannot be read: repair or "
+                    "remove it"
+                )
             if shape is None:
                 shape = image.shape
                 pixels = np.empty((records.size, *shape), np.uint8)
             require(
                 image.shape == shape,
-                f"{records.describe(i)} has {image.shape[0]} x {image.shape[1]} pixels, "
-                f"{records.describe(0)} {shape[0]} x {shape[1]}: images that are kept in memory "
-                "must have one size; resize them",
+                f"config.data.resident=True: {records.describe(i)} has {image.shape[0]} x "
+                f"{image.shape[1]} pixels, {records.describe(0)} {shape[0]} x {shape[1]}: images "
+                "that are kept in memory must have one size; resize them",
             )
             pixels[i] = image
     return image_set._replace(images=pixels, labels=all_labels(image_set))
@@ -151,7 +154,7 @@ def too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
     assert isinstance(records, Records)
     first = "; ".join(f"{records.describe(i)} ({why})" for i, why in list(bad.items())[:3])
     return UserError(
-        f"{len(bad)} of {count} images of {image_set.name} cannot be read, more than "
+        f"{image_set.title}: {len(bad)} of {count} images cannot be read, more than "
         f"{TOLERATED_SHARE:.0%}: {first}{', ...' if len(bad) > 3 else ''}; "
         "repair or remove them"
     )

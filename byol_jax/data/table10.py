@@ -209,10 +209,15 @@ def find(dataset: str, key: str | None) -> Benchmark | None:
     Raises:
       UserError: there is no row `key`.
     """
-    return by_name(key) if key else of_dataset(dataset)
+    if not key:
+        return of_dataset(dataset)
+    try:
+        return by_name(key)
+    except UserError as error:
+        raise UserError(f"config.benchmark={key}: {error}") from error
 
 
-def check_classes(benchmark: Benchmark, dataset: str, num_classes: int) -> None:
+def check_classes(benchmark: Benchmark, num_classes: int) -> None:
     """Refuses a set whose number of classes is not the row's.
 
     Raises:
@@ -223,7 +228,7 @@ def check_classes(benchmark: Benchmark, dataset: str, num_classes: int) -> None:
         expected += f" or {benchmark.stored_classes}"
     require(
         num_classes in (benchmark.classes, benchmark.stored_classes),
-        f"{dataset} has {num_classes} classes, but benchmark {benchmark.key} has {expected} "
+        f"it has {num_classes} classes, but config.benchmark={benchmark.key} has {expected} "
         "(BYOL Table 10): give the benchmark of these images, or leave it out",
     )
 

@@ -66,7 +66,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     import_tensorflow()
     import tensorflow_datasets as tfds
 
-    require(name, "dataset 'tfds:' names no data set: give tfds:NAME, as in tfds:cifar10")
+    require(name, "this names no data set: give tfds:NAME, as in tfds:cifar10")
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -78,14 +78,12 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     except (AssertionError, ImportError, KeyError, TypeError, ValueError) as error:
         # Only the reason: the rest of TFDS's message is pages long.
         reason = str(error).rpartition('": ')[2].partition(" Here are ")[0].partition("\n")[0]
-        raise UserError(
-            f"tfds:{name} cannot be opened: {reason or type(error).__name__}"
-        ) from error
+        raise UserError(f"it cannot be opened: {reason or type(error).__name__}") from error
     where = f" --data_dir={data_dir}" if data_dir else ""
     manual = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
     require(
         builder.info.splits,
-        f"tfds:{name} is not prepared in {builder.data_dir}; run `tfds build {name}{where}` "
+        f"it is not prepared in {builder.data_dir}; run `tfds build {name}{where}` "
         f"{'(it names archives to download first) ' if manual else ''}"
         "or give --config.data_dir",
     )
@@ -110,9 +108,9 @@ def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]
     stored = list(builder.info.splits)
     require(
         "train" in stored,
-        f"{dataset} has no split 'train', only {', '.join(stored)}: give another data set",
+        f"it has no split 'train', only {', '.join(stored)}: give another data set",
     )
-    image, label = _features(builder, dataset)
+    image, label = _features(builder)
 
     def reader(split: str) -> Callable[[], ImageSet]:
         return lambda: _image_set(dataset, builder, split, image, label)
@@ -128,7 +126,7 @@ def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]
     return {split: reader(split) for split in stored if split != "valid"} | renamed
 
 
-def _features(builder: Any, dataset: str) -> tuple[str, str | Several | None]:
+def _features(builder: Any) -> tuple[str, str | Several | None]:
     """Names of the image and of the label or labels in a record."""
     import tensorflow_datasets as tfds
 
@@ -139,7 +137,7 @@ def _features(builder: Any, dataset: str) -> tuple[str, str | Several | None]:
     image = next((k for k in (*keys[:1], "image", *images) if k in images), None)
     if image is None:
         raise UserError(
-            f"{dataset} has no image, only {', '.join(features)}: give a data set of images"
+            f"its records have no image, only {', '.join(features)}: give a data set of images"
         )
     label = next((k for k in (*keys[1:2], "label", *labels[:1]) if k in labels), None)
     several = getattr(dict(features.items()).get("labels"), "feature", None)
@@ -180,7 +178,7 @@ def _image_set(
             source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             raise UserError(
-                f"{dataset} is prepared as {builder.info.file_format.value}, which cannot be read "
+                f"it is prepared as {builder.info.file_format.value}, which cannot be read "
                 "in random order; prepare it as array_record or tfrecord (tfds build --file_format)"
             ) from error
 

@@ -133,8 +133,12 @@ def examples(seed: int, num_examples: int, start: int, stop: int) -> Request:
     return Request(ids, epochs)
 
 
-def check_stream(stream: Stream, name: str) -> None:
-    """Refuses batches that the set `name` cannot fill or the processes cannot divide.
+def check_stream(stream: Stream, title: str) -> None:
+    """Refuses batches that a set cannot fill or the processes cannot divide.
+
+    Args:
+      stream: examples of each batch.
+      title: what the message calls the set.
 
     Raises:
       UserError: naming the batch size and what would be right.
@@ -143,13 +147,13 @@ def check_stream(stream: Stream, name: str) -> None:
     count = stream.process[1]
     require(
         size >= batch_size > 0,
-        f"{name} has fewer images than one batch: {size} images, batch_size {batch_size}; "
-        f"batch_size must be between 1 and {size}",
+        f"config.batch_size={batch_size}: {title} has fewer images than one batch: {size} images; "
+        f"give between 1 and {size}",
     )
     require(
         micro_batches > 0 and batch_size % (micro_batches * count) == 0,
-        f"batch_size {batch_size} cannot be divided into {micro_batches} micro-batches for "
-        f"{count} processes; it must be a multiple of {micro_batches * count}",
+        f"config.batch_size={batch_size} cannot be divided into {micro_batches} micro-batches for "
+        f"{count} processes; give a multiple of {micro_batches * count}",
     )
 
 

@@ -25,7 +25,7 @@ from byol_jax.evals.probes import few_label, knn, logistic
 from byol_jax.evals.splits import Split, check_splits, load_split
 from byol_jax.objectives import collapse
 from byol_jax.results import scores
-from byol_jax.results.records import NETWORKS, Record
+from byol_jax.results.records import NETWORKS, Record, read_results
 
 _logger = logging.getLogger(__name__)
 
@@ -236,14 +236,10 @@ def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) 
       data: splits to fit and to score.
       settings: the section `evaluation` of a config.
     """
-    multi_label = data.fit.multi_label
-    if multi_label:
-        _logger.info(
-            "%s has several classes per image: kNN and regressions, which are for one class, are "
-            "left out; experiments/transfer.py is for such sets",
-            data.name,
-        )
-    left_out = {"pixels"} if multi_label else set()
+    has_accuracies = bool(data.num_classes) and not data.fit.multi_label
+    if not has_accuracies:
+        _logger.info("%s", _without_accuracies(trained, data))
+    left_out = set() if has_accuracies else {"pixels"}
     if not trained.target_params:
         left_out.add("target")  # the online network was its own target
 
@@ -252,23 +248,48 @@ def evaluate(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) 
         return follow.record(trained, name, made, follow.Scored(data.name, data.score.name, count))
 
     records: list[Record] = []
+    reasons: list[str] = []
     for name in (name for name in NETWORKS if name not in left_out):
         _logger.info("evaluating %s", name)
-        fit, score = _features(trained, name, data, settings["batch_size"])
+        fit, score = _features(trained, name, data, settings["batch_size"], has_accuracies)
         spread = _spread(score)
         if spread is not None:
             records.append(record(name, spread, len(score.labels)))
-        if not multi_label:
+        if fit is not None:
             fit, score = fit.labelled(), score.labelled()
-            accuracies = _accuracies(fit, score, data, settings)
+            accuracies, why_not = _accuracies(fit, score, data, settings)
             records += [record(name, accuracy, len(score.labels)) for accuracy in accuracies]
+            for reason in (reason for reason in why_not if reason not in reasons):
+                _logger.info("left out: %s", reason)
+                reasons.append(reason)
     return records
 
 
+def _without_accuracies(trained: weights.Trained, data: Data) -> str:
+    """Why there is no accuracy, and what is measured, in words."""
+    if data.fit.multi_label:
+        why = (
+            f"{data.name} has several classes per image: kNN and regressions, which are for one "
+            "class, are left out; experiments/transfer.py is for such sets"
+        )
+    else:
+        why = f"no labels in {data.name}: accuracies are left out"
+    if not trained.has_heads:
+        return f"{why}; without a projector there is nothing else to measure"
+    return (
+        f"{why}; the spread of the projections is measured, which shows a collapse, and "
+        "embedding_rank, alignment and uniformity in a run's metrics.jsonl need no labels either "
+        "(docs/protocols.md)"
+    )
+
+
 def _features(
-    trained: weights.Trained, name: str, data: Data, batch_size: int
-) -> tuple[features.Features, features.Features]:
-    """Features of both splits; with projections of the scored one if there is a projector."""
+    trained: weights.Trained, name: str, data: Data, batch_size: int, is_fitted: bool
+) -> tuple[features.Features | None, features.Features]:
+    """Features of both splits; with projections of the scored one if there is a projector.
+
+    Where nothing is fitted there are none of the fitted split.
+    """
     if name == "pixels":
         return _pixels(data.fit), _pixels(data.score)
     params, state = checkpoint.network_of(trained, name, data.image_size, data.fit.shuffled)
@@ -279,7 +300,8 @@ def _features(
         state,
         batch_size=batch_size,
     )
-    return embed(split=data.fit), embed(split=data.score, projection=trained.has_heads)
+    fit = embed(split=data.fit) if is_fitted else None
+    return fit, embed(split=data.score, projection=trained.has_heads)
 
 
 def _spread(score: features.Features) -> follow.Score | None:
@@ -295,14 +317,13 @@ def _spread(score: features.Features) -> follow.Score | None:
 
 def _accuracies(
     fit: features.Features, score: features.Features, data: Data, settings: Mapping[str, Any]
-) -> list[follow.Score]:
-    """The protocols that these labels allow."""
+) -> tuple[list[follow.Score], list[str]]:
+    """The protocols that these labels allow, and why others are left out."""
     if not (fit.labels.size and score.labels.size):
-        _logger.info("no labels in both splits of %s: no accuracies", data.name)
-        return []
+        split = data.score.name if fit.labels.size else data.fit.name
+        return [], [f"accuracies, as the {split} split of {data.name} has no labels"]
     if not all(np.isfinite(part.values).all() for part in (fit, score)):
-        _logger.info("left out: some features are not finite: no accuracies")
-        return []
+        return [], ["accuracies, as some features are not finite"]
     part = _Labelled(fit, score, data.num_classes, settings)
     results, reasons = [], []
     for protocol in _PROTOCOLS:
@@ -310,9 +331,7 @@ def _accuracies(
             results.append(protocol(part))
         except UserError as error:
             reasons.append(str(error))
-    for reason in dict.fromkeys(reasons):
-        _logger.info("left out: %s", reason)
-    return results
+    return results, reasons
 
 
 def monitor(trained: weights.Trained, data: Data, settings: Mapping[str, Any]) -> dict[str, float]:
@@ -365,6 +384,24 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     done = follow.finished(config, ["projection"], ["online"], evaluation["score_split"])
     follow.for_each_checkpoint(config, evaluate_one, workdir, done, known)
+
+
+def has_records(path: pathlib.Path, step: int, data: Data, settings: Mapping[str, Any]) -> bool:
+    """Whether a results file has what `evaluate` would write of the online network at a step.
+
+    Records of other settings do not count.
+
+    Raises:
+      UserError: the file holds something other than records.
+    """
+    known = [
+        (record, _known_settings(record, data, settings))
+        for record in (read_results(path) if path.exists() else [])
+        if (record.network, record.checkpoint_step) == ("online", step)
+        and (record.dataset, record.split) == (data.name, data.score.name)
+    ]
+    own = [(record, of_record) for record, of_record in known if of_record is not None]
+    return bool(own) and not any(follow.differing(*pair) for pair in own)
 
 
 def _known_settings(

@@ -203,7 +203,9 @@ def _fit_set(config: ml_collections.ConfigDict, data: recipes.Data) -> images.Im
     """
     whole = data.train_set(config.fit_split)
     if config.train_dataset:
-        other = labels.labelled_set(config.train_dataset, "train", data.data_dir)
+        other = labels.labelled_set(
+            config.train_dataset, "train", data.data_dir, key="config.train_dataset"
+        )
         require(
             other.num_classes == whole.num_classes,
             f"config.train_dataset={config.train_dataset} has {other.num_classes} classes, "

@@ -132,7 +132,7 @@ def report(records: list[Record], workdir: pathlib.Path) -> None:
         return
     records = [with_standard_error(record) for record in records]
     write_results(workdir / "results.json", records)
-    print(tables.format_table(records), flush=True)
+    print("\n".join([tables.format_table(records), *tables.notes(records)]), flush=True)
     print(f"written: {workdir / 'results.json'}", flush=True)
 
 
@@ -251,16 +251,29 @@ def _require_same_settings(path: pathlib.Path, trained: weights.Trained, known: 
       UserError: names the first setting that differs.
     """
     for record in read_results(path):
-        settings = json.loads(json.dumps(known(trained, record) or {}, default=to_plain))
-        for key, value in settings.items():
-            difference = _difference(key, record.settings.get(key, value), value)
-            if difference:
-                name, old, new = difference
-                raise UserError(
-                    f"{path} has {record.protocol} of step {record.checkpoint_step} with "
-                    f"{name}={old}, and this config gives {name}={new}: give another --workdir, or "
-                    "move that file away"
-                )
+        if difference := differing(record, known(trained, record) or {}):
+            name, old, new = difference
+            raise UserError(
+                f"{path} has {record.protocol} of step {record.checkpoint_step} with "
+                f"{name}={old}, and this config gives {name}={new}: give another --workdir, or "
+                "move that file away"
+            )
+
+
+def differing(record: Record, known: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting of a record that is not as it would be now.
+
+    Args:
+      record: as it was read.
+      known: settings that it would have now, as far as they are known.
+
+    Returns:
+      The setting's name, its value in the record, and the one that it would have; or None.
+    """
+    for key, value in json.loads(json.dumps(known, default=to_plain)).items():
+        if difference := _difference(key, record.settings.get(key, value), value):
+            return difference
+    return None
 
 
 def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:

@@ -260,11 +260,11 @@ def _counts(config: ml_collections.ConfigDict) -> tuple[dict[str, int], str]:
         for name in _SPLITS:
             if config[name]:
                 image_set = sources.load(
-                    config.dataset, config[name], config.data_dir, config.benchmark
+                    config.dataset, config[name], config.data_dir, config.benchmark, key=""
                 )
                 counts[name] = image_set.size
         if config.get("train_dataset"):
-            sources.load(config.train_dataset, "train", config.data_dir)
+            sources.load(config.train_dataset, "train", config.data_dir, key="")
     except UserError as error:
         return {}, f"no data: {error}"
     return counts, ""

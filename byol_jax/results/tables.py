@@ -43,6 +43,16 @@ def signed(value: float, decimals: int = 1) -> str:
     return f"{round(value, decimals) + 0.0:+.{decimals}f}"
 
 
+def notes(records: Collection[Record]) -> list[str]:
+    """Lines below a table, for columns whose numbers do not speak for themselves."""
+    if not any(record.metric == "std_sqrt_dim" for record in records):
+        return []
+    return [
+        "std_sqrt_dim is how far the projections of different images are spread, std x sqrt(d): "
+        "1 = over the whole sphere, 0 = collapsed into one point"
+    ]
+
+
 def _cell(record: Record | None) -> str:
     if record is None:
         return "-"

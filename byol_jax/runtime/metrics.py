@@ -6,11 +6,16 @@ import math
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import tensorboardX
 import tqdm
+
+from byol_jax.runtime import spmd
+
+_logger = logging.getLogger(__name__)
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
@@ -86,6 +91,53 @@ def show_messages() -> None:
     logger.handlers = [_BarHandler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class Pace:
+    """Says once how long a run will take, from the wall time of some of its first steps.
+
+    No device is waited for. The host is at most `spmd.AHEAD` steps ahead of the devices, so between
+    two steps that it has started as many are done.
+
+    Args:
+      start: number of steps that are done before the run; the first one after it compiles.
+      end: number of steps that are done after it.
+    """
+
+    # Steps and seconds that make an estimate.
+    _STEPS, _SECONDS = 2, 10.0
+
+    def __init__(self, start: int, end: int):
+        self._first = start + 1 + spmd.AHEAD
+        self._end = end
+        self._began: float | None = None
+        self._is_told = False
+
+    def tell(self, started: int) -> None:
+        """Logs the estimate when there is one; `started` is the step that has just been started."""
+        if self._is_told or started < self._first:
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        steps, seconds = started - self._first, now - self._began
+        if steps < self._STEPS or seconds < self._SECONDS:
+            return
+        self._is_told = True
+        pace, left = seconds / steps, self._end - started + spmd.AHEAD
+        _logger.info("%s s per step: about %s to go", _short(pace), _duration(pace * left))
+
+
+def _short(seconds: float) -> str:
+    """Two digits, and all digits before the point."""
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{_short(seconds / size)} {name}"
+    return f"{seconds:.0f} s"
 
 
 class Progress:

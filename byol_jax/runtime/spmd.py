@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from byol_jax.errors import UserError, require
 
 AXIS = "batch"
+# Steps that the host may have started before their predecessors are done.
+AHEAD = 2
 PyTree = Any
 
 
@@ -176,7 +178,7 @@ def prefetch(batches: Iterable[PyTree], micro_batches: int, depth: int = 2) -> I
     yield from queue
 
 
-def limit_ahead(steps: int = 2) -> Callable[[PyTree], None]:
+def limit_ahead(steps: int = AHEAD) -> Callable[[PyTree], None]:
     """A function that the loop calls with some output of each step it has started.
 
     It waits for the step that was started `steps` steps earlier. So the devices always have work

@@ -1,5 +1,6 @@
 """Folders of image files: layouts, labels, what is left out, and what is refused."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -33,7 +34,8 @@ def listed(image_set: images.ImageSet) -> dict[str, int]:
 
 def message_of(root: pathlib.Path) -> str:
     with pytest.raises(UserError) as error:
-        folder.read(str(root))
+        sources.load(f"folder:{root}", "train")
+    assert str(error.value).startswith(f"config.dataset=folder:{root}: ")
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -158,6 +160,15 @@ def test_files_that_are_left_out_are_logged(tmp_path, caplog) -> None:
     (message,) = messages(caplog)
     assert message.startswith(f"{root}: ") and "4 file" in message
     assert message.endswith(f"{root}/a/y.md, {root}/a/z.csv, {root}/b/x.json, ...")
+
+
+def test_what_is_left_out_is_said_once(tmp_path, caplog) -> None:
+    """A run reads its folder for each of its splits."""
+    root = write(tmp_path, "train/1.png", "train/notes.txt", "extra/1.png")
+    for split in ("train", "valid", "test"):
+        with contextlib.suppress(UserError):
+            sources.load(f"folder:{root}", split)
+    assert len(messages(caplog)) == len(set(messages(caplog))) == 2
 
 
 def test_nothing_is_logged_when_nothing_is_left_out(tmp_path, caplog) -> None:

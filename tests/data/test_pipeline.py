@@ -191,8 +191,8 @@ def test_an_abandoned_iterator_can_be_started_again(whole) -> None:
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"batch_size": 21}, "batch_size 21"),
-        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 21}, "config.batch_size=21"),
+        ({"batch_size": 0}, "config.batch_size=0"),
         ({"micro_batches": 3}, "3 micro-batches"),
         ({"micro_batches": 0}, "0 micro-batches"),
         ({"micro_batches": 2, "process": (0, 8)}, "multiple of 16"),

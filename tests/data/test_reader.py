@@ -325,7 +325,7 @@ def test_the_crop_of_a_substitute_is_drawn_for_the_missing_image() -> None:
 
 def test_more_than_one_percent_ends_the_run() -> None:
     damaged = stored_set(100, {3: b"", 60: b"x"})
-    with pytest.raises(UserError, match=r"2 of 100 images of stored .* 1%"):
+    with pytest.raises(UserError, match=r"stored: 2 of 100 images cannot be read, .* 1%"):
         batches(damaged)
     with pytest.raises(UserError, match=r"image 3 \(.+\); image 60 \(.+\)"):
         list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=30))
@@ -341,7 +341,7 @@ def test_evaluation_leaves_unreadable_images_out(warnings_seen) -> None:
 def test_headers_are_checked_before_a_run() -> None:
     stored.check_readable(stored_set(100, {42: None}))
     cut = DAMAGE["cut off"]
-    with pytest.raises(UserError, match="2 of 100 images of stored"):
+    with pytest.raises(UserError, match="stored: 2 of 100 images"):
         stored.check_readable(stored_set(100, {42: None, 7: cut}))
     stored.check_readable(images.ImageSet("arrays", tiny_runs.images(3), np.zeros(3, np.int32), 1))
 

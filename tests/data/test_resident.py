@@ -56,7 +56,9 @@ def test_a_box_of_the_whole_image_changes_nothing():
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_too_small_a_set_is_refused_at_once(prefetch):
-    with pytest.raises(UserError, match="batch_size 11"):
+    with pytest.raises(
+        UserError, match=r"config\.batch_size=11: .* 10 images; give between 1 and 10"
+    ):
         pipeline.train_boxes(image_set(), Stream(0, 10, 11, stop=1), (View(8),), prefetch)
 
 
@@ -106,7 +108,7 @@ def test_sets_that_cannot_be_kept_are_refused(folder, size, damaged, message):
     Image.new("RGB", size).save(file)
     if damaged:
         file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"config\.data\.resident=True: .*{message}"):
         stored.decoded(load(root))
 
 

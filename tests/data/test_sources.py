@@ -1,6 +1,7 @@
 """Sources by name, the splits cut out of them, and what a user's mistakes are answered with."""
 
 import itertools
+import logging
 import pathlib
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def message_of(dataset: str, split: str = "train", data_dir: str | None = None) 
     with pytest.raises(UserError) as error:
         sources.load(dataset, split, data_dir)
     assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"config.dataset={dataset}: ")
     return str(error.value)
 
 
@@ -302,7 +304,7 @@ def test_a_benchmark_without_a_validation_split(monkeypatch) -> None:
     asked = fake_source(monkeypatch, name, 8, "test")
     assert described("train", name) == described("train+valid", name)
     assert len(described("train", name)) == 8 and asked == []
-    assert f"{name} has no valid images" in message_of(name, "valid")
+    assert "it has no valid images" in message_of(name, "valid")
 
 
 def test_a_validation_split_that_the_creators_give(monkeypatch) -> None:
@@ -349,7 +351,7 @@ def test_table_10_beside_what_is_prepared(monkeypatch) -> None:
     def readers(dataset: str, data_dir: str | None):
         asked.append((dataset, data_dir))
         if dataset not in own:
-            raise UserError(f"{dataset} is not prepared")
+            raise UserError("it is not prepared")
         labels = (np.arange(20) % 2).astype(np.int32)
         image_set = images.ImageSet(dataset, numbered(20), labels, 2)
         return sources._given(dict.fromkeys(("train", *own[dataset]), image_set))
@@ -357,7 +359,7 @@ def test_table_10_beside_what_is_prepared(monkeypatch) -> None:
     monkeypatch.setattr(sources, "_readers", readers)
     lines = [" ".join(line.split()) for line in sources.table_10("/data")]
     assert "in hand 2 20 14 6 20" in lines and "in hand 2 20 20 20 20" in lines
-    assert "tfds:food101 is not prepared" in lines
+    assert "tfds:food101: it is not prepared" in lines
     assert sum(line.startswith("Not in TFDS") for line in lines) == 2
     assert len(asked) == 13 and {data_dir for _, data_dir in asked} == {"/data"}
 
@@ -372,18 +374,80 @@ def test_no_label_is_read_where_nothing_is_cut(monkeypatch) -> None:
     assert asked == []
 
 
+@pytest.fixture
+def told(caplog, monkeypatch):
+    """Loads, and returns what the log says."""
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+
+    def told(dataset: str, split: str, is_told: bool = True) -> list[str]:
+        caplog.clear()
+        sources.load(dataset, split, is_told=is_told)
+        return [record.getMessage() for record in caplog.records]
+
+    return told
+
+
+def test_what_is_read_and_what_is_set_aside_is_told(tmp_path, told) -> None:
+    """Of 1797 digits a fifth of each class are 359; of 10 files 2, then 2 of the other 8."""
+    assert told("digits", "train+valid") == [
+        "1797 images in digits, 10 classes; a fifth, 359, set aside as the test split: 1438 are "
+        "left (train+valid)"
+    ]
+    for i in range(10):
+        (tmp_path / f"{i}.png").write_bytes(b"not opened")
+    flat = f"folder:{tmp_path}"
+    reading = f"reading images of {flat}"
+    assert told(flat, "train") == [
+        reading,
+        f"10 images in {flat}, no labels; a fifth, 2, set aside as the test split; 2 set aside as "
+        "the valid split: 6 are left (train)",
+    ]
+    assert told(flat, "train+valid+test") == [
+        reading,
+        f"10 images in {flat}, no labels (train+valid+test)",
+    ]
+    assert told(flat, "train", is_told=False) == []
+
+
+def test_splits_of_the_source_are_not_set_aside(tmp_path, told) -> None:
+    dataset = tiny_runs.write_folder(tmp_path, train=10, test=4)
+    last = [told(dataset, split)[-1] for split in ("train+valid", "test+train+valid")]
+    assert last == [
+        f"{count} images in {dataset}, 2 classes ({split})"
+        for count, split in ((10, "train+valid"), (14, "test+train+valid"))
+    ]
+
+
+def test_several_classes_per_image_are_told(monkeypatch, told) -> None:
+    several = images.ImageSet("fake", numbered(6), np.ones((6, 3), np.int32), 3, True)
+    monkeypatch.setattr(sources, "_readers", lambda *_: sources._given({"train": several}))
+    assert told("fake", "train+valid+test")[-1] == (
+        "6 images in fake, 3 classes, several per image (train+valid+test)"
+    )
+
+
+def test_errors_name_the_key_that_names_the_set(tmp_path) -> None:
+    for key, start in (("config.train_dataset", "config.train_dataset=folder:"), ("", "folder:")):
+        with pytest.raises(UserError, match=f"^{start}{tmp_path}: the folder has no image"):
+            sources.load(f"folder:{tmp_path}", "train", key=key)
+        with pytest.raises(UserError, match=r"^config\.benchmark=pet: .*did you mean 'pets'"):
+            sources.load(f"folder:{tmp_path}", "train", benchmark="pet", key=key)
+    assert sources.load("digits", "train").title == "config.dataset=digits"
+
+
 @pytest.mark.parametrize(
     ("dataset", "parts"),
     [
-        ("digit", ["'digit'", "'digits'?", KINDS]),
-        ("digits:", ["'digits:'", "'digits'?"]),
-        ("nzp:file", ["'nzp:file'", "'npz:'?"]),
-        ("npz", ["'npz'", "'npz:'?"]),
-        ("TFDS:cifar10", ["'TFDS:cifar10'", "'tfds:'?"]),
-        ("files:x", ["'files:x'", KINDS]),
-        ("quux", ["'quux'", KINDS]),
+        ("digit", ["did you mean 'digits'?", KINDS]),
+        ("digits:", ["'digits'?"]),
+        ("nzp:file", ["'npz:'?"]),
+        ("npz", ["'npz:'?"]),
+        ("TFDS:cifar10", ["'tfds:'?"]),
+        ("files:x", [KINDS]),
+        ("quux", [KINDS]),
         ("images.npz", ["'npz:images.npz'?"]),
-        ("/", ["'/'", "'folder:/'?"]),
+        ("/", ["'folder:/'?"]),
         ("folder:", ["folder:DIR"]),
         ("folder:/nowhere/x", ["/nowhere/x", "folder:DIR"]),
         ("npz:", ["npz:FILE"]),
@@ -411,7 +475,7 @@ def test_a_source_may_have_more_splits(monkeypatch) -> None:
 @pytest.mark.parametrize("dataset", ["digits", "npz:x.npz", "folder:x"])
 def test_data_dir_is_for_tfds(dataset: str) -> None:
     message = message_of(dataset, data_dir="/data")
-    assert all(part in message for part in ("data_dir=/data", "tfds:NAME", repr(dataset)))
+    assert all(part in message for part in ("config.data_dir=/data", "tfds:NAME"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 and then nothing"])

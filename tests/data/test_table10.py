@@ -125,15 +125,15 @@ def test_rows_of_tfds_names() -> None:
 
 
 def test_classes_of_a_set() -> None:
-    table10.check_classes(row("pets"), "folder:x", 37)
+    table10.check_classes(row("pets"), 37)
     for classes in (101, 102):  # TFDS has the background too
-        table10.check_classes(row("caltech101"), "folder:x", classes)
+        table10.check_classes(row("caltech101"), classes)
     with pytest.raises(UserError) as error:
-        table10.check_classes(row("caltech101"), "folder:x", 100)
+        table10.check_classes(row("caltech101"), 100)
     message = str(error.value)
-    assert all(part in message for part in ("folder:x", "100", "caltech101", "101 or 102"))
+    assert all(part in message for part in ("100", "caltech101", "101 or 102"))
     with pytest.raises(UserError, match=r"38 .*pets .*37"):
-        table10.check_classes(row("pets"), "folder:x", 38)
+        table10.check_classes(row("pets"), 38)
 
 
 def test_the_names_are_those_of_tfds(tmp_path) -> None:

@@ -153,6 +153,7 @@ def message_of(dataset: str, data_dir: pathlib.Path | None, split: str = "train"
     with pytest.raises(UserError) as error:
         sources.load(dataset, split, None if data_dir is None else str(data_dir))
     assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"config.dataset={dataset}: ")
     return str(error.value)
 
 
@@ -699,6 +700,6 @@ def test_where_tfds_looks(prepared, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(tfds, "builder", builder)
     for data_dir in ("gs://bucket/sets", "/a/b", None):
-        with pytest.raises(UserError, match=r"tfds:x:1 .*enough"):
+        with pytest.raises(UserError, match=r"^it cannot be opened: enough"):
             tfds_sets.open_builder("x:1", data_dir)
     assert seen == [("x:1", "gs://bucket/sets"), ("x:1", "/a/b"), ("x:1", None)]

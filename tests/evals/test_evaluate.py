@@ -1,5 +1,8 @@
 """Raw pixels as features, what an evaluation refuses, and what it does when one protocol fails."""
 
+import logging
+import types
+
 import numpy as np
 import pytest
 
@@ -90,7 +93,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, refused, changes
     refused(evaluate.run, config_of(tmp_path, **changes), words)
 
 
-def test_a_protocol_that_fails_leaves_the_others(monkeypatch, caplog) -> None:
+def test_a_protocol_that_fails_leaves_the_others(monkeypatch) -> None:
     """Of made-up protocols; records tell what was done: 20 neighbours among 12 images are 12."""
     settings = page.get_config().evaluation.to_dict()
     part = features.Features(np.zeros((12, 4), np.float32), np.arange(12) % 3)
@@ -110,12 +113,13 @@ def test_a_protocol_that_fails_leaves_the_others(monkeypatch, caplog) -> None:
         raise UserError("nothing near")
 
     for failing, (place, name, _) in made_up.items():
-        with monkeypatch.context() as patch, caplog.at_level("INFO", logger="byol_jax"):
+        with monkeypatch.context() as patch:
             patch.setattr(place, name, fail)
-            results = evaluate._accuracies(part, part, data, settings)
+            results, reasons = evaluate._accuracies(part, part, data, settings)
         assert [r.protocol for r in results] == [p for p in made_up if p != failing]
-    assert caplog.text.count("left out: nothing near") == 3
-    results = evaluate._accuracies(part, part, data, settings)
+        assert reasons == ["nothing near"]
+    results, reasons = evaluate._accuracies(part, part, data, settings)
+    assert reasons == []
     assert results[0].settings["k"] == 12
     assert results[2].settings["standard_error_of"] == "60 draws of the labels"
 
@@ -129,8 +133,73 @@ def test_features_that_are_not_finite_give_no_number(caplog) -> None:
     data = evaluate.Data("digits", 8, "full", 3, split, split._replace(name="test"))
     with caplog.at_level("INFO", logger="byol_jax"):
         assert evaluate._spread(part) is None
-        assert evaluate._accuracies(part, part, data, settings) == []
-    assert caplog.text.count("not finite") >= 2
+    assert "not finite" in caplog.text
+    results, (reason,) = evaluate._accuracies(part, part, data, settings)
+    assert results == [] and "not finite" in reason
+
+
+@pytest.fixture
+def evaluated(monkeypatch, caplog):
+    """Evaluates made-up features, and returns records, what the log says, and what was embedded."""
+    settings = page.get_config().evaluation.to_dict()
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+
+    def evaluated(labels, num_classes, multi_label=False, has_heads=True):
+        embedded = []
+
+        def embeddings(*_, split, batch_size, projection=False, **__):
+            embedded.append(split.name)
+            values = np.eye(12, dtype=np.float32)
+            return features.Features(values, labels, values if projection else None)
+
+        monkeypatch.setattr(evaluate.features, "embeddings", embeddings)
+        monkeypatch.setattr(
+            evaluate, "_pixels", lambda split: embeddings(split=split, batch_size=1)
+        )
+        monkeypatch.setattr(evaluate.checkpoint, "siamese_of", lambda trained: None)
+        monkeypatch.setattr(evaluate.checkpoint, "network_of", lambda *_: ({}, {}))
+        split = Split("train", 12, num_classes, multi_label, lambda: iter(()), lambda: iter(()))
+        data = evaluate.Data("digits", 8, "full", num_classes, split, split._replace(name="test"))
+        trained = types.SimpleNamespace(step=5, seed=0, target_params={"w": 1}, has_heads=has_heads)
+        records = evaluate.evaluate(trained, data, settings)
+        said = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return records, [line for line in said if not line.startswith("evaluating ")], embedded
+
+    return evaluated
+
+
+def test_without_labels_that_is_said_once_and_the_spread_is_measured(evaluated) -> None:
+    """Nothing is fitted, and pixels have no projection."""
+    records, said, embedded = evaluated(np.full(12, -1), 0)
+    assert [(r.network, r.protocol) for r in records] == [
+        (network, "projection") for network in ("random", "target", "online")
+    ]
+    (line,) = said
+    assert "no labels in digits" in line and "the spread of the projections is measured" in line
+    assert embedded == ["test"] * 3
+    records, (line,), _ = evaluated(np.full(12, -1), 0, has_heads=False)
+    assert records == [] and line.endswith("nothing else to measure")
+
+
+def test_several_labels_per_image_are_said_once(evaluated) -> None:
+    records, (line,), embedded = evaluated(np.ones((12, 3), np.int32), 3, multi_label=True)
+    assert {r.protocol for r in records} == {"projection"} and "experiments/transfer.py" in line
+    assert embedded == ["test"] * 3
+
+
+def test_why_accuracies_are_left_out_is_said_once_for_all_networks(evaluated) -> None:
+    """Classes that the set has, and of which neither split has an image; or one of each."""
+    records, said, embedded = evaluated(np.full(12, -1), 3)
+    assert {r.protocol for r in records} == {"projection"}
+    assert said == ["left out: accuracies, as the train split of digits has no labels"]
+    assert embedded == ["train", "test"] * 4
+    records, said, _ = evaluated(np.arange(12), 12)
+    assert {"knn"} < {r.protocol for r in records}
+    assert [line.partition(" needs ")[0].partition(" draws ")[0] for line in said] == [
+        *("left out: choosing l2", "left out: few-label regression")
+    ]
 
 
 @pytest.mark.slow

@@ -55,6 +55,13 @@ def test_table_golden():
     ]
 
 
+def test_a_spread_is_explained_where_there_is_one():
+    spread = make_record(metric="std_sqrt_dim", unit="1", protocol="projection", value=0.93)
+    (line,) = tables.notes([make_record(), spread, spread._replace(network="target")])
+    assert line.startswith("std_sqrt_dim is ") and "0 = collapsed" in line
+    assert tables.notes([make_record()]) == []
+
+
 def test_two_solvers_of_one_protocol_are_two_columns():
     records = [
         make_record(settings={"solver": "lbfgs"}),

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import logging
 import math
 import re
+
+import pytest
 
 from byol_jax.runtime import metrics
 
@@ -49,6 +52,43 @@ def test_progress_shows_speed_and_time_left_from_the_second_call_on(capsys, monk
     assert "step 3" in shown
     # 300 of 1000 images, the time left, and a rate in images per second.
     assert re.search(r"300/1\.00k \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(img/s|s/img)", shown)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "per_step", "left"),
+    [
+        # From step 13 on; the 10 s are over with step 13 + n; 100 - (13 + n - 2) steps are left.
+        (0.52, "0.52", "36 s"),  # n = 20, 69 steps
+        (2.5, "2.5", "3.5 min"),  # n = 4, 85 steps
+        (21, "21", "30 min"),  # n = 2, 87 steps
+        (600, "600", "14 h"),
+        (9600, "9600", "9.7 days"),
+    ],
+)
+def test_the_time_left_is_said_once_from_the_steps_after_the_first(
+    monkeypatch, caplog, seconds, per_step, left
+):
+    """The host is two steps ahead: when it starts step 13 of a run from 10, step 11 is done."""
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+    pace = metrics.Pace(10, 100)
+    for started in range(11, 101):
+        # Compilation takes an hour.
+        now = seconds * started if started > 12 else -3600.0
+        monkeypatch.setattr(metrics.time, "monotonic", lambda now=now: now)
+        pace.tell(started)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{per_step} s per step: about {left} to go"
+
+
+def test_a_short_run_says_nothing_of_its_end(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+    pace = metrics.Pace(0, 100)
+    for started in range(1, 101):
+        monkeypatch.setattr(metrics.time, "monotonic", lambda started=started: 0.09 * started)
+        pace.tell(started)
+    assert caplog.records == []
 
 
 def test_write_json_replaces_the_whole_file(tmp_path):

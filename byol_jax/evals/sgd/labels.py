@@ -5,19 +5,23 @@ from byol_jax.errors import require
 
 
 def labelled_set(
-    dataset: str, split: str, data_dir: str | None, benchmark: str | None = None
+    dataset: str,
+    split: str,
+    data_dir: str | None,
+    benchmark: str | None = None,
+    key: str = "config.dataset",
 ) -> images.ImageSet:
-    """A split to learn labels from; `benchmark` as in `sources.load`.
+    """A split to learn labels from; `benchmark` and `key` as in `sources.load`.
 
     Raises:
       UserError: it cannot be read, or has no labels.
     """
-    image_set = sources.load(dataset, split, data_dir, benchmark)
+    image_set = sources.load(dataset, split, data_dir, benchmark, key=key)
     stored.check_readable(image_set)
     require(
         image_set.num_classes > 1,
-        f"{dataset} has {image_set.num_classes} classes: a classifier needs two or more, as "
-        "sub-folders or labels",
+        f"{image_set.title} has {image_set.num_classes} classes: a classifier needs two or more, "
+        "as sub-folders or labels",
     )
     return image_set
 
@@ -30,4 +34,6 @@ def check_metric(metric: str, multi_label: bool) -> None:
     """
     allowed = ("map_11",) if multi_label else ("top1", "mean_per_class")
     labels = "several labels per image" if multi_label else "one label per image"
-    require(metric in allowed, f"metric={metric!r} must be {' or '.join(allowed)} for {labels}")
+    require(
+        metric in allowed, f"config.metric={metric!r} must be {' or '.join(allowed)} for {labels}"
+    )
