@@ -56,6 +56,7 @@ setuptools.setup(
     package_dir={"byol_jax.pages.experiments": "experiments"},
     package_data={
         "byol_jax": ["py.typed"],
+        "byol_jax.results": ["report.html.jinja"],
         "byol_jax.pages.experiments.papers": ["*.txt"],
     },
     entry_points={"console_scripts": ["byol = byol_jax.main:run"]},
@@ -67,9 +68,11 @@ setuptools.setup(
         "dm-haiku>=0.0.16",
         # TFDS imports it when it prepares a set, and does not declare it.
         "importlib_resources>=6",
+        "jinja2>=3.1.4",
         "jax>=0.10.2",
         "jaxlib>=0.10.2",
         "jmp>=0.0.4",
+        "markupsafe>=2.1",
         "matplotlib>=3.11",
         "ml_collections>=1.0",
         "numba>=0.68",

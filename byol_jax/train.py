@@ -316,7 +316,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Ended:
     run, host = _started(run)
     if span.start >= span.end:
         _end_again(run, host)
-        return
+        return Ended(span.start, span.start, run.total_steps)
     batches = _batches(config, run.train_set, span.start, span.end)
 
     # What the user has in the workdir was not touched up to this line.

@@ -26,7 +26,8 @@ class Entry(NamedTuple):
 # flags wait for no other job, and not for TensorFlow.
 JOBS: Mapping[str, Entry] = {
     "pretrain": Entry(
-        "byol_jax.jobs.pretrain:run", "trains an encoder, from the newest checkpoint of the workdir on"
+        "byol_jax.jobs.pretrain:run",
+        "trains an encoder, from the newest checkpoint of the workdir on",
     ),
     "evaluate": Entry(
         "byol_jax.evals.evaluate:run", "accuracies of frozen features: kNN, linear, few labels"

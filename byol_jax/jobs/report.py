@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import markupsafe
 import ml_collections
-import numpy as np
 
 import byol_jax
 from byol_jax import weights
@@ -80,6 +79,9 @@ class Options(NamedTuple):
     batch_size: int = 256
 
 
+_DEFAULT = Options()
+
+
 def workdir_of(path: str | os.PathLike[str]) -> pathlib.Path:
     """The workdir of a run, from itself, its `checkpoints`, or one step of them."""
     folder = pathlib.Path(path).absolute()
@@ -102,7 +104,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         write(config.checkpoint, workdir, options)
 
 
-def write(path: str, workdir: pathlib.Path, options: Options = Options()) -> pathlib.Path:
+def write(path: str, workdir: pathlib.Path, options: Options = _DEFAULT) -> pathlib.Path:
     """Writes `report.html` of a run into `workdir`, in place of an older one, which it says.
 
     Args:
@@ -152,13 +154,11 @@ def _contents(
 ) -> dict[str, Any]:
     """All that the template asks for."""
     config = ml_collections.ConfigDict(dict(trained.config))
-    name = run_folder.name
-    total = trained.total_steps
     recipe, changed = changes_in(trained.recipe or "")
     flat = flatten(trained.config)
     return {
-        "title": f"{name}: {trained.method} on {trained.dataset}",
-        "subtitle": f"step {trained.step} of {total}, in {run_folder}",
+        "title": f"{run_folder.name}: {trained.method} on {trained.dataset}",
+        "subtitle": f"step {trained.step} of {trained.total_steps}, in {run_folder}",
         "cards": _cards(metrics, trained.step),
         "curves": _curves(trained, metrics),
         **_results(run_folder, trained),

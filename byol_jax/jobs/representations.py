@@ -78,7 +78,7 @@ def contents(trained: weights.Trained, shown: Shown) -> dict[str, Any]:
 
 
 def _sampled(trained: weights.Trained, shown: Shown) -> _Sample:
-    """Images of a fixed draw, in the order of the set, as evaluations of the checkpoint see them."""
+    """Images of a fixed draw, in the order of the set, as evaluations see them."""
     size = shown.images.size
     drawn = np.sort(keys.permutation(size, "report", 0)[: shown.points])
     network = checkpoint.siamese_of(trained)

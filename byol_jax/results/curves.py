@@ -84,8 +84,8 @@ _CURVES = (
     Curve(
         "uniformity",
         {"uniformity": "uniformity"},
-        "0 if all images are one point, about -4 if they spread over the whole sphere. It falls, or "
-        "stays clearly below 0.",
+        "0 if all images are one point, about -4 if they spread over the whole sphere. It falls, "
+        "or stays clearly below 0.",
     ),
     Curve(
         "online probe: top-1 (%)",

@@ -59,6 +59,7 @@ class Page(html.parser.HTMLParser):
         self.words = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attrs):
+        """Collects what a tag refers to."""
         attrs = dict(attrs)
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.sources += [attrs[key] for key in ("src", "xlink:href") if key in attrs]
@@ -66,6 +67,7 @@ class Page(html.parser.HTMLParser):
         self.open.append(tag)
 
     def handle_data(self, data):
+        """Collects words that are shown."""
         if self.open[-1:] not in (["script"], ["style"]):
             self.words.append(data)
 
@@ -128,7 +130,7 @@ def test_points_are_the_scored_images_with_their_labels(labelled, tmp_path):
     assert len({*zip(points["labels"], points["colours"], strict=True)}) == 2
     for places in points["maps"].values():
         assert np.array(places).shape == (12, 2)
-        assert 0 <= np.min(places) and np.max(places) <= 500
+        assert np.min(places) >= 0 and np.max(places) <= 500
 
 
 def test_a_set_without_labels_has_one_colour_and_says_so(unlabelled, tmp_path):
