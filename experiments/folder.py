@@ -52,7 +52,7 @@ _CHOSEN = {
 def get_config() -> ml_collections.ConfigDict:
     """A pre-training whose open keys are chosen from the images."""
     config = base.get_config()
-    config.recipe = "chosen from the images (experiments/folder.py)"
+    config.recipe = "not published: chosen from the images (experiments/folder.py)"
     config.choose = True
     for kind, keys in _CHOSEN.items():
         for key in keys:

@@ -12,7 +12,7 @@ from byol_jax import jobs, method
 from byol_jax.errors import UserError
 from byol_jax.jobs import recipe
 from byol_jax.jobs.recipe import Facts, choose
-from experiments import folder
+from experiments import base, folder
 
 
 def values(facts: Facts, **given):
@@ -22,6 +22,7 @@ def values(facts: Facts, **given):
 
 def test_the_page_leaves_open_what_is_chosen():
     config = folder.get_config()
+    assert tiny_runs.types_of(config) == tiny_runs.types_of(base.get_config())
     flat = recipe.flatten(config.to_dict())
     assert {key for key in recipe.KEYS if flat[key] is None} == recipe.KEYS
     for choice in choose(Facts(1000, 224), {}):

@@ -121,7 +121,8 @@ def test_the_wheel_holds_the_pages_inside_the_package(installed: Installed) -> N
         for path in (tiny_runs.ROOT / "experiments").rglob(pattern)
     }
     assert "experiments/papers/byol.txt" in pages
-    assert names >= {f"byol_jax/pages/{page}" for page in pages} | {"byol_jax/py.typed"}
+    data = {"byol_jax/py.typed", "byol_jax/results/report.html.jinja"}
+    assert names >= {f"byol_jax/pages/{page}" for page in pages} | data
 
 
 def test_the_source_archive_makes_the_same_wheel(
