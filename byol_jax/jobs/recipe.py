@@ -225,10 +225,8 @@ def _rates(facts: Facts, values: Values) -> Iterator[Choice]:
     warmup = round(min(10.0, 0.05 * values["num_epochs"]), 3)
     yield Choice("optimizer.warmup_epochs", warmup, "10 epochs, or a twentieth of the run")
     tau = 0.97 if steps <= _SHORT else 0.99 if steps <= 150_000 else 0.996
-    reason = (
-        f"for {steps:,} updates: the authors' presets have 0.97 for up to 31,000 updates, 0.99 "
-    )
-    yield Choice("tau_base", tau, reason + "for 94,000, and 0.996 for 313,000")
+    presets = "the authors' presets: 0.97 for 31,000, 0.99 for 94,000"
+    yield Choice("tau_base", tau, f"{steps:,} updates; {presets}")
 
 
 def _views(facts: Facts, values: Values) -> Iterator[Choice]:
