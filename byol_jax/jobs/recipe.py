@@ -47,7 +47,7 @@ class Facts(NamedTuple):
     """What a recipe is chosen from.
 
     Attributes:
-      images: number of images, all splits together.
+      images: number of images that are trained on.
       side: median of their short sides in pixels.
       is_grey: whether all images that were looked at are grey.
       classes: number of classes; 0 without labels.
@@ -107,18 +107,28 @@ def choose(facts: Facts, given: Values) -> list[Choice]:
 def _data(facts: Facts, values: Values) -> Iterator[Choice]:
     """Which images are trained on, and which are scored."""
     del values
-    trained, reason = "train+valid", "a fifth of each class is kept for the scores"
-    if not facts.classes:
-        trained, reason = "train+valid+test", "no labels, so nothing is scored: all images are used"
-    elif "test" in facts.splits:
-        reason = "the test split is kept for the scores"
-    elif "valid" in facts.splits:
-        trained, reason = "train+test", "the validation split is kept for the scores"
-    yield Choice("data.split", trained, reason)
+    yield trained_split(facts.classes, facts.splits)
     yield Choice("evaluation.at_end", facts.classes > 0)
-    scored = "valid" if trained == "train+test" else "test"
-    yield Choice("evaluation.fit_split", "train+test" if scored == "valid" else "train+valid")
-    yield Choice("evaluation.score_split", scored)
+    has_valid_alone = "valid" in facts.splits and "test" not in facts.splits
+    yield Choice("evaluation.fit_split", "train+test" if has_valid_alone else "train+valid")
+    yield Choice("evaluation.score_split", "valid" if has_valid_alone else "test")
+
+
+def trained_split(classes: int, splits: tuple[str, ...]) -> Choice:
+    """The images that are trained on: all that are not scored.
+
+    Args:
+      classes: number of classes; 0 without labels.
+      splits: splits that the data set itself has.
+    """
+    trained, reason = "train+valid", "a fifth of each class is kept for the scores"
+    if not classes:
+        trained, reason = "train+valid+test", "no labels, so nothing is scored: all images are used"
+    elif "test" in splits:
+        reason = "the test split is kept for the scores"
+    elif "valid" in splits:
+        trained, reason = "train+test", "the validation split is kept for the scores"
+    return Choice("data.split", trained, reason)
 
 
 def _size(facts: Facts, values: Values) -> Iterator[Choice]:
@@ -167,8 +177,6 @@ def _network(facts: Facts, values: Values) -> Iterator[Choice]:
 def _batch(facts: Facts, values: Values) -> Iterator[Choice]:
     """Images per update, and in how many pieces they pass the network."""
     count = facts.images
-    if facts.classes:
-        count = round(count * 0.8)  # others are scored
     fewest = 2 * max(_SMALLEST_BATCH, facts.devices)
     require(
         count >= fewest or "batch_size" in values,
@@ -256,11 +264,13 @@ def facts_of(config: ml_collections.ConfigDict) -> Facts:
     require(sides, f"config.dataset={config.dataset}: none of its images can be read")
     looked_at = places[np.linspace(0, len(places) - 1, min(len(places), _COLOURS)).astype(int)]
     pictures = (stored.picture(whole, i) for i in looked_at.tolist())
+    classes = 0 if whole.multi_label else whole.num_classes
+    split = config.data.split or trained_split(classes, own).value
     return Facts(
-        images=whole.size,
+        images=sources.load(config.dataset, split, config.data_dir).size,
         side=int(np.median(sides)),
         is_grey=all(_is_grey(picture) for picture in pictures if picture is not None),
-        classes=0 if whole.multi_label else whole.num_classes,
+        classes=classes,
         splits=own,
         platform=jax.default_backend(),
         devices=jax.device_count(),
