@@ -19,7 +19,7 @@ from experiments import base
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Of the program: TinyResNet on the digits, without an evaluation.
+# Of the program: TinyResNet on the digits, without an evaluation or a report.
 TINY_FLAGS = (
     "--config.network.depth=tiny",
     "--config.network.width=0.5",
@@ -29,6 +29,7 @@ TINY_FLAGS = (
     "--config.batch_size=8",
     "--config.accumulate=1",
     "--config.evaluation.at_end=False",
+    "--config.finish.report=False",
 )
 
 

@@ -163,7 +163,7 @@ main.run()
 @pytest.mark.slow
 @pytest.mark.parametrize("resident", [pytest.param(True, marks=pytest.mark.ci), False])
 def test_arrays_are_trained_on_without_tensorflow(tmp_path, resident):
-    """The whole program on the digits, evaluation included."""
+    """The whole program on the digits, evaluation and report included."""
     tiny = ["network.projector.hidden_size=8", "network.predictor.hidden_size=8", "num_steps=1"]
     settings = [f"data.resident={resident}", "network.width=1.0", "evaluation.draws=1", *tiny]
     done = subprocess.run(
@@ -179,4 +179,4 @@ def test_arrays_are_trained_on_without_tensorflow(tmp_path, resident):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results.json").exists()
+    assert (tmp_path / "results.json").exists() and (tmp_path / "report.html").exists()

@@ -27,6 +27,7 @@ TINY = (
     "--config.accumulate=1",
     "--config.log_every=1",
     "--config.evaluation.at_end=False",
+    "--config.finish.report=False",
 )
 
 
