@@ -97,6 +97,8 @@ setuptools.setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         # Exports as ONNX files.
         "onnx": ONNX,
+        # Shows what runs write; they write it without.
+        "tensorboard": ["tensorboard>=2.20"],
         "test": TEST,
         "dev": DEV,
     },

@@ -85,13 +85,11 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
       UserError: if it cannot be read.
     """
     require(config.dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
-    image_set = sources.load(
-        *(config.dataset, config.data.split, config.data_dir),
-        is_told=processes.is_first_process(),
-    )
-    if config.data.cache:
-        image_set = images.cached(image_set)
-    stored.check_readable(image_set)
+    with metrics.announced(f"reading images of {config.dataset}"):
+        image_set = sources.load(config.dataset, config.data.split, config.data_dir)
+        if config.data.cache:
+            image_set = images.cached(image_set)
+        stored.check_readable(image_set)
     return images.unlabelled(image_set) if image_set.multi_label else image_set
 
 
@@ -323,6 +321,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Ended:
     if processes.is_first_process():
         workdir.mkdir(parents=True, exist_ok=True)
         metrics.write_json(workdir / "config.json", config.to_dict())
+        _logger.info("%s", run.train_set.summary)
     _logger.info(
         "recipe: %s; steps %d to %d of %d; %d images, batch %d on %d device(s)",
         config.recipe,

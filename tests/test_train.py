@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import signal
+import time
 
 import jax
 import numpy as np
@@ -172,18 +173,32 @@ def test_a_run_without_a_step_left_is_not_trained(dataset, finished, said, no_st
 
 def test_what_a_run_says_before_its_first_step(dataset, tmp_path, said, monkeypatch):
     """Each thing once; minutes are normal on a CPU alone."""
-    name = dataset.removeprefix("npz:")
-    images = f"24 images in npz:{name}, 2 classes (train+valid)"
+    images = f"24 images in {dataset}, 2 classes (train+valid)"
     for steps, backend, patience in (
         (1, "cpu", " (minutes are normal on a CPU)"),
         (2, "gpu", ""),
     ):
         monkeypatch.setattr(train.jax, "default_backend", lambda backend=backend: backend)
         train.pretrain(tiny_runs.tiny_config(dataset, num_steps=steps), tmp_path)
-        reading, what, recipe, compiling = said()
-        assert (reading, what) == (f"reading images of npz:{name}", images)
+        what, recipe, compiling = said()
+        assert what == images
         assert recipe.startswith("recipe: ")
         assert compiling == f"compiling the update step{patience}"
+
+
+def test_reading_is_announced_if_it_takes_a_while(dataset, said, monkeypatch):
+    load = train.sources.load
+
+    def slow(*arguments):
+        time.sleep(1.2)
+        return load(*arguments)
+
+    config = tiny_runs.tiny_config(dataset)
+    train.load_images(config)
+    assert said() == []
+    monkeypatch.setattr(train.sources, "load", slow)
+    train.load_images(config)
+    assert said() == [f"reading images of {dataset}"]
 
 
 def test_the_time_that_is_left_is_said_once(dataset, tmp_path, said, monkeypatch):

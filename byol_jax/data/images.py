@@ -81,6 +81,8 @@ class ImageSet(NamedTuple):
         `Label`.
       classes: names of the K classes, where the source has them.
       key: the key of the config whose value is the name; empty if there is none.
+      summary: how many images there are, and what of their source was set aside, in words; empty
+        where it is unknown.
     """
 
     name: str
@@ -90,6 +92,7 @@ class ImageSet(NamedTuple):
     multi_label: bool = False
     classes: tuple[str, ...] = ()
     key: str = ""
+    summary: str = ""
 
     @property
     def title(self) -> str:

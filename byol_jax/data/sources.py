@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import functools
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,8 +12,6 @@ from byol_jax.data.images import ImageSet, concatenate
 from byol_jax.data.splits import Readers
 from byol_jax.data.table10 import Benchmark
 from byol_jax.errors import UserError, require
-
-_logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 KINDS = ("digits", "npz:FILE", "folder:DIR", "tfds:NAME")
@@ -27,7 +24,6 @@ def load(
     benchmark: str | None = None,
     *,
     key: str = "config.dataset",
-    is_told: bool = False,
 ) -> ImageSet:
     """One split of a data set, or several of them joined.
 
@@ -39,7 +35,6 @@ def load(
       benchmark: which row of BYOL Table 10 the images are (`table10.TABLE_10`); by default that
         of `tfds:NAME`, if there is one. Its rule makes a validation split that the source lacks.
       key: the key of the config that names the data set; empty if none does.
-      is_told: whether the log says what is read, and what of it is set aside.
 
     Raises:
       UserError: unknown data set, split or benchmark, unusable files, a split without images, or
@@ -47,8 +42,6 @@ def load(
     """
     row = table10.find(dataset, benchmark)
     wanted = split.split("+")
-    if is_told and dataset != "digits":
-        _logger.info("reading images of %s", dataset)
     with _named(f"{key}={dataset}" if key else dataset):
         readers = _checked(_readers(dataset, data_dir), row)
         allowed = list(dict.fromkeys([*SPLITS, *readers]))
@@ -63,10 +56,9 @@ def load(
         share = splits.share_of_train(readers, set(wanted), row)
         parts = [part for part in (share and share.images, *own) if part and part.size]
         require(parts, f"it has no {split} images; add some, or give another split")
-        image_set = concatenate(parts)._replace(key=key)
-    if is_told:
-        _logger.info("%s", summary(image_set, split, share.set_aside if share else {}))
-    return image_set
+        image_set = concatenate(parts)
+    summary = _summary(image_set, split, share.set_aside if share else {})
+    return image_set._replace(key=key, summary=summary)
 
 
 @contextlib.contextmanager
@@ -78,7 +70,7 @@ def _named(title: str) -> Iterator[None]:
         raise UserError(f"{title}: {error}") from error
 
 
-def summary(image_set: ImageSet, split: str, set_aside: Mapping[str, int]) -> str:
+def _summary(image_set: ImageSet, split: str, set_aside: Mapping[str, int]) -> str:
     """What was read, in words.
 
     Args:

@@ -1,19 +1,21 @@
 """Outputs for the numbers of a run: metrics.jsonl, TensorBoard events, a progress line."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorboardX
 import tqdm
 
-from byol_jax.runtime import spmd
+from byol_jax.runtime import processes, spmd
 
 _logger = logging.getLogger(__name__)
 
@@ -91,6 +93,22 @@ def show_messages() -> None:
     logger.handlers = [_BarHandler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+@contextlib.contextmanager
+def announced(message: str, seconds: float = 1.0) -> Iterator[None]:
+    """Logs a message, on the first process, if its block takes longer than `seconds`.
+
+    A mistake that is found at once remains one line.
+    """
+    timer = threading.Timer(seconds, _logger.info, ("%s", message))
+    timer.daemon = True
+    if processes.is_first_process():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Pace:

@@ -1,7 +1,6 @@
 """Sources by name, the splits cut out of them, and what a user's mistakes are answered with."""
 
 import itertools
-import logging
 import pathlib
 import subprocess
 import sys
@@ -374,55 +373,37 @@ def test_no_label_is_read_where_nothing_is_cut(monkeypatch) -> None:
     assert asked == []
 
 
-@pytest.fixture
-def told(caplog, monkeypatch):
-    """Loads, and returns what the log says."""
-    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
-    caplog.set_level(logging.INFO, "byol_jax")
-
-    def told(dataset: str, split: str, is_told: bool = True) -> list[str]:
-        caplog.clear()
-        sources.load(dataset, split, is_told=is_told)
-        return [record.getMessage() for record in caplog.records]
-
-    return told
+def summary(dataset: str, split: str) -> str:
+    return sources.load(dataset, split).summary
 
 
-def test_what_is_read_and_what_is_set_aside_is_told(tmp_path, told) -> None:
+def test_what_is_read_and_what_is_set_aside(tmp_path) -> None:
     """Of 1797 digits a fifth of each class are 359; of 10 files 2, then 2 of the other 8."""
-    assert told("digits", "train+valid") == [
+    assert summary("digits", "train+valid") == (
         "1797 images in digits, 10 classes; a fifth, 359, set aside as the test split: 1438 are "
         "left (train+valid)"
-    ]
+    )
     for i in range(10):
         (tmp_path / f"{i}.png").write_bytes(b"not opened")
     flat = f"folder:{tmp_path}"
-    reading = f"reading images of {flat}"
-    assert told(flat, "train") == [
-        reading,
+    assert summary(flat, "train") == (
         f"10 images in {flat}, no labels; a fifth, 2, set aside as the test split; 2 set aside as "
-        "the valid split: 6 are left (train)",
-    ]
-    assert told(flat, "train+valid+test") == [
-        reading,
-        f"10 images in {flat}, no labels (train+valid+test)",
-    ]
-    assert told(flat, "train", is_told=False) == []
+        "the valid split: 6 are left (train)"
+    )
+    whole = "train+valid+test"
+    assert summary(flat, whole) == f"10 images in {flat}, no labels ({whole})"
 
 
-def test_splits_of_the_source_are_not_set_aside(tmp_path, told) -> None:
+def test_splits_of_the_source_are_not_set_aside(tmp_path) -> None:
     dataset = tiny_runs.write_folder(tmp_path, train=10, test=4)
-    last = [told(dataset, split)[-1] for split in ("train+valid", "test+train+valid")]
-    assert last == [
-        f"{count} images in {dataset}, 2 classes ({split})"
-        for count, split in ((10, "train+valid"), (14, "test+train+valid"))
-    ]
+    for count, split in ((10, "train+valid"), (14, "test+train+valid")):
+        assert summary(dataset, split) == f"{count} images in {dataset}, 2 classes ({split})"
 
 
-def test_several_classes_per_image_are_told(monkeypatch, told) -> None:
+def test_several_classes_per_image_are_no_plain_labels(monkeypatch) -> None:
     several = images.ImageSet("fake", numbered(6), np.ones((6, 3), np.int32), 3, True)
     monkeypatch.setattr(sources, "_readers", lambda *_: sources._given({"train": several}))
-    assert told("fake", "train+valid+test")[-1] == (
+    assert summary("fake", "train+valid+test") == (
         "6 images in fake, 3 classes, several per image (train+valid+test)"
     )
 

@@ -542,5 +542,5 @@ def test_the_program_refuses_with_exit_code_2(tmp_path):
         "--config.dataset=digit",
         "--config.batch_size=16",
     )
-    assert "unknown dataset 'digit'" in tiny_runs.refusal(*arguments)
+    assert "config.dataset=digit: unknown data set" in tiny_runs.refusal(*arguments)
     assert not (tmp_path / "finetune").exists()

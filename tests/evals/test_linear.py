@@ -340,7 +340,7 @@ def test_predictions_are_kept_on_request(checkpoint, finished, tmp_path):
         ({"benchmark": "flowerz"}, "did you mean 'flowers'"),
         ({"network": "offline"}, "config.network='offline'.*online"),
         ({"eval_crop": "half"}, "config.eval_crop='half'"),
-        ({"batch_size": 40}, "batch_size 40"),
+        ({"batch_size": 40}, "config.batch_size=40: "),
         ({"batch_size": 7}, "batch_size=7 .*batch_size=8 would"),
         ({"batch_size": 80}, "36 images.*80"),
         ({"rate_scaling": "root"}, "config.rate_scaling='root'.*sqrt"),

@@ -424,7 +424,7 @@ def test_unreadable_files_of_a_stopped_job_count(run_dir, tmp_path, monkeypatch)
         ({"images_per_part": 0, "image_size": 0}, "config.image(s_per_part|_size)=0 must be"),
         ({"eval_crop": "centre"}, "config.eval_crop='centre' must be one of"),
         ({"dataset": "folder:/no/such"}, "there is no folder /no/such"),
-        ({"dataset": "mnist"}, "unknown dataset 'mnist'"),
+        ({"dataset": "mnist"}, "config.dataset=mnist: unknown data set"),
         ({"split": "all"}, "has no split 'all'"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_validation_split_of_another_size_than_table_10s_is_named(
         def __init__(self, size):
             self.size = size
 
-    monkeypatch.setattr(sources, "load", lambda dataset, split, *_: Counted(sizes[split]))
+    monkeypatch.setattr(sources, "load", lambda dataset, split, *_, **__: Counted(sizes[split]))
     config = config_of("table=3,row=BYOL,cells=Birdsnap,protocol=linear", checkpoint)
     config.folders = "Birdsnap=/images"
     ((one,), _) = plans.plan_cells(config, tmp_path)

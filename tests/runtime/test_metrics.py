@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import time
 
 import pytest
 
@@ -52,6 +53,19 @@ def test_progress_shows_speed_and_time_left_from_the_second_call_on(capsys, monk
     assert "step 3" in shown
     # 300 of 1000 images, the time left, and a rate in images per second.
     assert re.search(r"300/1\.00k \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(img/s|s/img)", shown)
+
+
+@pytest.mark.parametrize(("is_first", "count"), [(True, 1), (False, 0)])
+def test_what_takes_long_is_announced_on_the_first_process(monkeypatch, caplog, is_first, count):
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    caplog.set_level(logging.INFO, "byol_jax")
+    monkeypatch.setattr(metrics.processes, "is_first_process", lambda: is_first)
+    with metrics.announced("at work", seconds=0.01):
+        time.sleep(0.2)
+    with pytest.raises(ZeroDivisionError), metrics.announced("not at work", seconds=0.2):
+        raise ZeroDivisionError
+    time.sleep(0.3)
+    assert [record.getMessage() for record in caplog.records] == ["at work"] * count
 
 
 @pytest.mark.parametrize(
