@@ -19,6 +19,7 @@ from byol_jax.data import sources, stored
 from byol_jax.data.images import ImageSet
 from byol_jax.data.views import examples
 from byol_jax.encoder import NETWORKS
+from byol_jax.entries import OBJECTIVES
 from byol_jax.errors import UserError, require
 from byol_jax.evals import checkpoint
 from byol_jax.jobs import pictures, representations
@@ -275,7 +276,18 @@ def _images(
         ),
     )
     _logger.info("report: its pictures took %.0f s", time.monotonic() - started)
-    return contents | {"probed": trained.network.num_classes > 0}
+    return contents | {"use_of_labels": _use_of_labels(trained)}
+
+
+def _use_of_labels(trained: weights.Trained) -> str:
+    """What the training did with labels, in words that follow "the labels"."""
+    entry = OBJECTIVES.get(trained.method or "")
+    if entry is None:
+        return ""  # an objective from outside
+    if entry.needs_labels:
+        return ", which the training learnt from"
+    has_probe = trained.network.num_classes > 0
+    return f", which the training did not use{' except in its online probe' if has_probe else ''}"
 
 
 def _split_of(config: ml_collections.ConfigDict) -> str:

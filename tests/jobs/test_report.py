@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import jobs, train
+from byol_jax import jobs, train, weights
 from byol_jax.errors import UserError
 from byol_jax.jobs import report, representations
 from byol_jax.results import records
@@ -240,6 +240,19 @@ def test_without_a_workdir_it_goes_into_that_of_the_run(labelled, tmp_path):
 def test_the_workdir_of_a_path(path, tmp_path):
     expected = tmp_path / path.split("/")[0]
     assert report.workdir_of(tmp_path / path) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("byol", "did not use except in its online probe"),
+        ("supcon", "learnt from"),
+        ("own:method", ""),
+    ],
+)
+def test_the_use_of_labels_is_that_of_the_objective(labelled, method, words):
+    trained = weights.load(labelled)._replace(method=method)
+    assert report._use_of_labels(trained).endswith(words)
 
 
 def test_low_values_are_said_to_be_low():
