@@ -33,7 +33,8 @@ from experiments import base
 _CHOSEN = {
     int: (
         *("image_size", "batch_size", "accumulate", "log_every", "checkpoint_every"),
-        *("network.projector.hidden_size", "network.predictor.hidden_size"),
+        *("network.projector.hidden_size", "network.projector.output_size"),
+        "network.predictor.hidden_size",
     ),
     float: (
         *("num_epochs", "tau_base", "data.area_min", "network.width"),

@@ -39,8 +39,9 @@ _ACTIVATIONS = {"18": 120e6, "50": 400e6}
 _FEWEST_SEEN, _MOST_SEEN = 30_000, 120_000
 # Images per epoch from which on a GPU sees fewer than 1000 epochs.
 _SEEN = 10_000_000
-# Updates up to which the rate is that of short runs.
-_SHORT = 40_000
+# Updates that are few (the measured runs of digits.py and cifar10.py), short (the authors' presets
+# for 100 epochs have 31,000) and many (those for 300 epochs have 94,000).
+_FEW, _SHORT, _MANY = 5_000, 40_000, 150_000
 
 
 class Facts(NamedTuple):
@@ -169,8 +170,11 @@ def _network(facts: Facts, values: Values) -> Iterator[Choice]:
     is_small = values["image_size"] <= 64
     reason = "small images (SimCLR App. B.9)" if is_small else "as the paper"
     yield Choice("network.stem", "small" if is_small else "imagenet", reason)
-    hidden, reason = (1024, "there is no accelerator") if facts.is_slow else (4096, "App. A")
+    hidden, output, reason = 4096, 256, "App. A"
+    if facts.is_slow:
+        hidden, output, reason = 512, 64, "small batches, as on CIFAR-10 (cifar10.py)"
     yield Choice("network.projector.hidden_size", hidden, reason)
+    yield Choice("network.projector.output_size", output)
     yield Choice("network.predictor.hidden_size", hidden)
 
 
@@ -232,9 +236,10 @@ def _rates(facts: Facts, values: Values) -> Iterator[Choice]:
     yield Choice("optimizer.weight_decay", 1e-6)
     warmup = round(min(10.0, 0.05 * values["num_epochs"]), 3)
     yield Choice("optimizer.warmup_epochs", warmup, "10 epochs, or a twentieth of the run")
-    tau = 0.97 if steps <= _SHORT else 0.99 if steps <= 150_000 else 0.996
+    tau = 0.98 if steps <= _FEW else 0.97 if steps <= _SHORT else 0.99 if steps <= _MANY else 0.996
     presets = "the authors' presets: 0.97 for 31,000, 0.99 for 94,000"
-    yield Choice("tau_base", tau, f"{steps:,} updates; {presets}")
+    reason = "as on digits and CIFAR-10" if steps <= _FEW else presets
+    yield Choice("tau_base", tau, f"{steps:,} updates; {reason}")
 
 
 def _views(facts: Facts, values: Values) -> Iterator[Choice]:
