@@ -2,6 +2,7 @@
 
     make bench
     .venv/bin/python benchmarks/bench.py --depth=18 --size=32 --batch=64
+    .venv/bin/python benchmarks/bench.py --only logs --depth=tiny --size=8 --batch=512
 
 - Update step, from a host batch to finished logs: the step of `train` (uint8 crops, augmentation on
   the device, state donated) in float32, in bfloat16 and with resident images. Beside it is a plain
@@ -10,6 +11,9 @@
   For each program: the time to compile it, the memory it holds, and the bandwidth that the
   compiler's count of bytes would need, as a share of the measured one (above 100 % if caches help).
 - End to end: the loop of `train` on arrays, beside the authors' input pipeline with the plain step.
+- Health logs: the loop of `train` on arrays, with and without the logs that need no label
+  (`embedding_rank`, `alignment`, `uniformity`), as the pages log and with a log of each step. The
+  step of the alternative returns no embeddings, and the host computes nothing of them.
 - Input: two uint8 views per image, from arrays and from JPEG files, beside the authors' recipe:
   each view is cropped by itself, from a JPEG also decoded by itself, and resized to float32.
 - Linear evaluation: a step with five rates in one pass, beside a step with one rate.
@@ -27,12 +31,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
+import health_logs
 import jax
 import numpy as np
 import steps
 from PIL import Image
 
+from byol_jax import update
 from byol_jax.augment import boxes
 from byol_jax.data import background, images, pipeline, sources, tensorflow
 from byol_jax.data.views import Stream, View, examples
@@ -155,9 +162,107 @@ def write_jpegs(folder: pathlib.Path, count: int = 64) -> None:
         Image.fromarray(pixels).save(folder / f"{i:03}.jpg", quality=90)
 
 
+class Bench(NamedTuple):
+    """What the parts of the benchmark share.
+
+    Attributes:
+      flags: the command line.
+      problem: network and images of the updates.
+    """
+
+    flags: argparse.Namespace
+    problem: steps.Problem
+
+    def show(self, title: str, seconds: float, label: str, alternative: float) -> None:
+        """Prints a line of the table from the seconds per batch of both."""
+        batch = self.problem.batch_size
+        words = f"{label}: {batch / alternative:.0f} img/s"
+        rate = f"{batch / seconds:.0f} img/s"
+        print(f"{title:<26}{rate:>12}  {words:<42}{alternative / seconds:>6.2f}", flush=True)
+
+
+# Each part prints lines of the table, and returns what is printed below it.
+
+
+def bench_step(bench: Bench) -> list[str]:
+    """The update step."""
+    runs, compiled = steps.step_runs(bench.problem)
+    seconds = steps.medians(runs, bench.flags.repeats)
+    bench.show("step, float32", seconds["float32"], "plain step, float32", seconds["plain"])
+    for name in ("bfloat16", "resident"):
+        bench.show(f"step, {name}", seconds[name], "step, float32", seconds["float32"])
+    for name in runs.keys() - compiled.keys():
+        precision = name.rpartition(", ")[2]
+        bench.show(f"step, {precision}", seconds[precision], name, seconds[name])
+    limit = steps.bandwidth(bench.flags.repeats)
+    lines = [f"memory of a device: {limit / 1e9:,.1f} GB/s while it negates a large array"]
+    for name, step in compiled.items():
+        rate = step.traffic / seconds[name]
+        lines.append(
+            f"step, {name}: compiled in {step.seconds:.1f} s, "
+            f"{step.memory / 2**20:,.0f} MiB per device while it runs; "
+            f"{step.traffic / 1e9:.1f} GB read and written, {rate / limit:.0%} of that rate"
+        )
+    return lines
+
+
+def bench_loop(bench: Bench) -> list[str]:
+    """The training loop."""
+    recipe = functools.partial(array_recipe, bench.problem.size, bench.problem.batch_size)
+    seconds = steps.loop_seconds(bench.problem, recipe, bench.flags.repeats)
+    (_, loop), (label, alternative) = seconds.items()
+    bench.show("end to end, float32", loop, label, alternative)
+    return []
+
+
+def bench_logs(bench: Bench) -> list[str]:
+    """The training loop with and without health logs."""
+    loops, shape = health_logs.cost(bench.problem, bench.flags.repeats)
+    for every, seconds in loops.items():
+        title = f"health logs, {'each step' if every == 1 else f'every {every}'}"
+        bench.show(title, seconds["with"], "without them", seconds["without"])
+    # The other one is that of ResNet-50 in large batches.
+    shapes = (shape, (update.NUM_EMBEDDINGS, 2048))
+    of_shapes = health_logs.host_seconds(shapes, bench.flags.repeats)
+    words = [f"{1e3 * s:.1f} ms for {n} images of {d} numbers" for (n, d), s in of_shapes.items()]
+    return [f"a health log on the host: {', '.join(words)}"]
+
+
+def bench_input(bench: Bench) -> list[str]:
+    """The input from arrays and from JPEG files."""
+    flags, batch = bench.flags, bench.problem.batch_size
+    times = array_seconds(bench.problem.source, bench.problem.size, batch, 100)
+    bench.show("input, arrays", times["package"], "recipe", times["recipe"])
+    with tempfile.TemporaryDirectory() as temporary:
+        if not flags.jpegs:
+            write_jpegs(pathlib.Path(temporary))
+        jpegs = flags.jpegs or temporary
+        times, difference = jpeg_seconds(jpegs, flags.jpeg_size, batch, flags.repeats)
+    bench.show("input, JPEGs", times["package"], "recipe", times["recipe"])
+    return [f"JPEGs: same boxes, views differ by {255 * difference:.2f}/255 on average"]
+
+
+def bench_linear(bench: Bench) -> list[str]:
+    """Linear evaluation."""
+    depth, size, _, batch = bench.problem
+    sweep = steps.sweep_seconds(depth, size, batch, bench.flags.repeats)
+    bench.show("linear, 5 rates", sweep["5 rates"], "1 rate", sweep["1 rate"])
+    return []
+
+
+PARTS = {
+    "step": bench_step,
+    "loop": bench_loop,
+    "logs": bench_logs,
+    "input": bench_input,
+    "linear": bench_linear,
+}
+
+
 def main() -> None:
-    """Runs all benchmarks and prints one table."""
+    """Runs the parts of the benchmark and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], help="some parts")
     parser.add_argument("--depth", default="18")
     parser.add_argument("--size", type=int, default=32, help="side of the views in pixels")
     parser.add_argument("--source", type=int, default=64, help="side of the stored images")
@@ -176,45 +281,10 @@ def main() -> None:
         flush=True,
     )
     print(f"{'what':<26}{'byol_jax':>12}  {'alternative':<42}{'ratio':>6}")
-
-    def show(title: str, seconds: float, label: str, alternative: float) -> None:
-        """Prints a line of the table from the seconds per batch of both."""
-        words = f"{label}: {flags.batch / alternative:.0f} img/s"
-        rate = f"{flags.batch / seconds:.0f} img/s"
-        print(f"{title:<26}{rate:>12}  {words:<42}{alternative / seconds:>6.2f}", flush=True)
-
     problem = steps.Problem(flags.depth, flags.size, flags.source, flags.batch)
-    runs, compiled = steps.step_runs(problem)
-    seconds = steps.medians(runs, flags.repeats)
-    show("step, float32", seconds["float32"], "plain step, float32", seconds["plain"])
-    for name in ("bfloat16", "resident"):
-        show(f"step, {name}", seconds[name], "step, float32", seconds["float32"])
-    for name in runs.keys() - compiled.keys():
-        precision = name.rpartition(", ")[2]
-        show(f"step, {precision}", seconds[name.rpartition(", ")[2]], name, seconds[name])
-    recipe = functools.partial(array_recipe, flags.size, flags.batch)
-    (_, loop), (label, alternative) = steps.loop_seconds(problem, recipe, flags.repeats).items()
-    show("end to end, float32", loop, label, alternative)
-    times = array_seconds(flags.source, flags.size, flags.batch, 100)
-    show("input, arrays", times["package"], "recipe", times["recipe"])
-    with tempfile.TemporaryDirectory() as temporary:
-        if not flags.jpegs:
-            write_jpegs(pathlib.Path(temporary))
-        jpegs = flags.jpegs or temporary
-        times, difference = jpeg_seconds(jpegs, flags.jpeg_size, flags.batch, flags.repeats)
-    show("input, JPEGs", times["package"], "recipe", times["recipe"])
-    sweep = steps.sweep_seconds(flags.depth, flags.size, flags.batch, flags.repeats)
-    show("linear, 5 rates", sweep["5 rates"], "1 rate", sweep["1 rate"])
-    print(f"JPEGs: same boxes, views differ by {255 * difference:.2f}/255 on average")
-    limit = steps.bandwidth(flags.repeats)
-    print(f"memory of a device: {limit / 1e9:,.1f} GB/s while it negates a large array")
-    for name, step in compiled.items():
-        rate = step.traffic / seconds[name]
-        print(
-            f"step, {name}: compiled in {step.seconds:.1f} s, "
-            f"{step.memory / 2**20:,.0f} MiB per device while it runs; "
-            f"{step.traffic / 1e9:.1f} GB read and written, {rate / limit:.0%} of that rate"
-        )
+    bench = Bench(flags, problem)
+    lines = [line for name in flags.only for line in PARTS[name](bench)]
+    print("\n".join(lines))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"the whole benchmark: at most {peak:,.0f} MiB of host memory")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from byol_jax import update
 from byol_jax.augment import byol, compose
-from byol_jax.data import images, pipeline
+from byol_jax.data import background, images, pipeline
 from byol_jax.data.views import Stream, View
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.networks import siamese as siamese_module
@@ -148,12 +148,17 @@ def boxes_batch(problem: Problem) -> dict[str, np.ndarray]:
     return _labels(problem) | {"box1": box, "box2": box}
 
 
-def pretraining(problem: Problem, precision: str = "float32", resident: bool = False) -> Stepper:
+def pretraining(
+    problem: Problem,
+    precision: str = "float32",
+    resident: bool = False,
+    train_step: Callable[..., Any] = update.train_step,
+) -> Stepper:
     """The step of `train`: pmap, state donated, augmentation on the device."""
     program = Program(siamese(problem.spec(precision)), axis=spmd.AXIS)
     sizes = (problem.size, problem.size)
     step = spmd.pmap(
-        functools.partial(update.train_step, program=program, sizes=sizes), donate_argnums=(0,)
+        functools.partial(train_step, program=program, sizes=sizes), donate_argnums=(0,)
     )
     rest: tuple[Any, ...] = spmd.replicate((np.int32(0), HPARAMS))
     if resident:
@@ -230,6 +235,16 @@ def torch_runs(problem: Problem) -> dict[str, Run]:
     return runs
 
 
+def array_batches(problem: Problem, stop: int | None = None) -> background.Batches:
+    """The batches of `train` from arrays, without end unless they stop."""
+    pixels = random_images(4 * problem.batch_size, problem.source)
+    return pipeline.train_batches(
+        images.ImageSet("random", pixels, np.zeros(len(pixels), np.int32), CLASSES),
+        Stream(0, len(pixels), problem.batch_size, stop=stop),
+        (View(problem.size), View(problem.size)),
+    )
+
+
 def loop_seconds(
     problem: Problem, recipe: Callable[[np.ndarray], Iterator[Any]], steps: int
 ) -> dict[str, float]:
@@ -242,16 +257,11 @@ def loop_seconds(
       steps: number of steps per round.
     """
     pixels = random_images(4 * problem.batch_size, problem.source)
-    labels = np.zeros(len(pixels), np.int32)
     step, simple = pretraining(problem), plain(problem)
     rest = _labels(problem)
 
     def train() -> Iterator[Any]:
-        batches = pipeline.train_batches(
-            images.ImageSet("random", pixels, labels, CLASSES),
-            Stream(0, len(pixels), problem.batch_size),
-            (View(problem.size), View(problem.size)),
-        )
+        batches = array_batches(problem)
         with contextlib.closing(batches):
             for batch in spmd.prefetch(batches, 1):
                 yield step.update(batch)
