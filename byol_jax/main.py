@@ -238,7 +238,11 @@ def main(argv: Sequence[str]) -> None:
         config.recipe = checks.with_changes(config.recipe, config.to_dict(), given)
     metrics.show_messages()
     if _PREFLIGHT.value:
-        jobs.fill(config, pathlib.Path(workdir))
+        require(
+            not config.get("choose"),
+            "--preflight is for another machine, and config.choose=True chooses for this one: give "
+            "a page without it, such as experiments/byol.py",
+        )
         from byol_jax.jobs.preflight import report
 
         report.run(config, _PREFLIGHT.value, _LARGEST_BATCH.value)
@@ -257,6 +261,7 @@ def main(argv: Sequence[str]) -> None:
     )
     processes.require_same({"--workdir": workdir} | checks.flatten(config.to_dict(), "config."))
     jobs.fill(config, pathlib.Path(workdir))
+    processes.require_same(checks.flatten(config.to_dict(), "config."))
     jobs.job_of(config.job)(config, pathlib.Path(workdir))
 
 

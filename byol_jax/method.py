@@ -41,7 +41,8 @@ PLACEMENTS = ("device", "host")
 TAU_SCHEDULES = ("cosine", "constant")
 
 
-_RULES: Mapping[str, Rule] = {
+# What values of a pre-training are allowed, by dotted key.
+RULES: Mapping[str, Rule] = {
     "image_size": at_least(1),
     "batch_size": at_least(1),
     "log_every": at_least(1),
@@ -109,7 +110,7 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
     for key in config.objective:
         here = moved(f"objective.{key}")
         require(not here, f"config.objective.{key} has moved: it is now {here}")
-    check_keys(config, _RULES)
+    check_keys(config, RULES)
     columns = [name for name in ("view1", "view2", "small") if name in config.augment]
     for column in columns:
         where = f"config.augment.{column}"

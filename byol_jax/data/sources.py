@@ -97,7 +97,8 @@ def own_splits(dataset: str, data_dir: str | None = None) -> tuple[str, ...]:
     Raises:
       UserError: see `load`.
     """
-    return tuple(_readers(dataset, data_dir))
+    with _named(f"config.dataset={dataset}"):
+        return tuple(_readers(dataset, data_dir))
 
 
 def _checked(readers: Readers, row: Benchmark | None) -> Readers:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import ml_collections
 
+from byol_jax.errors import require
+
 Job = Callable[[ml_collections.ConfigDict, pathlib.Path], None]
 
 
@@ -65,11 +67,20 @@ def job_of(name: str) -> Job:
 
 
 def fill(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Chooses the open keys of a page that asks for it; see `recipe.fill`."""
+    """Chooses the open keys of a page that asks for it; see `recipe.fill`.
+
+    Raises:
+      UserError: see there; or the user wants no choice, and the page has open keys.
+    """
     if config.get("choose"):
         from byol_jax.jobs import recipe
 
         recipe.fill(config, workdir)
+    require(
+        "choose" not in config or config.batch_size is not None,
+        "config.choose=False leaves config.batch_size and others open: start from another page, "
+        "such as experiments/imagenette.py",
+    )
 
 
 def workdir_of(config: ml_collections.ConfigDict) -> str:

@@ -4,8 +4,7 @@ import json
 import logging
 import os
 import pathlib
-import time
-from collections.abc import Callable
+import shlex
 from typing import Any, NamedTuple
 
 import markupsafe
@@ -41,6 +40,8 @@ _IMAGES, _DRAWS = 6, 3
 _TILE = 96  # side of a shown picture in pixels
 # Below it, projections are nearly or wholly one point (docs/ablations.md).
 _LOW, _COLLAPSED = 0.5, 0.05
+# Share of a run in which the rank may fall from that of drawn weights.
+_WARMUP = 0.1
 # What the page tells of a run, in this order.
 _SETTINGS = (
     *("dataset", "data.split", "image_size", "batch_size", "accumulate", "num_epochs", "num_steps"),
@@ -51,14 +52,14 @@ _SETTINGS = (
 _PROTOCOLS = {
     "knn": "weighted nearest neighbours among frozen features; nothing is trained",
     "linear": "logistic regression on frozen features, its penalty chosen on training images",
-    "linear/2-per-class": "logistic regression on two labels per class, mean of 60 draws",
+    "linear/2-per-class": "logistic regression on two labels per class, mean over many draws",
     "projection": "spread of the projections (std x sqrt(d)): about 1 is healthy, 0 is a collapse",
 }
 _NETWORKS = {
     "pixels": "the raw pixels, for comparison",
-    "random": "the same network before training",
-    "target": "the moving average",
-    "online": "the trained network, which BYOL keeps",
+    "random": "the same network untrained, with weights that the seed draws",
+    "target": "the target network",
+    "online": "the trained network, whose representation is kept",
 }
 _PAGES = {
     "protocols": "what each number means, and how it is measured",
@@ -117,6 +118,10 @@ def write(path: str, workdir: pathlib.Path, options: Options = _DEFAULT) -> path
       UserError: see `run`.
     """
     require(
+        workdir.is_dir() or not workdir.exists(),
+        f"--workdir={workdir} is a file: name a folder for the report",
+    )
+    require(
         not weights.is_single(path),
         f"config.checkpoint={path} is one network without the run that made it, and a report shows "
         "a run: give the workdir of one",
@@ -135,15 +140,20 @@ def write(path: str, workdir: pathlib.Path, options: Options = _DEFAULT) -> path
         f"config.checkpoint={path}: there is no {metrics_file}, which a run writes as it goes: "
         "give the workdir of a run",
     )
-    metrics = curves.read(metrics_file)
-    require(metrics, f"config.checkpoint={path}: {metrics_file} holds no values")
+    metrics = curves.until(curves.read(metrics_file), trained.step)
+    require(
+        metrics,
+        f"config.checkpoint={path}: {metrics_file} holds no values up to step {trained.step}",
+    )
     text = html.render(**_contents(trained, workdir_of(path), metrics, options))
+    # Names of files may be any bytes, and a page is UTF-8.
+    page = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     target = workdir / FILE
     is_new = not target.exists()
     with checkpoints.disk_errors(workdir, f"{target} is not written"):
         workdir.mkdir(parents=True, exist_ok=True)
         temporary = workdir / f".{FILE}.partial"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, target)
     size = target.stat().st_size / 1e6
     print(f"{'written' if is_new else 'replaced'}: {target} ({size:.1f} MB)", flush=True)
@@ -163,8 +173,8 @@ def _contents(
         "cards": _cards(metrics, trained.step),
         "curves": _curves(trained, metrics),
         **_results(run_folder, trained),
-        "evaluate": "python -m byol_jax.main --config=experiments/evaluate.py "
-        f"--config.checkpoint={run_folder}",
+        "evaluate": "python -m byol_jax.main --config=experiments/evaluate.py --config.checkpoint="
+        f"{shlex.quote(str(run_folder))} --config.dataset=folder:LABELLED --workdir=DIR",
         "recipe": recipe,
         "changed": [{"key": key, "value": flat.get(key)} for key in changed],
         "settings": [{"key": key, "value": flat[key]} for key in _SETTINGS if key in flat],
@@ -205,7 +215,9 @@ def _cards(metrics: curves.Metrics, step: int) -> list[dict[str, Any]]:
         bad = spread < _LOW
         cards.append({"name": "spread", "value": f"{spread:.2f}", "words": words, "bad": bad})
     if (rank := last("embedding_rank")) is not None:
-        highest = float(metrics["train", "embedding_rank"].values.max())
+        series = metrics["train", "embedding_rank"]
+        # That of drawn weights, at the start, may be higher.
+        highest = float(series.values[series.steps >= step * _WARMUP].max(initial=rank))
         bad = rank < highest / 2
         words = f"fell to less than half of its highest value, {highest:.1f}" if bad else ""
         cards.append({"name": "effective rank", "value": f"{rank:.1f}", "words": words, "bad": bad})
@@ -250,9 +262,20 @@ def _images(
             ml_collections.ConfigDict({"dataset": options.dataset, "data_dir": options.data_dir}),
             trained,
         )
-        trained_on = sources.load(dataset, config.data.split, data_dir)
         split = options.split or _split_of(config)
         shown = sources.load(dataset, split, data_dir)
+        contents = nothing | _views(sources.load(dataset, config.data.split, data_dir), config)
+        contents |= representations.contents(
+            trained,
+            representations.Shown(
+                images=shown,
+                name_of=namer(dataset, shown),
+                words=_sample(config, split, dataset),
+                network=options.network,
+                points=options.points,
+                batch_size=options.batch_size,
+            ),
+        )
     except UserError as error:
         if options.dataset or options.data_dir or options.split:
             raise
@@ -260,23 +283,8 @@ def _images(
         reason = f"Left out, because the images of the run cannot be read: {error}."
         hint = " Give --config.dataset= if they are elsewhere now."
         return nothing | {"missing": reason + hint}
-    name_of = namer(dataset, trained_on)
-    started = time.monotonic()
-    contents = nothing | _views(trained_on, config, name_of)
-    _logger.info("report: representations of %d images", min(options.points, shown.size))
-    contents |= representations.contents(
-        trained,
-        representations.Shown(
-            images=shown,
-            name_of=namer(dataset, shown),
-            words=_sample(config, split),
-            network=options.network,
-            points=options.points,
-            batch_size=options.batch_size,
-        ),
-    )
-    _logger.info("report: its pictures took %.0f s", time.monotonic() - started)
-    return contents | {"use_of_labels": _use_of_labels(trained)}
+    use = {"use_of_labels": _use_of_labels(trained), "views_of": dataset}
+    return contents | use
 
 
 def _use_of_labels(trained: weights.Trained) -> str:
@@ -297,16 +305,17 @@ def _split_of(config: ml_collections.ConfigDict) -> str:
     return split
 
 
-def _sample(config: ml_collections.ConfigDict, split: str) -> str:
-    """Whether the training has seen the images of a split, in words."""
+def _sample(config: ml_collections.ConfigDict, split: str, dataset: str) -> str:
+    """Which images these are, and whether the training has seen them, in words."""
+    if dataset != config.dataset:
+        return f"of the split {split} of {dataset}"
     shared = {*split.split("+")} & {*config.data.split.split("+")}
     return f"of the split {split}, which the training has {'seen' if shared else 'never seen'}"
 
 
-def _views(
-    image_set: ImageSet, config: ml_collections.ConfigDict, name_of: Callable[[int], str]
-) -> dict[str, Any]:
+def _views(image_set: ImageSet, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The first images of the run and views of them, as the job `views` draws them."""
+    name_of = namer(image_set.name, image_set)
     ids, _ = examples(config.seed, image_set.size, 0, min(_IMAGES, image_set.size))
     drawn = pictures.draw(image_set, ids, _DRAWS, config)
     rows = []
@@ -326,5 +335,7 @@ def _views(
         "draws": _DRAWS,
         "tiny": config.image_size <= 32,
         "dark_frames": byol.blur_radius(drawn[0, 0, 0]) > 0 and any(c.blur for c in columns),
-        "solarized": any(c.solarize for c in columns),
+        "solarized": " and ".join(
+            name for name, c in zip(("T", "T'"), columns, strict=True) if c.solarize
+        ),
     }

@@ -23,6 +23,7 @@ _TILE, _THUMBNAIL = 96, 32
 _SIDE, _MARGIN = 500, 12
 _LEGEND = 20  # most classes that get a legend
 _GREY = "#8a97a3"
+_LONGEST = 60  # characters of a name that a page shows
 
 
 class Shown(NamedTuple):
@@ -112,9 +113,14 @@ def _sampled(trained: weights.Trained, shown: Shown) -> _Sample:
     return _Sample(
         values=embeddings,
         crops=np.concatenate(crops),
-        names=[shown.name_of(i) for i in ids],
+        names=[_shortened(shown.name_of(i)) for i in ids],
         labels=np.concatenate(labels) if has_one else np.full(len(ids), -1),
     )
+
+
+def _shortened(name: str) -> str:
+    """The end of a long name: names of 2,000 images have to fit into the page."""
+    return name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}"
 
 
 def _word(label: int, classes: tuple[str, ...]) -> str:
@@ -160,9 +166,10 @@ def _maps(sample: _Sample, classes: tuple[str, ...]) -> dict[str, Any]:
     present = sorted({*labels} - {-1})
     colours = palette(present)
     sprite = html.sprite(list(sample.crops), _THUMBNAIL)
+    components = maps.principal(sample.values)
     places = {
-        "pca": placed(maps.principal(sample.values)),
-        "tsne": placed(maps.tsne(sample.values)),
+        "pca": placed(components.coordinates[:, :2]),
+        "tsne": placed(maps.tsne(components)),
     }
     legend = [
         {"name": _word(label, classes) or "no label", "colour": colours[label]}
@@ -173,7 +180,7 @@ def _maps(sample: _Sample, classes: tuple[str, ...]) -> dict[str, Any]:
             {"key": "pca", "title": "PCA"},
             {"key": "tsne", "title": "t-SNE of the first 50 principal components"},
         ],
-        "variance": f"{maps.share_of_variance(sample.values):.0f}",
+        "variance": f"{100 * components.shares[:2].sum():.0f}",
         "labelled": bool(present),
         "legend": legend if present and len(present) <= _LEGEND else [],
         "points": {

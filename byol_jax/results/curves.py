@@ -50,9 +50,10 @@ class Curve(NamedTuple):
 
 
 _LOSSES = {
-    "byol": "From 0 to 8: 8 minus four times the mean cosine of prediction and target. It falls "
-    "fast, then slowly, and may rise again while the target still changes. A low loss is no proof: "
-    "a collapsed network has a loss of 0. Read it beside the spread.",
+    "byol": "From 0 to 8: 4 minus four times the mean cosine of prediction and target (Eq. 2 and "
+    "its mirror, of l2-normalised vectors). It falls fast, then slowly, and may rise again while "
+    "the target still changes. A low loss is no proof: a collapsed network has a loss of 0. Read "
+    "it beside the spread.",
     "simsiam": "From -1 to 1: minus the mean cosine. It falls and levels off. A collapsed network "
     "has -1: read it beside the spread.",
 }
@@ -114,8 +115,8 @@ _CURVES = (
     Curve(
         "tau",
         {"tau": "tau"},
-        "How slowly the target follows the online network (Eq. 1): rises to 1 by the end, where "
-        "the target stands still.",
+        "How slowly the target follows the online network (Eq. 1): at 1 the target stands still. "
+        "BYOL raises it to 1 by the end; other methods keep it.",
     ),
 )
 
@@ -139,6 +140,15 @@ def read(path: pathlib.Path) -> Metrics:
             if isinstance(value, int | float) and math.isfinite(value):
                 rows.setdefault((split, name), []).append((step, float(value)))
     return {key: _series(points) for key, points in rows.items()}
+
+
+def until(metrics: Metrics, step: int) -> Metrics:
+    """The values of steps up to this one."""
+    kept = {
+        key: Series(*(part[series.steps <= step] for part in series))
+        for key, series in metrics.items()
+    }
+    return {key: series for key, series in kept.items() if series.steps.size}
 
 
 def _series(points: Sequence[tuple[int, float]]) -> Series:

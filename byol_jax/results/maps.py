@@ -1,5 +1,7 @@
 """Representations as something to look at: their nearest neighbours, and maps in the plane."""
 
+from typing import NamedTuple
+
 import numpy as np
 from sklearn.manifold import TSNE
 
@@ -31,35 +33,44 @@ def neighbours(values: np.ndarray, queries: np.ndarray, count: int) -> np.ndarra
     return order[:, : min(count, len(rows) - 1)]
 
 
-def principal(values: np.ndarray, components: int = 2) -> np.ndarray:
-    """Coordinates of l2-normalised rows along their principal components, `[N, components]`."""
-    left, singular, _ = _decomposed(values)
-    coordinates = left[:, :components] * singular[:components]
-    return np.pad(coordinates, ((0, 0), (0, components - coordinates.shape[1])))
+class Components(NamedTuple):
+    """Rows along their principal components.
+
+    Attributes:
+      coordinates: `[N, k]`, the components with the most variance first.
+      shares: share of the variance that each of them has, `[k]`; zeros if there is none.
+    """
+
+    coordinates: np.ndarray
+    shares: np.ndarray
 
 
-def share_of_variance(values: np.ndarray, components: int = 2) -> float:
-    """How much of the variance of l2-normalised rows the first principal components have, in %."""
-    variances = np.square(_decomposed(values)[1])
-    total = float(variances.sum())
-    return 100 * float(variances[:components].sum()) / total if total else 0.0
+def principal(values: np.ndarray, components: int = _COMPONENTS) -> Components:
+    """Principal components of l2-normalised rows; further ones than there are, are 0.
 
-
-def _decomposed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The singular value decomposition of centred, l2-normalised rows; rounding counts as 0."""
+    Args:
+      values: features `[N, D]`.
+      components: k.
+    """
     rows = directions(values)
-    left, singular, right = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    rounding = len(rows) * np.finfo(np.float64).eps
-    return left, np.where(singular > rounding, singular, 0.0), right
+    left, singular, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    # Rows that agree up to rounding have no directions.
+    singular = np.where(singular > len(rows) * np.finfo(np.float64).eps, singular, 0.0)
+    shares = np.square(singular) / max(float(np.square(singular).sum()), np.finfo(np.float64).tiny)
+    coordinates = (left * singular)[:, :components]
+    missing = components - coordinates.shape[1]
+    return Components(
+        np.pad(coordinates, ((0, 0), (0, missing))), np.pad(shares[:components], (0, missing))
+    )
 
 
-def tsne(values: np.ndarray) -> np.ndarray:
-    """t-SNE of l2-normalised rows in the plane, `[N, 2]`, as SimCLR Figure B.4; N >= `FEWEST`.
+def tsne(components: Components) -> np.ndarray:
+    """t-SNE of principal components in the plane, `[N, 2]`, as SimCLR Figure B.4; N >= `FEWEST`.
 
     The same rows give the same map: it starts from the principal components. Rows that all agree,
     as those of a collapsed network, have one place.
     """
-    rows = principal(values, min(_COMPONENTS, *values.shape))
+    rows = components.coordinates
     if not rows.any():
         return np.zeros((len(rows), 2))
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)

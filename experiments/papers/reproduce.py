@@ -23,8 +23,8 @@ from experiments.papers.rows import Row
 _INTRODUCTION = """
     Where each table of BYOL, SimCLR and the lecture is, the command that makes its numbers, and
     these numbers. They are in percent: top-1, or top-1 / top-5, by linear evaluation on ImageNet
-    where nothing else is said. **Nothing of this was run here but what stands in
-    [Measured](#measured).** All printed numbers are in [experiments/papers](../experiments/papers);
+    where nothing else is said. **Of all this only what stands in [Measured](#measured) was run
+    here.** All printed numbers are in [experiments/papers](../experiments/papers);
     [protocols.md](protocols.md) says how ours are measured, and [deviations.md](deviations.md)
     where a paper contradicts itself or its code.
 """
@@ -208,7 +208,7 @@ def _evaluations_of(table: str) -> Iterator[Line]:
 
 def _table_10() -> Line:
     run = Run("paper.py:table=10", folder="table-10")
-    return Line("10", ("the data sets on this computer", "all", _page("paper"), _code(run), ""))
+    return Line("10", ("the data sets that there are", "all", _page("paper"), _code(run), ""))
 
 
 def _simclr_table_3() -> Line:

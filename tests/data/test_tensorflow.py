@@ -167,7 +167,7 @@ logging.getLogger("byol_jax").info("read")
 
 
 def test_reading_images_writes_nothing_to_standard_error(tmp_path) -> None:
-    """On this machine as it is, JAX imported first, and T and T' on the host too."""
+    """With the devices that there are, JAX imported first, and T and T' on the host too."""
     dataset = tiny_runs.write_folder(tmp_path / "images", train=16, test=0)
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(

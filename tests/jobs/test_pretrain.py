@@ -8,6 +8,7 @@ from PIL import Image
 
 import tiny_runs
 from byol_jax import load_encoder
+from byol_jax.errors import GuardError, UserError
 from byol_jax.jobs import pretrain, report
 
 
@@ -95,6 +96,23 @@ def test_a_finished_run_makes_what_is_missing_alone(folder, tmp_path, capsys, wi
     assert len(without_reports) == 2
 
 
+def test_products_of_an_earlier_end_are_made_anew_if_that_was_interrupted(
+    folder, tmp_path, without_reports, monkeypatch
+):
+    run = tmp_path / "run"
+    pretrain.run(config_of(folder, "report", num_steps=2), run)
+
+    def interrupted(path, workdir):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(config_of(folder, "report", num_steps=4), run)
+    pretrain.run(config_of(folder, "report", num_steps=4), run)
+    assert len(without_reports) == 2
+
+
 def test_embeddings_of_an_earlier_end_are_kept_and_that_is_said(
     folder, tmp_path, capsys, caplog, without_reports
 ):
@@ -109,13 +127,17 @@ def test_embeddings_of_an_earlier_end_are_kept_and_that_is_said(
     assert "embeddings " not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("error", [UserError, GuardError, OSError, ValueError])
 def test_a_report_that_cannot_be_made_ends_no_finished_training(
-    folder, tmp_path, caplog, monkeypatch
+    folder, tmp_path, caplog, capsys, monkeypatch, error
 ):
     def write(path, workdir):
-        raise pretrain.UserError("no picture")
+        raise error("no picture")
 
     monkeypatch.setattr(report, "write", write)
     with caplog.at_level("WARNING", "byol_jax"):
-        pretrain.run(config_of(folder, "report", num_steps=2), tmp_path / "run")
+        pretrain.run(config_of(folder, "report", "export", num_steps=2), tmp_path / "run")
     assert "config.finish.report: not written: no picture" in caplog.text
+    assert (tmp_path / "run" / "encoder").exists()
+    words = capsys.readouterr().out.split("The run is finished:")[1]
+    assert "report.html" not in words and "experiments/embed.py" in words

@@ -1,6 +1,5 @@
 """The recipe that is chosen from images and devices."""
 
-import json
 import logging
 
 import numpy as np
@@ -8,11 +7,20 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import jobs, method
+from byol_jax import jobs, method, train
 from byol_jax.errors import UserError
 from byol_jax.jobs import recipe
 from byol_jax.jobs.recipe import Facts, choose
 from experiments import base, folder
+
+# A network that trains in seconds.
+TINY = {
+    "network.depth": "tiny",
+    "network.projector.hidden_size": 16,
+    "network.projector.output_size": 8,
+    "network.predictor.hidden_size": 16,
+    "image_size": 32,
+}
 
 
 def values(facts: Facts, **given):
@@ -114,7 +122,8 @@ def test_devices_divide_the_batch():
     ("facts", "given", "words"),
     [
         (Facts(15, 224), {}, ("15 images", "needs 16", "--config.batch_size=7")),
-        (Facts(100, 224, devices=64), {}, ("100 images", "needs 128")),
+        (Facts(15, 224, devices=4), {}, ("15 images", "--config.batch_size=4")),
+        (Facts(100, 224, devices=64, name="digits"), {}, ("config.dataset=digits", "needs 128")),
         (Facts(100, 15), {}, ("15 pixels", "16 or more", "--config.image_size=32")),
     ],
 )
@@ -122,6 +131,13 @@ def test_what_is_too_small_is_refused_with_what_helps(facts, given, words):
     with pytest.raises(UserError) as error:
         choose(facts, given)
     assert all(word in str(error.value) for word in words)
+
+
+def test_what_cannot_help_is_not_advised():
+    for facts in (Facts(1, 224), Facts(100, 224, devices=64)):
+        with pytest.raises(UserError) as error:
+            choose(facts, {})
+        assert "--config.batch_size" not in str(error.value)
 
 
 def test_what_the_messages_say_helps():
@@ -180,25 +196,95 @@ def test_each_choice_is_printed_with_its_reason(photographs, tmp_path, caplog):
     config.tau_base = 0.9
     with caplog.at_level(logging.INFO, "byol_jax"):
         jobs.fill(config, tmp_path / "run")
-    assert "20 images of 49 pixels in the median, without labels" in caplog.text
-    assert "batch_size=8" in caplog.text and "all images are grey" in caplog.text
+    assert "20 images of 49 pixels in the median, nothing to score" in caplog.text
+    assert "all images are grey" in caplog.text
+    assert "  batch_size=8  (two batches per epoch or more)" in caplog.text.splitlines()
     assert "tau_base" not in caplog.text and config.tau_base == 0.9
     assert config.data.split == "train+valid+test"
 
 
 def test_a_run_that_goes_on_keeps_its_recipe(photographs, tmp_path, caplog):
-    run = tmp_path / "run"
-    (run / "checkpoints" / "3").mkdir(parents=True)
     first = config_of(photographs)
-    jobs.fill(first, run)
-    first.tau_base = 0.5
-    (run / "config.json").write_text(json.dumps(first.to_dict()))
+    first.update_from_flattened_dict(TINY)
+    first.num_steps = 3
+    jobs.fill(first, tmp_path)
+    train.pretrain(first, tmp_path)
+    (tmp_path / "config.json").unlink()
     (photographs / "0.jpg").unlink()  # another number of images
     again = config_of(photographs)
     with caplog.at_level(logging.INFO, "byol_jax"):
-        jobs.fill(again, run)
-    assert again.tau_base == 0.5 and again.num_epochs == first.num_epochs
-    assert f"the recipe of {run / 'config.json'}" in caplog.text
+        jobs.fill(again, tmp_path)
+    assert {key: again.to_dict()[key] for key in ("batch_size", "num_steps", "num_epochs")} == {
+        "batch_size": 8,
+        "num_steps": 3,
+        "num_epochs": 1.2,  # 3 x 8 / 20
+    }
+    assert again.network.width == 0.25 and again.data.area_min == first.data.area_min
+    assert f"the recipe of the run in {tmp_path}" in caplog.text
+    longer = config_of(photographs)
+    longer.num_epochs = 5.0
+    jobs.fill(longer, tmp_path)
+    assert longer.num_steps is None and longer.num_epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 0}, "config.batch_size=0"),
+        ({"num_epochs": float("inf")}, "config.num_epochs=inf"),
+        ({"image_size": 0}, "config.image_size=0"),
+        ({"num_steps": 0}, "config.num_steps=0"),
+        ({"choose": False}, "config.choose=False leaves config.batch_size"),
+        ({"dataset": "npz:none.npz"}, "config.dataset=npz:none.npz"),
+        ({"dataset": "folder:none"}, "config.dataset=folder:none"),
+    ],
+)
+def test_values_that_nothing_can_be_chosen_by(photographs, tmp_path, changes, words):
+    config = config_of(photographs)
+    config.update(changes)
+    with pytest.raises(UserError) as error:
+        jobs.fill(config, tmp_path)
+    assert words in str(error.value)
+
+
+def test_given_keys_decide_what_is_scored():
+    labelled = Facts(1000, 224, classes=3)
+    found = values(labelled, evaluation__at_end=False)
+    assert found["data.split"] == "train+valid+test"
+    found = values(labelled, data__split="train+valid+test")
+    assert found["evaluation.at_end"] is False
+    found = values(labelled, data__split="train")
+    assert found["evaluation.at_end"] is True
+
+
+def test_whole_images_stay_whole():
+    assert values(Facts(1000, 3000))["data.scaled_decoding"] is True
+    assert values(Facts(1000, 3000), data__resident=True)["data.scaled_decoding"] is False
+    assert values(Facts(1000, 3000), data__service="grpc://x")["data.scaled_decoding"] is False
+
+
+def test_short_runs_of_many_images_have_epochs():
+    assert values(Facts(1_281_167, 350), num_steps=20)["num_epochs"] == pytest.approx(
+        1e-3, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes"),
+    [
+        ({"a": 10, "b": 10}, 2),
+        ({"photos": 20}, 0),  # one class tells nothing
+        ({str(i): 2 for i in range(10)}, 0),  # a fifth of two is none
+    ],
+)
+def test_classes_are_scored_where_there_is_something_to_score(tmp_path, counts, classes):
+    for name, count in counts.items():
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            Image.new("RGB", (20, 20)).save(tmp_path / name / f"{i}.png")
+    facts = recipe.facts_of(config_of(tmp_path))
+    assert facts.classes == classes
+    assert facts.images == (16 if classes else 20)
 
 
 def test_other_pages_are_left_alone(tmp_path):

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -95,7 +96,6 @@ def test_the_page_has_all_parts_and_needs_nothing_else(labelled, tmp_path):
         "creativecommons.org",
     }
     assert "@import" not in text and "<link" not in text
-    assert len(text) < 3e6
 
 
 def test_names_of_files_and_folders_are_escaped(labelled, tmp_path):
@@ -161,7 +161,6 @@ def test_too_few_images_say_so(unlabelled, tmp_path):
 def test_images_that_are_gone_leave_the_rest(unlabelled, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(unlabelled.parent, moved)
-    config = json.loads((moved / "run" / "config.json").read_text())
     images = unlabelled.parent / "images"
     hidden = images.rename(images.with_name("elsewhere"))
     try:
@@ -175,7 +174,6 @@ def test_images_that_are_gone_leave_the_rest(unlabelled, tmp_path):
             written(moved / "run", tmp_path, dataset="folder:nowhere")
     finally:
         hidden.rename(images)
-    assert config["dataset"].endswith("images")
 
 
 def config_of(run, **changes):
@@ -255,6 +253,34 @@ def test_the_use_of_labels_is_that_of_the_objective(labelled, method, words):
     assert report._use_of_labels(trained) == words
 
 
+def test_names_may_be_any_bytes(tmp_path):
+    folder = os.fsencode(tmp_path / "images")
+    for name in (b"caf\xe9", b"x"):
+        os.makedirs(os.path.join(folder, name))
+        for i in range(10):
+            with open(os.path.join(folder, name, b"%d.png" % i), "wb") as file:
+                Image.fromarray(tiny_runs.images(1, 12, i)[0]).save(file, "png")
+    train.pretrain(tiny_runs.tiny_config(f"folder:{tmp_path / 'images'}"), tmp_path / "run")
+    text = written(tmp_path / "run", tmp_path)
+    assert "caf\\xe9" in text
+
+
+def test_a_page_of_as_many_images_as_there_may_be_is_small():
+    """Noise is the largest picture, and long names of other scripts are the largest words."""
+    noise = tiny_runs.images(representations.POINTS, 32)
+    uri = representations.html.sprite(list(noise), 32).uri
+    name = representations._shortened("\u4e2d" * 200)
+    assert len(uri) + representations.POINTS * len(json.dumps(name)) < 2.5e6
+
+
+def test_values_behind_the_checkpoint_are_left_out(labelled, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(labelled, copy)
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "split": "train", "loss": 123.0}\n')
+    assert "loss 123" not in Page(written(copy, tmp_path)).words
+
+
 def test_low_values_are_said_to_be_low():
     def cards(spread, ranks):
         series = {"projection_std": [spread], "embedding_rank": ranks}
@@ -268,7 +294,9 @@ def test_low_values_are_said_to_be_low():
     assert not fine["spread"]["bad"] and not fine["effective rank"]["bad"]
     assert "low" in cards(0.4, [1.0])["spread"]["words"]
     assert "collapsed" in cards(0.01, [1.0])["spread"]["words"]
-    fell = cards(0.9, [10.0, 4.9])["effective rank"]
+    # The rank of drawn weights does not count.
+    assert not cards(0.9, [30.0, 10.0, 9.0, 8.0])["effective rank"]["bad"]
+    fell = cards(0.9, [1.0, 10.0, 4.9])["effective rank"]
     assert fell["bad"] and "10.0" in fell["words"]
 
 

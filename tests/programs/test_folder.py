@@ -36,5 +36,5 @@ def test_one_command(tmp_path):
     again = tiny_runs.program(*command)
     assert again.returncode == 0, again.stderr
     assert "already finished (step 5 of 5)" in again.stderr
-    assert f"the recipe of {run / 'config.json'}" in again.stderr
+    assert f"the recipe of the run in {run}" in again.stderr
     assert "compiling" not in again.stderr

@@ -26,6 +26,12 @@ def test_the_last_line_of_a_step_counts_and_half_a_line_is_left_out(tmp_path):
     assert metrics["train", "loss"].values.tolist() == [4.0, 3.0, 2.5]
 
 
+def test_values_behind_a_step_are_left_out():
+    metrics = {("train", "a"): Series(np.array([1, 5, 9]), np.array([1.0, 2.0, 3.0]))}
+    assert curves.until(metrics, 5)["train", "a"].values.tolist() == [1.0, 2.0]
+    assert not curves.until(metrics, 0)
+
+
 def test_thinning_takes_means_of_neighbouring_steps():
     series = Series(np.arange(10, 110, 10), np.arange(10.0))
     thin = curves.thinned(series, points=5)
@@ -48,7 +54,8 @@ def test_a_curve_is_drawn_where_the_run_has_its_values():
 
 
 def test_each_objective_has_words_for_its_loss():
-    assert "From 0 to 8" in curves.curves_of("byol")[0].healthy
+    # Eq. 2 and its mirror are 2 - 2 cos each.
+    assert "From 0 to 8: 4 minus four times the mean cosine" in curves.curves_of("byol")[0].healthy
     assert "-1" in curves.curves_of("simsiam")[0].healthy
     assert "temperature" in curves.curves_of("moco")[0].healthy
 
