@@ -79,7 +79,7 @@ def _summary(image_set: ImageSet, split: str, set_aside: Mapping[str, int]) -> s
       set_aside: numbers of further images, by the split that they were cut out for.
     """
     count, classes = image_set.size + sum(set_aside.values()), image_set.num_classes
-    labels = f"{classes} classes" if classes else "no labels"
+    labels = f"{classes} class{'es' * (classes > 1)}" if classes else "no labels"
     if image_set.multi_label:
         labels += ", several per image"
     cuts = [

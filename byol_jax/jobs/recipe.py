@@ -37,8 +37,9 @@ _SMALLEST_SIDE = 16
 _PER_DEVICE = 32  # images of a batch where there are many devices
 # Images from which on the network, the size and the length are those of ImageNet.
 _LARGE = 50_000
-# Memory per image of a step at 224 pixels in float32, in bytes, for the activations of both views
-# by `network.depth`; half of a device's memory is left for the rest.
+# Memory per image of a step at 224 pixels in float32, in bytes, by `network.depth`: half as much
+# again as XLA counts for the gradient of both views on a CPU (70 and 265 MB). The other half of a
+# device's memory is for weights, slots and images.
 _ACTIVATIONS = {"18": 120e6, "50": 400e6}
 # Images that a whole run on a CPU sees: half an hour to an hour on two cores.
 _FEWEST_SEEN, _MOST_SEEN = 30_000, 120_000
