@@ -86,7 +86,7 @@ class Choice(NamedTuple):
 
     key: str
     value: Any
-    reason: str = ""
+    reason: str
 
 
 _SLOW = "there is no accelerator"
