@@ -7,7 +7,7 @@ The 1,797 scans ship with scikit-learn. A fixed class-balanced fifth is the test
 pre-training never sees.
 
 Cost: 2,246 updates of 64 images by a TinyResNet with 192 channels in the stem, three to four
-minutes on two CPU cores, evaluation included.
+minutes on two CPU cores, evaluation and report included.
 
 No paper has BYOL on digits. Measured: top-1 on the 359 test images, seed 1337, protocols of
 docs/protocols.md:
