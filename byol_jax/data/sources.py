@@ -63,7 +63,7 @@ def load(
 
 @contextlib.contextmanager
 def _named(title: str) -> Iterator[None]:
-    """Puts the name of a data set before whatever is wrong with it."""
+    """Puts the name of a data set before what is wrong with it."""
     try:
         yield
     except UserError as error:

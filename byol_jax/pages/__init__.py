@@ -26,7 +26,7 @@ def summaries() -> Mapping[str, str]:
     found = {}
     for path in sorted(folder().glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        # Other modules of the folder are tables and helpers of pages.
+        # Other modules of the folder are tables, and code that pages share.
         if any(isinstance(n, ast.FunctionDef) and n.name == "get_config" for n in tree.body):
             found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
