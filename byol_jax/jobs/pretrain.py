@@ -1,5 +1,7 @@
 """The job `pretrain`: the training, and what `config.finish` makes of it at its end."""
 
+import contextlib
+import io
 import logging
 import pathlib
 import shlex
@@ -58,7 +60,9 @@ def _export(workdir: pathlib.Path) -> None:
 
     settings = {"checkpoint": str(workdir), "network": "online", "formats": "torch"}
     whole = {"job": "export", "licence": None, "overwrite": True}
-    export.run(ml_collections.ConfigDict(settings | whole), workdir / "encoder")
+    # How to load it is in its README.md, and the closing lines say where that is.
+    with contextlib.redirect_stdout(io.StringIO()):
+        export.run(ml_collections.ConfigDict(settings | whole), workdir / "encoder")
 
 
 def _embed(workdir: pathlib.Path) -> None:

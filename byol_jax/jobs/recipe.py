@@ -90,7 +90,6 @@ class Choice(NamedTuple):
 
 
 _SLOW = "there is no accelerator"
-_SCORES = "what a run with labels is scored on"
 # Values by dotted key: the user's, and those that are chosen already.
 Values = Mapping[str, Any]
 
@@ -122,10 +121,11 @@ def _data(facts: Facts, values: Values) -> Iterator[Choice]:
     scored = "valid" if "valid" in facts.splits and "test" not in facts.splits else "test"
     scored = values.get("evaluation.score_split", scored)
     is_apart = scored not in values["data.split"].split("+")
-    yield Choice("evaluation.at_end", facts.classes > 0 and is_apart, _SCORES)
+    reason = "there are labels" if classes and is_apart else "nothing is scored"
+    yield Choice("evaluation.at_end", facts.classes > 0 and is_apart, reason)
     fitted = "train+test" if scored == "valid" else "train+valid"
-    yield Choice("evaluation.fit_split", fitted, _SCORES)
-    yield Choice("evaluation.score_split", scored, _SCORES)
+    yield Choice("evaluation.fit_split", fitted, reason)
+    yield Choice("evaluation.score_split", scored, reason)
 
 
 def trained_split(classes: int, splits: tuple[str, ...]) -> Choice:
@@ -218,8 +218,10 @@ def _batch(facts: Facts, values: Values) -> Iterator[Choice]:
         fitting = max(1, int(facts.memory / 2 / max(per_image, 1))) * devices
         while size // pieces > fitting and size % (2 * pieces * devices) == 0:
             pieces *= 2
-    memory = f"{facts.memory / 2**30:.0f} GiB of memory" if facts.memory else "memory is unknown"
-    yield Choice("accumulate", pieces, f"{memory} (App. G.2)")
+    reason = (
+        f"{facts.memory / 2**30:.0f} GiB of memory" if facts.memory else "the whole batch at once"
+    )
+    yield Choice("accumulate", pieces, reason)
 
 
 def _length(facts: Facts, values: Values) -> Iterator[Choice]:
@@ -269,7 +271,7 @@ def _views(facts: Facts, values: Values) -> Iterator[Choice]:
     is_paper = values["image_size"] >= 128 and not facts.is_slow
     reason = "App. C" if is_paper else "small views: closer crops show too little"
     yield Choice("data.area_min", 0.08 if is_paper else 0.2, reason)
-    reason = "all images are grey" if facts.is_grey else "Table 6"
+    reason = "all images are grey" if facts.is_grey else "BYOL Table 6"
     colours = {"saturation_max": 0.2, "hue_max": 0.1, "grayscale": 0.2}
     for view in ("view1", "view2"):
         for name, value in colours.items():

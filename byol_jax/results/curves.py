@@ -71,10 +71,11 @@ _CURVES = (
         "effective rank of the representation",
         {"embedding_rank": "RankMe"},
         "In how many directions the representations of some 512 images spread, in effect: from 1 "
-        "to the number of those images or of dimensions, the smaller one. It rises in a healthy "
-        "run, or falls a little from that of random weights and then rises. A steady fall while "
-        "the loss falls is a collapse into few directions. Compare it only between runs of one "
-        "network and batch.",
+        "to the number of those images or of dimensions, the smaller one. It falls from that of "
+        "drawn weights in the first tenth of a run, and then rises or stays. A steady fall while "
+        "the loss falls is a collapse into few directions; at 5 or less compare with the raw "
+        "pixels before the representation is used. Ranks compare only between runs of one network "
+        "and batch.",
     ),
     Curve(
         "alignment",
