@@ -89,7 +89,7 @@ def cost(problem: steps.Problem, repeats: int) -> Cost:
     Args:
       problem: network and images.
       repeats: steps per round where each is logged. Where they are logged every 50 steps, a round
-        has 50, the last of which is logged.
+        has 50 steps, and the last one is logged.
     """
     steppers = {
         "with": steps.pretraining(problem),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import ml_collections
 
 from byol_jax.errors import require
+from byol_jax.runtime import checkpoints
 
 Job = Callable[[ml_collections.ConfigDict, pathlib.Path], None]
 
@@ -87,6 +88,4 @@ def workdir_of(config: ml_collections.ConfigDict) -> str:
     """Where a job writes without a workdir of its own: a report, to the run that it shows."""
     if config.get("job") != "report" or not config.checkpoint:
         return ""
-    from byol_jax.jobs import report
-
-    return str(report.workdir_of(config.checkpoint))
+    return str(checkpoints.workdir_of(config.checkpoint))

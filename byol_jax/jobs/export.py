@@ -18,7 +18,7 @@ from byol_jax.errors import GuardError, require
 from byol_jax.evals import checkpoint
 from byol_jax.jobs import card
 from byol_jax.results.records import Record, read_results
-from byol_jax.runtime import metrics, processes
+from byol_jax.runtime import checkpoints, metrics, processes
 from byol_jax.weights import exported, hub, onnx, saved_model, stablehlo
 from byol_jax.weights.trained import Trained
 
@@ -152,11 +152,7 @@ def _check_formats(trained: Trained, name: str, formats: Sequence[str]) -> None:
 
 def _records(path: pathlib.Path, name: str, step: int) -> list[Record]:
     """The evaluations of a network at a step, in the workdir of its checkpoint."""
-    if path.name.isdigit():
-        path = path.parent
-    if path.name == "checkpoints":
-        path = path.parent
-    file = path / "results.json"
+    file = checkpoints.workdir_of(path) / "results.json"
     records = read_results(file) if file.is_file() else []
     return [r for r in records if r.network == name and r.checkpoint_step == step]
 

@@ -106,7 +106,7 @@ def finish(config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int) 
     product of this step stays as it is.
 
     Args:
-      config: of the run.
+      config: config of the run.
       workdir: its workdir.
       step: its last one.
     """

@@ -20,14 +20,14 @@ from PIL import Image
 
 from byol_jax import weights
 from byol_jax.checks import check_keys, flatten
-from byol_jax.data import images, sources, stored
+from byol_jax.data import images, pipeline, sources, stored
 from byol_jax.errors import UserError, require
 from byol_jax.method import RULES
 from byol_jax.runtime import checkpoints, metrics, processes, spmd
 
 _logger = logging.getLogger(__name__)
 
-# Images whose size is read, and of which colours are looked at.
+# Images whose size is measured, and images whose colours are checked.
 _MEASURED, _COLOURS = 200, 24
 # Channels of a grey image differ by no more than the rounding of JPEG.
 _GREY = 8
@@ -237,16 +237,22 @@ def _length(facts: Facts, values: Values) -> Iterator[Choice]:
         epochs = min(1000.0, max(100.0, _SEEN / count))
         reason = "as the authors' presets: 1000 for small sets, 100 at least"
     yield Choice("num_epochs", float(f"{epochs:.6g}"), reason)
-    steps = values.get("num_steps") or max(1, int(values["num_epochs"] * count / batch))
+    steps = _steps(facts, values)
     reason = f"{steps:,} updates"
     yield Choice("log_every", 10 if facts.is_slow else 50, reason)
     yield Choice("checkpoint_every", max(20, min(1000, steps // 10)), reason)
 
 
+def _steps(facts: Facts, values: Values) -> int:
+    """Updates of the run, once its length and its batch are chosen."""
+    epochs, batch = values["num_epochs"], values["batch_size"]
+    return values.get("num_steps") or pipeline.steps_for(epochs, facts.images, batch)
+
+
 def _rates(facts: Facts, values: Values) -> Iterator[Choice]:
     """Learning rate, warm-up and tau for a run of this length."""
     batch = values["batch_size"]
-    steps = values.get("num_steps") or max(1, int(values["num_epochs"] * facts.images / batch))
+    steps = _steps(facts, values)
     if steps <= _SHORT:
         rate = float(f"{2.0 * 256 / batch:.6g}")
         reason = "a rate of 2 at its peak, as on digits, CIFAR-10 and Imagenette"
@@ -356,7 +362,7 @@ def fill(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     A run that goes on keeps the values that it has in its workdir.
 
     Args:
-      config: of a pre-training, with `choose`; changed in place.
+      config: config of a pre-training, with `choose`; changed in place.
       workdir: its workdir.
 
     Raises:

@@ -84,14 +84,6 @@ class Options(NamedTuple):
 _DEFAULT = Options()
 
 
-def workdir_of(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The workdir of a run, from itself, its `checkpoints`, or one step of them."""
-    folder = pathlib.Path(path).absolute()
-    if folder.name.isdigit() and folder.parent.name == "checkpoints":
-        folder = folder.parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes `report.html` of `config.checkpoint` into `workdir`.
 
@@ -134,7 +126,7 @@ def write(path: str, workdir: pathlib.Path, options: Options = _DEFAULT) -> path
         "a pre-training: give the workdir of one",
     )
     checkpoint.check_networks(trained, [options.network])
-    metrics_file = workdir_of(path) / "metrics.jsonl"
+    metrics_file = checkpoints.workdir_of(path) / "metrics.jsonl"
     require(
         metrics_file.is_file(),
         f"config.checkpoint={path}: there is no {metrics_file}, which a run writes as it goes: "
@@ -145,7 +137,7 @@ def write(path: str, workdir: pathlib.Path, options: Options = _DEFAULT) -> path
         metrics,
         f"config.checkpoint={path}: {metrics_file} holds no values up to step {trained.step}",
     )
-    text = html.render(**_contents(trained, workdir_of(path), metrics, options))
+    text = html.render(**_contents(trained, checkpoints.workdir_of(path), metrics, options))
     # Names of files may be any bytes, and a page is UTF-8.
     page = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     target = workdir / FILE
@@ -168,7 +160,7 @@ def _contents(
     recipe, changed = changes_in(trained.recipe or "")
     flat = flatten(trained.config)
     return {
-        "title": f"{run_folder.name}: {trained.method} on {trained.dataset}",
+        "title": f"{run_folder.resolve().name}: {trained.method} on {trained.dataset}",
         "subtitle": f"step {trained.step} of {trained.total_steps}, in {run_folder}",
         "cards": _cards(metrics, trained.step),
         "curves": _curves(trained, metrics),

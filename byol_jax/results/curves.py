@@ -159,7 +159,7 @@ def _series(points: Sequence[tuple[int, float]]) -> Series:
 
 
 def thinned(series: Series, points: int = POINTS) -> Series:
-    """At most so many points: means over neighbouring steps, each at the mean of its steps."""
+    """A series of at most `points` points: means over neighbouring steps, at their mean step."""
     count = len(series.steps)
     if count <= points:
         return series

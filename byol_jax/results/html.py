@@ -44,7 +44,7 @@ def data_uri(pixels: np.ndarray, quality: int = 80) -> str:
 
 
 def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
-    """A picture whose longer side is at most so many pixels, averaged over squares."""
+    """Shrinks a picture to a longer side of `side` pixels at most; pixels are averaged."""
     height, width = pixels.shape[:2]
     if max(height, width) <= side:
         return pixels

@@ -171,6 +171,14 @@ def close(to: Saver | None) -> None:
             to.manager.close()
 
 
+def workdir_of(path: str | pathlib.Path) -> pathlib.Path:
+    """The workdir of a run, from itself, its `checkpoints`, or one step of them."""
+    folder = pathlib.Path(path)
+    if folder.name.isdigit() and folder.parent.name == "checkpoints":
+        folder = folder.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def steps(directory: pathlib.Path) -> list[int]:
     """The complete steps in a checkpoint folder, in ascending order; may be empty."""
     if not directory.is_dir():

@@ -29,8 +29,8 @@ ROOTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 _BATCH_NORM = {"scale": "weight", "offset": "bias"}
 _AVERAGES = {"mean_ema": "running_mean", "var_ema": "running_var"}
 COUNTER = "num_batches_tracked"
-# Updates of BatchNorm where a file does not give their number: so many that nothing
-# is left of the first values.
+# Number of BatchNorm updates where a file does not give one: high enough that the first values no
+# longer count.
 _MANY = 10_000
 
 

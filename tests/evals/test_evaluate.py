@@ -190,7 +190,7 @@ def test_several_labels_per_image_are_said_once(evaluated) -> None:
 
 
 def test_why_accuracies_are_left_out_is_said_once_for_all_networks(evaluated) -> None:
-    """Classes that the set has, and of which neither split has an image; or one of each."""
+    """Classes of the set without an image in either split, or with one image in each."""
     records, said, embedded = evaluated(np.full(12, -1), 3)
     assert {r.protocol for r in records} == {"projection"}
     assert said == ["left out: accuracies, as the train split of digits has no labels"]

@@ -16,6 +16,7 @@ from byol_jax import jobs, train, weights
 from byol_jax.errors import UserError
 from byol_jax.jobs import report, representations
 from byol_jax.results import records
+from byol_jax.runtime import checkpoints
 from experiments import report as page
 
 # Headers and heads, every figure and what it is of.
@@ -237,7 +238,7 @@ def test_without_a_workdir_it_goes_into_that_of_the_run(labelled, tmp_path):
 @pytest.mark.parametrize("path", ["run", "run/checkpoints", "run/checkpoints/6", "7"])
 def test_the_workdir_of_a_path(path, tmp_path):
     expected = tmp_path / path.split("/")[0]
-    assert report.workdir_of(tmp_path / path) == expected
+    assert checkpoints.workdir_of(tmp_path / path) == expected
 
 
 @pytest.mark.parametrize(
