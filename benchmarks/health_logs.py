@@ -76,7 +76,7 @@ def _round(
             stepper.carried[0],
             spmd.prefetch(batches, 1),
             loop.Span(0, end, every, end),
-            saving=loop.Saving(None, {}, "", ""),
+            saving=loop.Saving(None, {}, "", lambda step, state: ""),
             show=show,
             per_device=update.EMBEDDINGS,
         )

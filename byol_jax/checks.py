@@ -88,6 +88,33 @@ def check_keys(
         )
 
 
+_LARGEST = 3.4028235e38  # of float32
+
+
+def is_finite(number: float) -> bool:
+    """Whether float32 has a number for it, neither infinite nor nan."""
+    return abs(number) <= _LARGEST
+
+
+def check_finite(config: Mapping[str, Any], prefix: str = "config") -> None:
+    """Refuses numbers that are not finite in float32, wherever they are in a config.
+
+    Args:
+      config: nested sections, of any job.
+      prefix: name of the config in messages.
+
+    Raises:
+      UserError: names the first key with such a number, alone or in a tuple.
+    """
+    for key, value in flatten(config).items():
+        for number in value if isinstance(value, tuple | list) else (value,):
+            require(
+                not isinstance(number, float) or is_finite(number),
+                f"{prefix}.{key}={value!r} must be finite in float32: give a number from "
+                f"{-_LARGEST:.2g} to {_LARGEST:.2g}",
+            )
+
+
 # Keys of `config.objective` that moved into one section per objective, and the objectives that
 # have them.
 _MOVED = {
@@ -112,14 +139,17 @@ def moved(key: str) -> str | None:
     return " or ".join(f"config.objective.{method}.{name}" for method in _MOVED[name])
 
 
-# Keys, and whole sections, of any config that change no number: names, logs, checkpoints, and how
-# images are read ahead. All that compares two configs of a run leaves them out.
+# Keys, and whole sections, of any config that change no number: names, logs, checkpoints, how
+# images are read ahead, and where the same operations run, which changes rounding as other devices
+# do. All that compares two configs of a run leaves them out.
 NO_NUMBERS = frozenset(
     (
         "recipe",  # words
         *("log_every", "checkpoint_every", "keep_checkpoints", "stop_at", "profile", "views"),
-        *("finish", "choose"),
+        *("finish", "choose", "resume_changed", "skip_damaged"),
+        *("checkpoint_minutes", "stop_on_collapse"),
         *("threads", "prefetch", "data.threads", "data.prefetch", "data.cache"),
+        *("augment.placement", "data.resident", "network.remat"),
         *("follow", "follow_seconds", "follow_hours", "evaluation.knn_every", "save_predictions"),
     )
 )
@@ -159,27 +189,51 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 # Between the words of a recipe and the keys that are changed of it.
 _CHANGED = "; changed: "
+_PUBLISHED = "published: "
 # Keys that are not of the recipe: what it is run on, its seed, and what is measured of it.
-_APART = ("dataset", "data_dir", "seed", "job", "evaluation")
+_APART = ("dataset", "data_dir", "data.labels", "seed", "job", "evaluation")
 
 
-def with_changes(recipe: str, config: Mapping[str, Any], given: Iterable[str]) -> str:
-    """The words of a recipe, with the keys that the command line changes of it.
+def with_changes(
+    recipe: str,
+    config: Mapping[str, Any],
+    given: Iterable[str],
+    page: Mapping[str, Any] | None = None,
+) -> str:
+    """The words of a recipe, with the keys that are changed of it; it is then not published.
 
     Args:
       recipe: as in `config.recipe` of the page.
-      config: as plain values, with what the user gave.
+      config: as plain values, with all changes.
       given: the keys that the user gave, dotted, without `config.`.
+      page: config that the recipe is of, where it is known; then what differs from it is changed,
+        be it by the command line or by a page that starts from that page.
     """
     decide = deciding(config)
-    changes = [key for key in given if key in decide and key.partition(".")[0] not in _APART]
-    return f"{recipe}{_CHANGED}{', '.join(changes)}" if changes else recipe
+    if page is None:
+        changes = [key for key in given if key in decide]
+    else:
+        before = deciding(page)
+        changes = [key for key in {**decide, **before} if decide.get(key) != before.get(key)]
+    return mark_changed(recipe, changes)
+
+
+def mark_changed(recipe: str, keys: Iterable[str]) -> str:
+    """The words of a recipe with further keys that are changed of it."""
+    words, known = changes_in(recipe)
+    keys = [key for key in keys if not {key, key.partition(".")[0]} & {*_APART}]
+    if not keys:
+        return recipe
+    changes = dict.fromkeys([*known, *keys])
+    return f"{words.removeprefix(_PUBLISHED)}{_CHANGED}{', '.join(changes)}"
 
 
 def changes_in(recipe: str) -> tuple[str, list[str]]:
     """The words of a recipe without the changed keys, and those keys: undoes `with_changes`."""
     words, _, keys = recipe.partition(_CHANGED)
-    return words, keys.split(", ") if keys else []
+    if not keys:
+        return recipe, []
+    return words.removeprefix(_PUBLISHED), keys.split(", ")
 
 
 def differing(

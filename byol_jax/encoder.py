@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +12,11 @@ import numpy as np
 
 from byol_jax import weights
 from byol_jax.augment import byol
-from byol_jax.data import folder, pipeline
+from byol_jax.data import folder, formats, pipeline, stored
 from byol_jax.errors import UserError, require
 from byol_jax.evals import checkpoint
 from byol_jax.networks import siamese
-from byol_jax.runtime import spmd
+from byol_jax.runtime import paths, spmd
 
 # Networks of a checkpoint that are trained.
 NETWORKS = ("online", "target")
@@ -96,7 +95,7 @@ def load_encoder(
     require(batch_size >= 1, f"batch_size={batch_size} must be 1 or more")
     is_size = image_size is None or image_size >= 1
     require(is_size, f"image_size={image_size} must be 1 or more, or None")
-    trained = weights.load(pathlib.Path(path).expanduser())
+    trained = weights.load(os.fspath(path))
     trained = trained._replace(image_size=image_size or trained.image_size)
     params, state = checkpoint.network_of(
         trained, network, trained.image_size, shuffled=lambda: iter(())
@@ -130,10 +129,10 @@ def files(directory: Path) -> list[str]:
     Raises:
       UserError: there is no such folder, or it has no image.
     """
-    root = pathlib.Path(directory).expanduser()
+    root = paths.outside(directory, "images")
     require(root.is_dir(), f"images={str(directory)!r} is no folder")
     found = [str(root / name) for name in folder.image_files(root)]
-    require(found, f"the folder {root} has no image: {', '.join(folder.ENDINGS)}")
+    require(found, f"the folder {root} has no image: {', '.join(formats.ENDINGS)}")
     return found
 
 
@@ -141,12 +140,14 @@ def encode(encoder: Encoder, images: Any) -> np.ndarray:
     """See `Encoder.__call__`."""
     name = "the list of files"
     if isinstance(images, str | os.PathLike):
-        name = f"the folder {pathlib.Path(images).expanduser()}"
+        name = f"the folder {paths.outside(images, 'images')}"
         images = files(images)
     is_list = isinstance(images, Sequence) and not isinstance(images, np.ndarray)
     if is_list and images and all(isinstance(x, str | os.PathLike) for x in images):
-        paths = [str(pathlib.Path(x).expanduser()) for x in images]
-        return _encode(encoder, _crops(encoder, paths, name), len(paths))
+        found = [str(paths.outside(x, "images")) for x in images]
+        for path in found:
+            require(os.path.exists(path), f"images: there is no file {path}")
+        return _encode(encoder, _crops(encoder, found, name), len(found))
     array = _checked(images)
     size = _batch_size(encoder, len(array))
     batches = (array[start : start + size] for start in range(0, len(array), size))
@@ -186,7 +187,8 @@ def _crops(encoder: Encoder, paths: list[str], name: str) -> Iterator[np.ndarray
     Raises:
       UserError: a file cannot be read.
     """
-    image_set = folder.files_set(name, paths)
+    image_set = folder.files_set(name, paths, encoder.trained.depth)
+    image_set = image_set._replace(largest=encoder.trained.cropping.largest)
     batches = pipeline.evaluation_batches(
         image_set,
         image_size=encoder.image_size,
@@ -205,7 +207,12 @@ def _crops(encoder: Encoder, paths: list[str], name: str) -> Iterator[np.ndarray
         following += len(expected)
         yield batch["images"]
     if following < len(paths):
-        raise UserError(f"{paths[following]} cannot be read as an image: repair or leave it out")
+        exif = encoder.trained.cropping.exif
+        reason = stored.read_example(image_set, following, exif).reason
+        why = f" ({reason})" if reason else ""
+        raise UserError(
+            f"{paths[following]} cannot be read as an image{why}: repair or leave it out"
+        )
 
 
 def _batch_size(encoder: Encoder, count: int) -> int:

@@ -1,5 +1,8 @@
 """The ways a job ends early on purpose; `main` turns them into exit codes."""
 
+import contextlib
+from collections.abc import Iterator
+
 USER_ERROR, GUARD = 2, 3
 
 
@@ -21,6 +24,30 @@ class GuardError(Exception):
 
 class Diverged(GuardError):
     """A run produced numbers that are not finite. A grid of runs continues without it."""
+
+
+class Collapsed(GuardError):
+    """A run has collapsed, and was to stop then (`config.stop_on_collapse`)."""
+
+
+@contextlib.contextmanager
+def finished(saved: str) -> Iterator[None]:
+    """Says of what fails here that the training before it is finished and saved.
+
+    Args:
+      saved: what is saved, and where.
+
+    Raises:
+      GuardError: in place of `UserError`, `OSError` and another `GuardError`.
+    """
+    try:
+        yield
+    except (UserError, GuardError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise GuardError(
+            f"the training is finished and saved, {saved}; it is not evaluated: {reason}; once "
+            "that is mended, the same command evaluates it"
+        ) from error
 
 
 def require(condition: object, message: str) -> None:

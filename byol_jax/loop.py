@@ -5,15 +5,21 @@ step so far was. Once a step is not finite its state stays the last good one.
 """
 
 import contextlib
+import logging
+import math
+import pathlib
 import signal
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from byol_jax.errors import Diverged, Stopped
+from byol_jax.errors import Collapsed, Diverged, Stopped
 from byol_jax.runtime import checkpoints, interrupts, processes, spmd
+
+_logger = logging.getLogger(__name__)
 
 State = TypeVar("State", bound=Any)
 Logs = Mapping[str, jax.Array]
@@ -29,12 +35,14 @@ class Span(NamedTuple):
       end: number of updates that are done after it.
       log_every: steps from one shown log to the next; the first and the last step are shown too.
       save_every: steps from one checkpoint to the next; the end is saved too.
+      save_minutes: minutes after which a checkpoint is due, too.
     """
 
     start: int
     end: int
     log_every: int
     save_every: int
+    save_minutes: float = math.inf
 
 
 class Due(NamedTuple):
@@ -46,11 +54,13 @@ class Due(NamedTuple):
         function of the saved state and the step.
       after: `after(step, state)`, called once update number `step` is done.
       traced: `traced(step, outputs)`, called with some output of each step as it is started.
+      ends: why the run is to end, or nothing; asked behind each step, and has to be quick.
     """
 
     before: Callable[[int, Any], Any] = lambda step, state: state
     after: Callable[[int, Any], None] = lambda step, state: None
     traced: Callable[[int, Any], None] = lambda step, outputs: None
+    ends: Callable[[], str] = lambda: ""
 
 
 NOTHING = Due()
@@ -63,13 +73,18 @@ class Saving(NamedTuple):
       to: saver of the first process, None on the others.
       record: what is saved beside the arrays.
       place: what messages call the folder.
-      hint: what a user may do about numbers that are not finite.
+      explain: `explain(step, state, saved)`, called on the first process once update number `step`
+        is known not to be finite, with host arrays of the last good state and the newest step that
+        is saved, 0 if none is: what was not finite, and what a user may do about it.
     """
 
     to: checkpoints.Saver | None
     record: Mapping[str, Any]
     place: str
-    hint: str
+    explain: Callable[[int, Any, int], str]
+
+
+_AFTER_STEP = "ends after this step and saves"
 
 
 def run(
@@ -106,39 +121,84 @@ def run(
     """
     done, finite, is_stopping = span.start, True, False
     late: tuple[int, Logs] | None = None
-    limit = spmd.limit_ahead()
-    with interrupts.signals() as signal_number:
+    limit, agreement = spmd.limit_ahead(), processes.Agreement()
+    saved_at = time.monotonic()
+    where = f", and step {span.start} is saved" if span.start else ""
+    with interrupts.signals(f"ends now: no step is done yet{where}", False) as signal_number:
         try:
             for batch in batches:
                 with jax.profiler.StepTraceAnnotation("step", step_num=done + 1):
-                    state, logs = step(due.before(done, state), batch)
+                    state, logs = step(_before(due, done, state), batch)
                 done += 1
+                interrupts.enter(_AFTER_STEP, polled=True)
                 limit(logs)
                 due.traced(done, logs)
                 if show and late:
                     finite = _show(show, *late, per_device)
                 is_logged = done % span.log_every == 0 or done in (span.start + 1, span.end)
                 late = (done, logs) if is_logged else None
-                if jax.process_count() == 1 or is_logged:
-                    is_stopping = processes.any_process(bool(signal_number()) or not finite)
+                wants_to_end = bool(signal_number() or due.ends()) or not finite
+                is_stopping = agreement.ask(done, wants_to_end)
                 if is_stopping:
                     break
-                if done % span.save_every == 0 and done < span.end:
+                if _is_due(done, span, saving, saved_at):
                     finite = save(saving, state)
-                due.after(done, state)
+                    saved_at = time.monotonic()
+                if not signal_number():
+                    _after(due, done, state)
             if show and late:
                 _show(show, *late, per_device)
-        except Exception:
-            # The error is what counts. No collective here, since other processes may be elsewhere;
-            # and a step that failed may have used the state up.
-            with contextlib.suppress(Exception):
-                if done > span.start:
-                    save(saving, state)
-                    checkpoints.finish(saving.to)
+        except BaseException:
+            if done > span.start:
+                _rescue(saving, state)
             raise
         if done > span.start:
-            _end(state, saving, is_stopping, signal_number)
+            interrupts.enter("ends once the state is saved", polled=True)
+            _end(state, saving, due.ends() if is_stopping else "", is_stopping, signal_number)
     return state
+
+
+def _is_due(done: int, span: Span, saving: Saving, saved_at: float) -> bool:
+    """Whether a state is saved behind update number `done`; the end of a run saves its own."""
+    if done >= span.end:
+        return False
+    # The first process alone saves, so the others need not know the time.
+    is_late = saving.to is not None and time.monotonic() - saved_at >= 60 * span.save_minutes
+    return done % span.save_every == 0 or is_late
+
+
+def _before(due: Due, done: int, state: State) -> State:
+    """Makes anew what is due; alone a process need not wait for the end of it after a signal."""
+    if jax.process_count() > 1 or not interrupts.is_polled():
+        fresh: State = due.before(done, state)
+        return fresh
+    with interrupts.during("ends now, and saves", keeps=True):
+        fresh = due.before(done, state)
+    return fresh
+
+
+def _after(due: Due, done: int, state: Any) -> None:
+    """Measures what is due; a signal ends it.
+
+    The next step still runs then, as it does in processes that have nothing to measure.
+    """
+    with contextlib.suppress(interrupts.Interrupted), interrupts.during(_AFTER_STEP, keeps=True):
+        due.after(done, state)
+
+
+def _rescue(saving: Saving, state: Any) -> None:
+    """Saves the last good state while an error ends the loop, which is what counts.
+
+    No collective here, since other processes may be elsewhere; and a step that failed may have used
+    the state up.
+    """
+    with contextlib.suppress(Exception):
+        interrupts.enter("ends once the state is saved", polled=True)
+        step = int(spmd.to_host(state.step))
+        save(saving, state)
+        checkpoints.finish(saving.to)
+        if saving.to is not None and step in checkpoints.steps(pathlib.Path(saving.place)):
+            _logger.warning("step %d is saved in %s/%d", step, saving.place, step)
 
 
 def _show(
@@ -160,26 +220,57 @@ def _show(
 def save(saving: Saving, state: Any) -> bool:
     """Starts saving the last good state; returns whether that is the current one.
 
-    It waits for the step that made the state, and so for that step's verdict on itself.
+    It waits for the step that made the state, and so for that step's verdict on itself. A state
+    with a number that is not finite is never saved, and neither is one of step 0, which a run
+    draws again.
     """
     finite = bool(spmd.to_host(state.finite))
-    if saving.to is not None:
-        host = spmd.to_host(state)
-        good = host._replace(finite=np.ones((), bool))
-        checkpoints.save(saving.to, int(host.step), good, dict(saving.record))
+    if saving.to is None:
+        return finite
+    host = spmd.to_host(state)
+    if not_finite(host):
+        return False
+    if not int(host.step):
+        return finite
+    good = host._replace(finite=np.ones((), bool))
+    checkpoints.save(saving.to, int(host.step), good, dict(saving.record))
     return finite
 
 
-def _end(state: Any, saving: Saving, is_stopping: bool, signal_number: Callable[[], int]) -> None:
-    """Saves the state, and says why a run ended early."""
+def not_finite(tree: Any) -> list[str]:
+    """Paths of the arrays on the host that have numbers which are not finite."""
+    return [
+        name
+        for name, array in checkpoints.flatten(tree).items()
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
+    ]
+
+
+def _end(
+    state: Any,
+    saving: Saving,
+    reason: str,
+    is_stopping: bool,
+    signal_number: Callable[[], int],
+) -> None:
+    """Saves the state, and says why a run ended early.
+
+    Args:
+      state: the last one.
+      saving: where it goes.
+      reason: of `Due.ends`, if that ended the run.
+      is_stopping: whether the processes have agreed to end.
+      signal_number: see `interrupts.signals`.
+    """
     finite = save(saving, state)
     checkpoints.finish(saving.to)
-    processes.wait_for_all()
     step = int(spmd.to_host(state.step))
-    if not finite:
-        raise Diverged(
-            f"a loss or an update of step {step + 1} is not finite: the state before it is saved "
-            f"in {saving.place}/{step}; {saving.hint}"
+    if processes.any_process(not finite):
+        raise Diverged(_diverged(saving, step, state))
+    if processes.any_process(bool(reason)):
+        raise Collapsed(
+            f"{reason or 'see the first process'}; step {step} is saved in {saving.place}/{step}: "
+            "give other settings in another --workdir, or --config.stop_on_collapse=False to go on"
         )
     # Asked for last: one may have come while the state was saved.
     number = signal_number() or is_stopping * signal.SIGTERM
@@ -189,3 +280,24 @@ def _end(state: Any, saving: Saving, is_stopping: bool, signal_number: Callable[
             f"stopped by {signal.Signals(number).name}: saved in {saving.place}/{step}; the same "
             "command goes on from there",
         )
+
+
+def _diverged(saving: Saving, step: int, state: Any) -> str:
+    """What was not finite, what is saved, and what a user may do."""
+    if saving.to is None:
+        return f"step {step + 1} is not finite: the first process says more"
+    host = spmd.to_host(state)
+    saved = max(checkpoints.steps(pathlib.Path(saving.place)), default=0)
+    what = saving.explain(step + 1, host, saved)
+    stands = f"the newest checkpoint is {saving.place}/{saved}" if saved else "nothing is saved"
+    if spoilt := not_finite(host):
+        return (
+            f"the state behind step {step} is not finite, first in {spoilt[0]}, and is not saved: "
+            f"{stands}; {what}"
+        )
+    if not step:
+        return f"step 1 is not finite: {stands}; {what}"
+    return (
+        f"step {step + 1} is not finite: the state before it is saved in {saving.place}/{step}; "
+        f"{what}"
+    )

@@ -1,5 +1,7 @@
 """Runs every job: `byol --config=PAGE --workdir=DIR`, or `python -m byol_jax.main`."""
 
+import contextlib
+import io
 import pathlib
 import re
 import signal
@@ -12,10 +14,23 @@ from ml_collections import config_dict, config_flags
 
 from byol_jax import checks, jobs, pages
 from byol_jax.errors import GUARD, USER_ERROR, GuardError, Stopped, UserError, require
-from byol_jax.runtime import cache, metrics, processes
+from byol_jax.results import records
+from byol_jax.runtime import (
+    cache,
+    disk,
+    interrupts,
+    metrics,
+    paths,
+    platforms,
+    processes,
+    streams,
+)
 
+# The arguments with those of flag files: `parse` puts them here. By itself the flag of the config
+# would read such files, and fail, where it is defined.
+_ARGV: list[str] = []
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The page: NAME of a shipped one, or a path."
+    "config", None, "The page: NAME of a shipped one, or a path.", sys_argv=_ARGV
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run's outputs.")
 _COORDINATOR = flags.DEFINE_string(
@@ -173,10 +188,38 @@ def _take_page(argv: Sequence[str]) -> tuple[list[str], str]:
         if flag in ("--config", "-config") and separator:
             given = value
             name, colon, options = value.partition(":")
-            page = pages.find(name)
+            page = pages.find(str(paths.outside(name, "--config")) if name[:1] == "~" else name)
             pages.make_importable(page)
             words[index] = f"--config={page}{colon}{options}"
     return words, given
+
+
+def _with_flag_files(words: Sequence[str]) -> list[str]:
+    """The arguments with those that stand in files in place of `--flagfile=FILE`.
+
+    Raises:
+      UserError: a file cannot be read, or names itself.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            found: list[str] = flags.FLAGS.read_flags_from_files(words, force_gnu=False)
+    except (flags.Error, UnicodeDecodeError) as error:
+        cause = error.__context__
+        if isinstance(cause, OSError):
+            raise UserError(
+                f"--flagfile={cause.filename} cannot be read ({cause.strerror}): give a file with "
+                "a flag in each line"
+            ) from error
+        raise UserError(
+            f"--flagfile: {error}: give a file with a flag in each line, in UTF-8"
+        ) from error
+    circular = said.getvalue().partition("\n")[0]
+    require(
+        not circular,
+        f"--flagfile={circular.rpartition(': ')[2]} names itself: remove that line of it",
+    )
+    return found
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -193,7 +236,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     given = ""
     try:
-        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        argv = [argv[0], *_with_flag_files(argv[1:])]
+        _ARGV[:] = argv
         for argument in argv:
             key = argument.partition("=")[0].removeprefix("--config.")
             here = checks.moved(key) if argument.startswith("--config.") else None
@@ -223,19 +267,18 @@ def main(argv: Sequence[str]) -> None:
     workdir = _WORKDIR.value or jobs.workdir_of(_CONFIG.value)
     require(workdir or _PREFLIGHT.value, "--workdir=DIR is needed: the folder of the run's outputs")
     require(_PREFLIGHT.value or not _LARGEST_BATCH.value, "--largest_batch needs --preflight=POD")
-    require(
-        "://" not in workdir,
-        f"--workdir={workdir} must be a folder: a bucket can be mounted as one (docs/pods.md)",
-    )
+    folder = paths.outside(workdir, "--workdir") if workdir else pathlib.Path()
     config = _CONFIG.value
     require(
         config.get("job") in jobs.JOBS,
         f"config.job={config.get('job')!r} must be one of: {', '.join(jobs.JOBS)}",
     )
+    checks.check_finite(config.to_dict())
     given = _given()
     checks.check_given(config, given)
     if config.job == "pretrain" and "recipe" not in given:
-        config.recipe = checks.with_changes(config.recipe, config.to_dict(), given)
+        page = pages.config_of(config.recipe)
+        config.recipe = checks.with_changes(config.recipe, config.to_dict(), given, page)
     metrics.show_messages()
     if _PREFLIGHT.value:
         require(
@@ -249,28 +292,53 @@ def main(argv: Sequence[str]) -> None:
         return
     if not any(argument.startswith("--verbosity") for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # orbax tells each of its steps
+    disk.quiet_background()
     cache.keep_compilations()
-    processes.initialize(
-        processes.Hosts(
-            coordinator=_COORDINATOR.value,
-            num_processes=_NUM_PROCESSES.value,
-            process_id=_PROCESS_ID.value,
-            join_timeout=_JOIN_TIMEOUT.value,
-            peer_timeout=_PEER_TIMEOUT.value,
-        )
-    )
+    _join()
+    if processes.is_joined() and processes.is_first_process():
+        interrupts.leave_last()
     processes.require_same({"--workdir": workdir} | checks.flatten(config.to_dict(), "config."))
-    jobs.fill(config, pathlib.Path(workdir))
+    if processes.is_first_process():
+        paths.require_writable(folder, "--workdir")
+        if config.job in jobs.WITH_RESULTS:
+            records.check_place(folder)
+    jobs.fill(config, folder)
     if config.get("choose"):  # from images and devices, which may differ
         processes.require_same(checks.flatten(config.to_dict(), "config."))
-    jobs.job_of(config.job)(config, pathlib.Path(workdir))
+    jobs.job_of(config.job)(config, folder)
+
+
+def _join() -> None:
+    """Joins the other processes, if there are any, and starts this one's devices.
+
+    Raises:
+      UserError: they do not come, or JAX has no such devices.
+    """
+    try:
+        processes.initialize(
+            processes.Hosts(
+                coordinator=_COORDINATOR.value,
+                num_processes=_NUM_PROCESSES.value,
+                process_id=_PROCESS_ID.value,
+                join_timeout=_JOIN_TIMEOUT.value,
+                peer_timeout=_PEER_TIMEOUT.value,
+            )
+        )
+    except Exception as error:
+        if platforms.is_missing(error):
+            platforms.check()
+        raise
+    platforms.check()
 
 
 def run() -> None:
-    """The program: exit codes are 0, 2, 3, 130 and 143 (docs/outside.md)."""
+    """The program: exit codes are 0, 2, 3, 129, 130 and 143 (docs/outside.md)."""
     code = 0
+    streams.guard()
+    interrupts.watch()
     try:
         app.run(main, flags_parser=parse)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR
@@ -280,10 +348,15 @@ def run() -> None:
     except Stopped as error:
         print(error, file=sys.stderr)
         code = 128 + error.number
+    except interrupts.Interrupted as error:  # its line is out
+        code = 128 + error.number
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except Exception as error:
-        if processes.is_lost_peer(error):
+        if interrupts.received():
+            # Raised in a callback of a library, a signal comes out of it as an error of its own.
+            code = 128 + interrupts.received()
+        elif processes.is_lost_peer(error):
             reason = str(error).splitlines()[0]
             print(
                 f"stopped: lost another process ({reason}): started again, all of them go on from "
@@ -291,6 +364,10 @@ def run() -> None:
                 file=sys.stderr,
             )
             code = GUARD
+        elif told := disk.explained(error):
+            is_guard = isinstance(told, GuardError)
+            print(f"{'stopped' if is_guard else 'error'}: {told}", file=sys.stderr)
+            code = GUARD if is_guard else USER_ERROR
         elif processes.is_joined():
             # Python itself would wait for the others before it ended.
             traceback.print_exc()
@@ -299,7 +376,12 @@ def run() -> None:
             raise
     if code:
         processes.leave_soon(code)
-    sys.stdout.flush()
+    elif processes.is_joined() and not processes.is_first_process():
+        # JAX aborts the first one if this one leaves before it.
+        interrupts.enter("ends with the first process, which may still evaluate", polled=True)
+    interrupts.told()
+    with contextlib.suppress(GuardError, UserError):  # nothing that an earlier line does not say
+        sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
 

@@ -16,13 +16,16 @@ from byol_jax.checks import (
     Rule,
     above,
     at_least,
+    check_finite,
     check_keys,
     each,
+    is_finite,
     moved,
     one_of,
     within,
 )
-from byol_jax.data import crops, pipeline
+from byol_jax.data import crops, pipeline, sources
+from byol_jax.data.images import LARGEST
 from byol_jax.data.views import View
 from byol_jax.entries import OBJECTIVES, Entry, entry_of, numbers_of, switches_of
 from byol_jax.errors import UserError, require
@@ -47,7 +50,8 @@ RULES: Mapping[str, Rule] = {
     "batch_size": at_least(1),
     "log_every": at_least(1),
     "checkpoint_every": at_least(1),
-    "num_steps": at_least(1),
+    "checkpoint_minutes": above(0),
+    "num_steps": Rule(lambda count: 1 <= count < 2**31, "from 1 to 2**31 - 1"),
     "stop_at": at_least(1),
     "num_epochs": above(0),
     "profile.steps": at_least(0),
@@ -60,6 +64,9 @@ RULES: Mapping[str, Rule] = {
     "tau_schedule": one_of(TAU_SCHEDULES),
     "bn_statistics": one_of(BN_STATISTICS),
     "data.eval_crop": one_of(crops.EVALUATION_MODES),
+    "data.largest_image": Rule(
+        lambda value: 0 < value <= LARGEST, f"above 0 and at most {LARGEST:g}, in megapixels"
+    ),
     "data.classifier_crops": one_of(crops.CLASSIFIER_CROPS),
     "augment.placement": one_of(PLACEMENTS),
     "augment.small.count": at_least(0),
@@ -92,7 +99,21 @@ RULES: Mapping[str, Rule] = {
     "optimizer.projector_rate": at_least(0),
     "optimizer.predictor_rate": at_least(0),
     "optimizer.weight_decay": at_least(0),
+    "optimizer.base_learning_rate": at_least(0),
+    "optimizer.warmup_epochs": at_least(0),
 }
+
+
+def name_labels(config: ml_collections.ConfigDict) -> None:
+    """Puts `config.data.labels` into the name of the data set, by which evaluations know it too.
+
+    Raises:
+      UserError: the data set is no folder.
+    """
+    if config.data.labels:
+        require(config.dataset, f"config.data.labels={config.data.labels} needs config.dataset")
+        config.dataset = sources.named(config.dataset, config.data.labels)
+        config.data.labels = None
 
 
 def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
@@ -110,6 +131,7 @@ def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None
     for key in config.objective:
         here = moved(f"objective.{key}")
         require(not here, f"config.objective.{key} has moved: it is now {here}")
+    check_finite(config.to_dict())
     check_keys(config, RULES)
     columns = [name for name in ("view1", "view2", "small") if name in config.augment]
     for column in columns:
@@ -278,6 +300,11 @@ def _check_statistics(config: ml_collections.ConfigDict, devices: int) -> None:
 def _check_optimizer(config: ml_collections.ConfigDict) -> None:
     optimizer, rate = config.optimizer, peak_learning_rate(config)
     name = optimizer.schedule
+    require(
+        is_finite(rate),
+        f"config.optimizer.base_learning_rate={optimizer.base_learning_rate:g} makes a rate of "
+        f"{rate:g} at config.batch_size={config.batch_size}, more than float32 holds: lower it",
+    )
     require(
         (name == "step") == bool(optimizer.milestones),
         f"config.optimizer.milestones={tuple(optimizer.milestones)} beside "

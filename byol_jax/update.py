@@ -221,7 +221,9 @@ def step(
       The next state, and the logs: `loss` (of the objective alone), `probe_loss`,
       `probe_top1`, `probe_top5` (percent), `tau`, `learning_rate`, `embedding_norm`,
       `projection_norm` (Figure 7), `projection_std` (std x sqrt(D) of the normalised
-      projection), `finite`, and what the objective adds; and `EMBEDDINGS`, other ones per device.
+      projection), `gradient_squares` (sum of squares of the gradient of each array, in the order
+      of the leaves of `Trainable`), `finite`, and what the objective adds; and `EMBEDDINGS`, other
+      ones per device.
     """
     method = program.method
     target_rate = _target_rate(state.step, hparams) if method.target == "ema" else None
@@ -256,7 +258,8 @@ def step(
     verdicts = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((stacked, small))]
     finite = state.finite & jnp.all(jnp.stack(verdicts))
     guarded = _guarded(new, state, rows.objective, finite)
-    return guarded, logs | dict(rows.embeddings) | {"finite": finite}
+    logs |= dict(rows.embeddings) | {"gradient_squares": jnp.stack(squares), "finite": finite}
+    return guarded, logs
 
 
 def _target_rate(step: jax.Array, hparams: Hyperparameters) -> jax.Array:

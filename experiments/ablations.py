@@ -151,6 +151,7 @@ def config_of(row: Row, base: str = "byol") -> ml_collections.ConfigDict:
     return config
 
 
+@defaults.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """A row of a table.
 

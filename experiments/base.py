@@ -5,10 +5,31 @@ page is not a run: the pages beside it start from it. The command line overrides
 `--config.optimizer.base_learning_rate=0.3`.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
+
+# The configs that pages have made in this process, by the words of their recipes. A run compares
+# its own with them, and says what a page that starts from a shipped one, or the command line, has
+# changed of its recipe.
+MADE: dict[str, dict[str, Any]] = {}
+
+
+def remembered(
+    get_config: Callable[..., ml_collections.ConfigDict],
+) -> Callable[..., ml_collections.ConfigDict]:
+    """A page's `get_config` that keeps what it returns in `MADE`."""
+
+    @functools.wraps(get_config)
+    def get_and_keep(*options: str) -> ml_collections.ConfigDict:
+        config = get_config(*options)
+        MADE[config.recipe] = config.to_dict()
+        return config
+
+    return get_and_keep
 
 
 def parse_options(options: str, **defaults: Any) -> dict[str, Any]:
@@ -266,6 +287,12 @@ def data() -> ml_collections.ConfigDict:
     # fit into its memory, such as CIFAR-10 (150 MB).
     section.resident = False
     section.threads = 0  # threads of the input pipeline; 0: tuned automatically
+    # A CSV file of paths and labels for the images of folder:DIR, whose sub-folders then mean
+    # nothing (docs/own-data.md). It becomes part of the data set's name, folder:DIR,labels=FILE,
+    # by which evaluations know it too.
+    section.labels = config_dict.placeholder(str)
+    # Megapixels above which an image counts as unreadable; Pillow's own limit is the highest.
+    section.largest_image = 178.0
     # Halves JPEGs up to three times while decoding them, as long as both crops stay larger than the
     # views: for photographs of many megapixels. Evaluations decode whole pixels, as the papers do.
     section.scaled_decoding = False
@@ -312,6 +339,31 @@ def finish() -> ml_collections.ConfigDict:
     return section
 
 
+def course() -> ml_collections.ConfigDict:
+    """What a run shows and saves on its way, and what ends it; no key of it changes a number."""
+    config = ml_collections.ConfigDict()
+    # Ends at this step as a pre-empted run would: state saved, schedules untouched.
+    config.stop_at = config_dict.placeholder(int)
+    # Traces `steps` steps into WORKDIR/profile, for TensorBoard (tensorboard-plugin-profile) or
+    # ui.perfetto.dev, beginning `first` steps after the run starts or resumes.
+    config.profile = ml_collections.ConfigDict({"steps": 0, "first": 10})
+    config.log_every = 50  # steps
+    config.checkpoint_every = 1000  # steps
+    # Minutes after which a checkpoint is due, too: for steps of many seconds. Open: none.
+    config.checkpoint_minutes = config_dict.placeholder(float)
+    config.keep_checkpoints = 3  # the newest ones in the workdir; 0 keeps all
+    # Goes on from the newest checkpoint that can be read, where a later one is damaged. That one is
+    # moved aside, to checkpoints/STEP.damaged.
+    config.skip_damaged = False
+    # Goes on in a workdir whose checkpoint has other settings or other images, from there on with
+    # those of this command; each change is logged, and kept in the record.
+    config.resume_changed = False
+    # Ends a run that has collapsed (docs/protocols.md) with exit code 3 and its state saved; if
+    # not, it is warned of.
+    config.stop_on_collapse = False
+    return config
+
+
 def get_config() -> ml_collections.ConfigDict:
     """The paper's run, BYOL App. A, without a data set."""
     config = ml_collections.ConfigDict()
@@ -332,18 +384,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulate = 1  # micro-batches per step (section 5, App. G.2, Table 16)
     config.num_epochs = 1000  # App. A
     config.num_steps = config_dict.placeholder(int)  # overrides num_epochs
-    # Ends at this step as a pre-empted run would: state saved, schedules untouched.
-    config.stop_at = config_dict.placeholder(int)
     # float32, or bfloat16: f, g and q compute in half precision. Parameters, BatchNorm statistics,
     # losses, optimiser and moving average stay float32.
     config.precision = "float32"
 
-    # Traces `steps` steps into WORKDIR/profile, for TensorBoard (tensorboard-plugin-profile) or
-    # ui.perfetto.dev, beginning `first` steps after the run starts or resumes.
-    config.profile = ml_collections.ConfigDict({"steps": 0, "first": 10})
-    config.log_every = 50  # steps
-    config.checkpoint_every = 1000  # steps
-    config.keep_checkpoints = 3  # the newest ones in the workdir; 0 keeps all
+    config.update(course())
 
     # Weights to start from at step 0, in place of drawn ones: all that config.checkpoint of an
     # evaluation may be (docs/weights.md). Heads of other shapes are drawn, and the log names them.

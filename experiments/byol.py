@@ -59,6 +59,7 @@ def recipe(epochs: int, batch: int, depth: str, width: float) -> tuple[float, fl
     return rate, decay, tau_base, note
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """A published recipe, or the nearest one with a `recipe` that says so.
 

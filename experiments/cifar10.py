@@ -99,6 +99,7 @@ def recipe(batch: int, depth: str, width: float) -> str:
     return note
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """SimCLR App. B.9 with BYOL's heads, target and loss.
 

@@ -64,11 +64,11 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.threads = 0  # threads of the input pipeline; 0: tuned automatically
     config.prefetch = 2  # batches kept ready
-
     # Writes predictions.npz beside results.json, for compare.py (SimCLR App. B.8.1).
     config.save_predictions = False
     config.log_every = 50  # steps
     config.checkpoint_every = 1000  # steps; a stopped training resumes from there
+    config.skip_damaged = False  # goes on from an earlier checkpoint where the newest is damaged
     return config
 
 

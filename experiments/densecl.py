@@ -50,6 +50,7 @@ from experiments import base, moco, related
 PUBLISHED = {("imagenet", 200, 256, "50", 1.0): "published: DenseCL's configs"}
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """DenseCL's own recipe.
 

@@ -40,6 +40,7 @@ import ml_collections
 from experiments import base
 
 
+@base.remembered
 def get_config() -> ml_collections.ConfigDict:
     """A small BYOL for two CPU cores."""
     config = base.get_config()

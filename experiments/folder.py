@@ -50,6 +50,7 @@ _CHOSEN = {
 }
 
 
+@base.remembered
 def get_config() -> ml_collections.ConfigDict:
     """A pre-training whose open keys are chosen from the images."""
     config = base.get_config()

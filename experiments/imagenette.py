@@ -36,6 +36,7 @@ import ml_collections
 from experiments import base
 
 
+@base.remembered
 def get_config() -> ml_collections.ConfigDict:
     """The Imagenette run of the authors' released code."""
     config = base.get_config()

@@ -94,6 +94,7 @@ def momentum_encoder(config: ml_collections.ConfigDict, momentum: float) -> None
     config.tau_schedule = "constant"
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """MoCo's own recipe.
 

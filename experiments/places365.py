@@ -39,6 +39,7 @@ import ml_collections
 from experiments import base, simclr
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """App. A's run on Places365.
 

@@ -57,6 +57,7 @@ PUBLISHED = {
 BROADER = dict.fromkeys(("sobel", "equalize", "solarize", "motion_blur"), 0.2)
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """SimCLR's own recipe.
 

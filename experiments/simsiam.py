@@ -79,6 +79,7 @@ RECIPES = {
 _LAYERS = {"imagenet": 3, "cifar10": 2, "digits": 3}
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """SimSiam's own recipe.
 

@@ -70,6 +70,7 @@ RECIPES = {
 }
 
 
+@base.remembered
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """SupCon's own recipe.
 

@@ -54,8 +54,7 @@ def test_the_nearest_name_is_suggested() -> None:
 def test_keys_that_change_no_number_are_keys_of_the_pages() -> None:
     """None is a misspelling."""
     keys = {*classification.get_config(), *base.get_config()}
-    keys |= {f"data.{name}" for name in base.get_config().data}
-    keys |= {f"evaluation.{name}" for name in base.get_config().evaluation}
+    keys |= {*checks.flatten(base.get_config().to_dict())}
     assert keys >= NO_NUMBERS
 
 
@@ -131,11 +130,58 @@ def test_a_key_has_an_effect_once_the_other_is_unset() -> None:
 
 
 def test_a_recipe_names_what_the_command_line_changes_of_it() -> None:
+    """And is not published any more."""
     config = {
         **{"dataset": "folder:x", "batch_size": 16, "num_steps": 4, "log_every": 1, "seed": 2},
-        **{"network": {"depth": "18"}, "evaluation": {"at_end": False}},
+        **{"network": {"depth": "18", "remat": True}, "evaluation": {"at_end": False}},
     }
     given = ["dataset", "batch_size", "log_every", "seed", "network.depth", "evaluation.at_end"]
+    given.append("network.remat")
     recipe = checks.with_changes("published: App. A", config, given)
-    assert recipe == "published: App. A; changed: batch_size, network.depth"
+    assert recipe == "App. A; changed: batch_size, network.depth"
     assert checks.with_changes("published: App. A", config, ["dataset"]) == "published: App. A"
+    given = {"data": {"labels": "x.csv", "area_min": 0.2}}
+    recipe = checks.with_changes("App. A", given, ["data.labels", "data.area_min"])
+    assert recipe == "App. A; changed: data.area_min"
+    assert checks.with_changes("not published: x", config, ["num_steps"]) == (
+        "not published: x; changed: num_steps"
+    )
+
+
+def test_a_recipe_is_compared_with_its_page_where_that_is_known() -> None:
+    """Whoever changed it: the command line, which gave one key its own value, or another page."""
+    page = {"dataset": None, "batch_size": 4096, "tau_base": 0.996, "network": {"depth": "50"}}
+    config = {"dataset": "x", "batch_size": 4096, "tau_base": 0.99, "network": {"depth": "18"}}
+    recipe = checks.with_changes("published: App. A", config, ["batch_size", "tau_base"], page)
+    assert recipe == "App. A; changed: tau_base, network.depth"
+    assert checks.with_changes("published: App. A", page, ["tau_base"], page) == "published: App. A"
+
+
+def test_changes_of_a_recipe_add_up() -> None:
+    recipe = checks.mark_changed("App. A; changed: tau_base", ["batch_size", "tau_base", "seed"])
+    assert recipe == "App. A; changed: tau_base, batch_size"
+    assert checks.changes_in(recipe) == ("App. A", ["tau_base", "batch_size"])
+    # Of an earlier version.
+    assert checks.changes_in("published: App. A; changed: seed") == ("App. A", ["seed"])
+    assert checks.changes_in("published: App. A") == ("published: App. A", [])
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"a": {"b": math.inf}}, r"config\.a\.b=inf"),
+        ({"a": {"b": -math.inf}}, r"config\.a\.b=-inf"),
+        ({"rate": math.nan}, r"config\.rate=nan"),
+        ({"rate": 1e39}, r"config\.rate=1e\+39"),
+        ({"rates": (0.1, math.nan)}, r"config\.rates=\(0\.1, nan\)"),
+        ({"rates": [1, math.inf]}, r"config\.rates=\[1, inf\]"),
+    ],
+)
+def test_numbers_that_float32_cannot_hold_are_refused_by_key(config, named) -> None:
+    with pytest.raises(UserError, match=f"{named} must be finite in float32") as caught:
+        checks.check_finite(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_values_are_finite() -> None:
+    checks.check_finite({"a": 3e38, "b": (), "c": None, "d": "inf", "e": True, "f": 10**30})

@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 import byol_jax
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import encoder, weights
+from byol_jax import encoder, prepare, weights
 from byol_jax.errors import UserError
 from byol_jax.evals import checkpoint, features
 
@@ -155,3 +156,51 @@ def test_the_package_alone_loads_no_jax() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tiny_runs.ROOT, check=True)
     with pytest.raises(AttributeError, match="has no attribute 'load_decoder'"):
         byol_jax.load_decoder  # noqa: B018
+
+
+def test_a_file_that_does_not_exist_is_named_at_once(encode, tmp_path) -> None:
+    Image.fromarray(tiny_runs.images(1)[0]).save(tmp_path / "a.png")
+    for missing in (tmp_path / "typo.png", tmp_path / "gone" / "a.png"):
+        start = time.monotonic()
+        with pytest.raises(UserError, match=rf"^images: there is no file {missing}$"):
+            encode([tmp_path / "a.png", missing])
+        assert time.monotonic() - start < 1
+
+
+def write_deep(folder: pathlib.Path, **highs: int) -> list[str]:
+    """PNGs of 16 bits and 8 pixels, ramps up to a value each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, high in highs.items():
+        ramp = np.linspace(0, high, 64).reshape(8, 8).astype(np.uint16)
+        Image.fromarray(ramp).save(folder / f"{name}.png")
+    return [str(folder / f"{name}.png") for name in highs]
+
+
+def test_a_dark_file_counts_as_in_the_training(tmp_path: pathlib.Path) -> None:
+    """By itself it would be taken as 8 bits."""
+    dark, bright = write_deep(tmp_path / "images", dark=200, bright=4000)
+    marks = {"depth": {"bits": 12}}
+    tiny_checkpoints.save(tmp_path / "run", "digits", marks=marks)
+    deep = byol_jax.load_encoder(tmp_path / "run")
+    alone, both = deep([dark]), deep([dark, bright])
+    np.testing.assert_allclose(alone[0], both[0], rtol=1e-5, atol=1e-6)
+    levels = np.linspace(0, 200, 64).reshape(8, 8).astype(np.uint16) >> 4
+    array = np.repeat(levels.astype(np.uint8)[None, ..., None], 3, axis=-1)
+    np.testing.assert_allclose(alone, deep(array), rtol=1e-5, atol=1e-6)
+
+
+def test_a_file_brighter_than_the_training_is_refused_with_its_range(
+    tmp_path: pathlib.Path,
+) -> None:
+    (bright,) = write_deep(tmp_path / "images", bright=4000)
+    tiny_checkpoints.save(tmp_path / "run", "digits", marks={"depth": {"bits": 10}})
+    with pytest.raises(UserError, match=r"bright\.png .*from 0 to 4000, not of 10 bits"):
+        byol_jax.load_encoder(tmp_path / "run")([bright])
+
+
+def test_a_training_records_the_depth_of_its_images(tmp_path: pathlib.Path) -> None:
+    write_deep(tmp_path / "images/a", **{f"x{i}": 4000 for i in range(8)})
+    write_deep(tmp_path / "images/b", **{f"x{i}": 200 for i in range(8)})
+    run = prepare.plan(tiny_runs.tiny_config(f"folder:{tmp_path / 'images'}"), tmp_path / "run")
+    assert run.record["depth"] == {"bits": 12}
+    assert weights.trained_of(run.record, 1, {}, {}, {}, {}).depth.bits == 12

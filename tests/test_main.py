@@ -13,6 +13,7 @@ import tiny_runs
 from byol_jax import jobs
 
 DIGITS = "--config=experiments/digits.py"
+EVALUATE = "--config=experiments/evaluate.py"
 
 
 @pytest.mark.parametrize(
@@ -43,11 +44,99 @@ DIGITS = "--config=experiments/digits.py"
         (("--config=experiments/byol.py:epoch=3", "--workdir=x"), "epochs=1000"),
         (("--config=experiments/byol.py:epochs=x", "--workdir=x"), "epochs"),
         (("--config=experiments/evaluate.py", "--workdir=x"), "config.checkpoint"),
+        # Numbers that float32 cannot hold, of every job.
+        ((DIGITS, "--workdir=x", "--config.tau_base=nan"), "config.tau_base=nan must be finite"),
+        ((DIGITS, "--workdir=x", "--config.network.bn_eps=inf"), "config.network.bn_eps=inf must"),
+        ((DIGITS, "--workdir=x", "--config.augment.view1.hue_max=1e39"), "hue_max=1e+39 must be"),
+        (
+            ("--config=linear", "--workdir=x", "--config.learning_rates=(0.1,1e999)"),
+            "config.learning_rates=(0.1, inf) must be finite",
+        ),
+        (
+            ("--config=evaluate", "--workdir=x", "--config.evaluation.knn_temperature=-inf"),
+            "config.evaluation.knn_temperature=-inf must be finite",
+        ),
+        (
+            (
+                "--config=ablate:table=5b,base=digits",
+                "--workdir=x",
+                "--config.override=tau_base=nan",
+            ),
+            "config.override.tau_base=nan must be finite",
+        ),
+        (
+            (
+                DIGITS,
+                "--workdir=x",
+                "--config.optimizer.base_learning_rate=3e38",
+                "--config.batch_size=1024",
+            ),
+            "config.optimizer.base_learning_rate=3e+38 makes a rate of 1.2e+39",
+        ),
+        ((DIGITS, "--workdir=x", "--config.num_steps=3000000000"), "config.num_steps=3000000000"),
+        ((DIGITS, "--workdir=/dev/null"), "--workdir=/dev/null is a file"),
+        ((DIGITS, "--workdir=/dev/null/x"), "cannot be made (Not a directory)"),
+        ((DIGITS, "--workdir=/proc/x"), "--workdir=/proc/x cannot be made"),
+        ((DIGITS, f"--workdir=/dev/shm/{'n' * 300}"), "(File name too long)"),
+        ((DIGITS, "--workdir=~nobody-of-that-name/x"), "there is no user nobody-of-that-name"),
+        ((DIGITS, "--workdir=file:///x"), "leave out file://"),
+        ((DIGITS, "--workdir="), "--workdir=DIR is needed"),
+        (("--config=~nobody-of-that-name/page.py", "--workdir=x"), "--config=~nobody-of-that-name"),
+        ((DIGITS, "--workdir=x", "--config.dataset=folder:gs://a/b"), "can be mounted"),
+        ((DIGITS, "--workdir=x", "--config.dataset=npz:~nobody-of-that-name/a"), "is no user"),
+        ((DIGITS, "--workdir=x", "--config.init=~nobody-of-that-name/a"), "config.init=~nobody"),
+        ((EVALUATE, "--workdir=x", "--config.checkpoint=gs://a/b"), "config.checkpoint=gs://a/b:"),
+        (("--config=report", "--config.checkpoint=gs://a/b"), "config.checkpoint=gs://a/b:"),
+        (("--config=compare", "--workdir=x", "--config.a=gs://a"), "config.a=gs://a:"),
+        (("--config=operations", "--workdir=x", "--config.image=gs://a"), "config.image=gs://a:"),
+        (("--config=embed", "--workdir=x", "--config.checkpoint=~/none"), "there is no such path"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_line(arguments, words):
     assert words in tiny_runs.refusal(*arguments)
     assert not (tiny_runs.ROOT / "x").exists()
+
+
+# A page of each job that adds to a file of results.
+PAGES = {
+    "pretrain": "digits",
+    "ablate": "ablate:table=5a",
+    "paper": "paper:table=3",
+    "finetune": "finetune",
+    **{job: job for job in ("evaluate", "linear", "transfer", "transformations", "compare")},
+}
+
+
+@pytest.mark.parametrize("job", sorted(jobs.WITH_RESULTS))
+@pytest.mark.parametrize("content", ["[{", None])
+def test_results_that_cannot_be_added_to_are_refused_first(tmp_path, job, content):
+    """Before the job asks for its checkpoint or reads an image."""
+    path = tmp_path / "results.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    line = tiny_runs.refusal(f"--config={PAGES[job]}", f"--workdir={tmp_path}")
+    assert line.startswith(f"error: {path} is ")
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("name", ["cuda", "tpu", "cup"])
+def test_a_platform_that_is_not_here_is_refused_first(tmp_path, name):
+    command = tiny_runs.command(DIGITS, f"--workdir={tmp_path / 'run'}", "--config.dataset=absent")
+    done = subprocess.run(
+        command,
+        cwd=tiny_runs.ROOT,
+        env=os.environ | {"JAX_PLATFORMS": name},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert line.startswith(f"error: JAX_PLATFORMS={name}: ") and "JAX_PLATFORMS=cpu" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_of_flags_may_name_the_page(tmp_path):
@@ -170,7 +259,8 @@ def test_signals_save_and_the_same_command_continues(tmp_path, number, code):
     assert str(workdir / "checkpoints") in errors
     assert "Traceback" not in errors
     (step,) = (int(p.name) for p in (workdir / "checkpoints").iterdir())
-    done = tiny_runs.program(*arguments, f"--config.num_steps={step + 1}")
+    shorter = (f"--config.num_steps={step + 1}", "--config.resume_changed=True")
+    done = tiny_runs.program(*arguments, *shorter)
     assert done.returncode == 0, done.stderr
     assert tiny_runs.metrics(workdir)[-1]["step"] == step + 1
 
@@ -191,3 +281,33 @@ def test_guard_exits_with_3(tmp_path):
     (step,) = (workdir / "checkpoints").iterdir()
     assert str(step) in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["cannot be read (No such file or directory)"]),
+        (b"--flagfile=FILE\n", ["FILE names itself"]),
+        (b"\xff\xfe", ["--flagfile: ", "utf-8"]),
+    ],
+)
+def test_flag_files_that_cannot_be_read(tmp_path, content, words):
+    """In a process of its own: flag files were read where the flags are defined."""
+    file = tmp_path / "flags"
+    if content is not None:
+        file.write_bytes(content.replace(b"FILE", bytes(file)))
+    done = tiny_runs.program(f"--flagfile={file}", "--workdir=x")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --flagfile")
+    assert all(word.replace("FILE", str(file)) in line for word in words)
+
+
+def test_flags_of_files_are_flags(tmp_path):
+    """A file may name another one; what the command line gives later counts."""
+    (tmp_path / "a").write_text(f"--config=digits\n--flagfile={tmp_path / 'b'}\n")
+    (tmp_path / "b").write_text("# a comment\n--config.batch_size=0\n")
+    flagfile = f"--flagfile={tmp_path / 'a'}"
+    assert "config.batch_size=0" in tiny_runs.refusal(flagfile, f"--workdir={tmp_path / 'x'}")
+    line = tiny_runs.refusal(flagfile, "--config.batch_size=-1", f"--workdir={tmp_path / 'x'}")
+    assert "config.batch_size=-1" in line

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import tiny_runs
-from byol_jax import train
+from byol_jax import prepare, train
 from byol_jax.jobs.preflight import report
 from byol_jax.jobs.preflight.chips import CHIPS, Pod
 from byol_jax.program import TrainState, init_state
@@ -47,7 +47,7 @@ def test_a_run_holds_one_state(config, tmp_path, monkeypatch, from_checkpoint) -
 
     monkeypatch.setattr(metrics.Writer, "write", spy)
     train.pretrain(config, workdir)
-    program, sizes = train.program_of(config, 2), train.sizes_of(config)
+    program, sizes = prepare.program_of(config, 2), prepare.sizes_of(config)
     shapes: TrainState = jax.eval_shape(lambda: init_state(config.seed, program, sizes))
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     ratio = seen[2] / state

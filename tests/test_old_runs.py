@@ -1,5 +1,6 @@
 """A run of an earlier version goes on: the same images, the same numbers, then the same bits."""
 
+import logging
 import pathlib
 import tarfile
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import keys, train, weights
+from byol_jax import keys, prepare, resume, train, weights
 from byol_jax.augment import compose
+from byol_jax.errors import UserError
 from byol_jax.runtime import checkpoints
 
 FILES = pathlib.Path(__file__).parent / "golden_runs"
@@ -54,7 +56,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_it_sees_the_same_images(expected) -> None:
     config = config_of()
-    train_set = train.load_images(config)
+    train_set = prepare.load_images(config)
     batches = list(train._batches(config, train_set, 6, 12))
     for name in ("ids", "epochs", "labels", "view1", "view2"):
         np.testing.assert_array_equal(
@@ -98,6 +100,36 @@ def test_from_there_stopping_changes_no_bit(resumed, tmp_path) -> None:
     for name, value in whole.items():
         np.testing.assert_array_equal(stopped[name], value, err_msg=name)
     assert tiny_runs.metrics(workdir) == tiny_runs.metrics(resumed)
+
+
+def test_what_came_later_is_known_of_it(tmp_path) -> None:
+    """Each key that decides a number has its place in weights/upgrade.py."""
+    record = checkpoints.read_record(unpack(tmp_path) / "checkpoints", 6)
+    old = resume.compared(weights.upgrade_config(record["config"]))
+    assert old == resume.compared(config_of().to_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_it_goes_on_with_one_remark(tmp_path, caplog, monkeypatch) -> None:
+    """Its record does not say which images it saw; the next one does."""
+    monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
+    workdir = unpack(tmp_path)
+    for stop in (7, 8):
+        caplog.clear()
+        with caplog.at_level("INFO", "byol_jax.resume"):
+            train.pretrain(config_of(stop_at=stop), workdir)
+        said = [r.getMessage() for r in caplog.records if r.name == "byol_jax.resume"]
+        assert len(said) == (stop == 7)
+    assert said == []
+    record = checkpoints.read_record(workdir / "checkpoints", 8)
+    assert record["data"]["count"] == 1438 and "pixels_crc32" in record["data"]
+    # Of another seed it is refused as any other run, before anything is written.
+    again = unpack(workdir / "again")
+    before = (again / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"config\.seed=3 \(was 1337\)"):
+        train.pretrain(config_of(seed=3), again)
+    assert (again / "config.json").read_bytes() == before
 
 
 def test_its_checkpoint_is_read_with_todays_keys(tmp_path) -> None:

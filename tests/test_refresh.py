@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from byol_jax import refresh, train
+from byol_jax import prepare, refresh, train
 from byol_jax.augment import byol
 from byol_jax.data import pipeline
 from byol_jax.networks import siamese
@@ -68,9 +68,9 @@ def test_slots_of_what_is_replaced_start_anew(dataset, tmp_path) -> None:
 def trained(dataset):
     """Config, program, images and a drawn state on the devices."""
     config = config_of(dataset)
-    train_set = train.load_images(config)
-    program = train.program_of(config, train_set.num_classes)
-    state = init_state(config.seed, program, train.sizes_of(config), train_set.size)
+    train_set = prepare.load_images(config)
+    program = prepare.program_of(config, train_set.num_classes)
+    state = init_state(config.seed, program, prepare.sizes_of(config), train_set.size)
     return config, program, train_set, spmd.replicate(jax.device_get(state))
 
 

@@ -11,7 +11,7 @@ import pytest
 import golden_data
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import train, weights
+from byol_jax import prepare, train, weights
 from byol_jax.errors import UserError
 from byol_jax.runtime import checkpoints
 from byol_jax.weights import layout
@@ -31,7 +31,7 @@ def config_of(source: object, **changes: object) -> ml_collections.ConfigDict:
 
 
 def started(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple:
-    return train._started(train._plan(config, workdir))
+    return prepare.started(prepare.plan(config, workdir))
 
 
 def assert_same(one: object, other: object) -> None:
@@ -43,7 +43,7 @@ def test_both_networks_are_those_of_a_checkpoint(
 ) -> None:
     run, state = started(config_of(source), tmp_path)
     trained = weights.load(source)
-    assert int(state.step) == 0 and run.terms == {}
+    assert int(state.step) == 0 and run.marks.keys() == {"run"}
     for name in ("online_params", "online_state", "target_params", "target_state"):
         assert_same(getattr(state, name), getattr(trained, name))
     drawn = started(config_of(""), tmp_path)[1]
@@ -128,7 +128,7 @@ def test_a_run_keeps_the_licence_of_its_start(tmp_path: pathlib.Path) -> None:
         assert trained.origin == "BYOL's authors, or their code"
         changes["num_steps"] = 3
     # Going on needs neither the key nor the file, and another one is refused.
-    config = config_of(None, **changes | {"num_steps": 4})
+    config = config_of(None, **changes | {"num_steps": 4, "resume_changed": True})
     train.pretrain(config, tmp_path)
     record = checkpoints.read_record(tmp_path / "checkpoints", 4)
     assert (record["config"]["init"], record["licence"]) == (str(pickle), "CC BY-NC 4.0")

@@ -3,16 +3,19 @@
 import functools
 import json
 import logging
+import pathlib
 import re
+import shutil
 import signal
 import time
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import tiny_runs
-from byol_jax import train, weights
+from byol_jax import prepare, train, weights
 from byol_jax.data.views import Stream, View
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.evals import evaluate
@@ -114,7 +117,7 @@ def test_half_precision_is_what_the_step_computes_in(dataset, finished, tmp_path
 def test_a_run_with_a_cache_reads_each_image_once(tmp_path, monkeypatch):
     """24 training images, 6 batches of 8: two epochs."""
     config = tiny_runs.tiny_config(tiny_runs.write_folder(tmp_path / "images"), data__split="train")
-    uncached = train.load_images(config)
+    uncached = prepare.load_images(config)
     seen = []
 
     def read(i):
@@ -122,10 +125,10 @@ def test_a_run_with_a_cache_reads_each_image_once(tmp_path, monkeypatch):
         return uncached.images.read(i)
 
     counted = uncached._replace(images=uncached.images._replace(read=read))
-    monkeypatch.setattr(train.sources, "load", lambda *_, **__: counted)
+    monkeypatch.setattr(prepare.sources, "load", lambda *_, **__: counted)
     config.data.cache = True
     given = Stream(0, uncached.size, 8, stop=6), (View(8), View(8))
-    ours = list(train.pipeline.train_batches(train.load_images(config), *given))
+    ours = list(train.pipeline.train_batches(prepare.load_images(config), *given))
     assert sorted(seen) == list(range(uncached.size))
     for batch, expected in zip(ours, train.pipeline.train_batches(uncached, *given), strict=True):
         for name, values in expected.items():
@@ -161,7 +164,10 @@ def contents(workdir):
     ("changes", "words"),
     [
         ({}, "already finished (step 6 of 6)"),
-        ({"num_steps": 9, "stop_at": 4}, "already stopped by config.stop_at=4 (step 6 of 9)"),
+        (
+            {"num_steps": 9, "stop_at": 4, "resume_changed": True},
+            "already stopped by config.stop_at=4 (step 6 of 9)",
+        ),
     ],
 )
 def test_a_run_without_a_step_left_is_not_trained(dataset, finished, said, no_step, changes, words):
@@ -173,15 +179,21 @@ def test_a_run_without_a_step_left_is_not_trained(dataset, finished, said, no_st
 
 def test_what_a_run_says_before_its_first_step(dataset, tmp_path, said, monkeypatch):
     """Each thing once; minutes are normal on a CPU alone."""
-    images = f"24 images in {dataset}, 2 classes (train+valid)"
+    images = f"24 images in {dataset}, 2 classes (train+valid); splits of its own: train, test"
     for steps, backend, patience in (
         (1, "cpu", " (minutes are normal on a CPU)"),
         (2, "gpu", ""),
     ):
         monkeypatch.setattr(train.jax, "default_backend", lambda backend=backend: backend)
-        train.pretrain(tiny_runs.tiny_config(dataset, num_steps=steps), tmp_path)
-        what, recipe, compiling = said()
+        train.pretrain(tiny_runs.tiny_config(dataset, num_steps=steps), tmp_path / backend)
+        what, summary, *warnings, recipe, compiling = said()
         assert what == images
+        assert summary == (
+            "effective batch 8, lars at a rate of 0.125 after 0.5 epochs (1 steps), tau 0.996 to "
+            f"1, {steps} steps in all"
+        )
+        # Of a batch, a tau, a warm-up and a rate that are nobody's.
+        assert len(warnings) == 4 and all(line.startswith("config.") for line in warnings)
         assert recipe.startswith("recipe: ")
         assert compiling == f"compiling the update step{patience}"
 
@@ -194,10 +206,10 @@ def test_reading_is_announced_if_it_takes_a_while(dataset, said, monkeypatch):
         return load(*arguments)
 
     config = tiny_runs.tiny_config(dataset)
-    train.load_images(config)
+    prepare.load_images(config)
     assert said() == []
-    monkeypatch.setattr(train.sources, "load", slow)
-    train.load_images(config)
+    monkeypatch.setattr(prepare.sources, "load", slow)
+    prepare.load_images(config)
     assert said() == [f"reading images of {dataset}"]
 
 
@@ -230,8 +242,32 @@ def test_guard_saves_the_last_good_state(dataset, tmp_path):
     assert int(flat["step"]) == step
     assert all(np.isfinite(v).all() for v in flat.values())
     # With a rate that is right the same workdir goes on.
-    train.pretrain(tiny_runs.tiny_config(dataset), tmp_path)
+    train.pretrain(tiny_runs.tiny_config(dataset, resume_changed=True), tmp_path)
     assert tiny_runs.metrics(tmp_path)[-1]["step"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_run_that_diverges_at_once_leaves_its_workdir_usable(dataset, tmp_path):
+    changes = {"optimizer__warmup_epochs": 0.0, "checkpoint_every": 2}
+    config = tiny_runs.tiny_config(dataset, **changes, optimizer__base_learning_rate=1e38)
+    with pytest.raises(GuardError, match=r"nothing is saved; .*the same workdir can be used again"):
+        train.pretrain(config, tmp_path)
+    assert not checkpoints.steps(tmp_path / "checkpoints")
+    (repro,) = tmp_path.glob("diverged-*.json")
+    assert json.loads(repro.read_text())["checkpoint"] is None
+    train.pretrain(tiny_runs.tiny_config(dataset, **changes, stop_at=3), tmp_path)
+    train.pretrain(tiny_runs.tiny_config(dataset, **changes), tmp_path)
+    assert checkpoints.steps(tmp_path / "checkpoints")[-1] == 6
+
+
+def test_a_finished_run_is_not_changed(dataset, copied):
+    """It would be evaluated as what it is not."""
+    before = sorted(copied.rglob("*"))
+    config = tiny_runs.tiny_config(dataset, resume_changed=True, tau_base=0.9)
+    with pytest.raises(UserError, match="is at step 6 of 6, and no step is left to change"):
+        train.pretrain(config, copied)
+    assert sorted(copied.rglob("*")) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -331,8 +367,9 @@ def test_runs_on_a_folder_and_evaluates_its_splits(tmp_path, said, monkeypatch):
 
 def test_too_many_unreadable_files_are_refused_before_anything_is_written(tmp_path):
     dataset = tiny_runs.write_folder(tmp_path / "images")
-    (tmp_path / "images" / "train" / "class0" / "0.png").write_text("not an image")
-    with pytest.raises(UserError, match=r"config\.dataset=folder:\S+: 1 of 24 images cannot"):
+    for file in sorted((tmp_path / "images" / "train").rglob("*.*"))[:2]:
+        file.write_text("not an image")
+    with pytest.raises(UserError, match=r"config\.dataset=folder:\S+: 2 of 24 images cannot"):
         train.pretrain(tiny_runs.tiny_config(dataset), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -355,7 +392,8 @@ def test_images_without_labels_train_without_a_probe(tmp_path, said, capsys):
     records = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {r["metric"] for r in records} == {"std_sqrt_dim"}
     lines = said()
-    assert f"16 images in {config.dataset}, no labels (train+valid)" in lines
+    what = f"16 images in {config.dataset}, no labels (train+valid)"
+    assert f"{what}; splits of its own: train, test" in lines
     assert sum("no labels in" in line for line in lines) == 1
     assert "0 = collapsed" in capsys.readouterr().out
 
@@ -525,6 +563,9 @@ def test_workdir_of_another_architecture_is_left_alone(dataset, finished):
 
     before = contents()
     other = tiny_runs.tiny_config(dataset, network__width=1.0)
+    with pytest.raises(UserError, match=r"config\.network\.width=1\.0 \(was 0\.5\)"):
+        train.pretrain(other, finished)
+    other.resume_changed = True
     with pytest.raises(UserError, match=r"another architecture: online_params/\S+ is float32"):
         train.pretrain(other, finished)
     assert contents() == before
@@ -558,3 +599,146 @@ def test_one_compilation_for_a_whole_run(dataset, tmp_path):
         jax.monitoring.clear_event_listeners()
     assert two > 0
     assert twelve == two
+
+
+def damage(workdir: pathlib.Path, step: int) -> None:
+    (workdir / "checkpoints" / str(step) / "record" / "metadata").write_bytes(b"{")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The steps 3 and 6 of a run of 6."""
+    return shutil.copytree(finished, tmp_path / "copied")
+
+
+def test_a_run_passes_over_a_damaged_checkpoint_if_it_is_asked_to(
+    dataset, copied, finished, caplog
+):
+    damage(copied, 6)
+    with pytest.raises(UserError, match=r"6 is damaged \(record/metadata.* continue from step 3"):
+        train.pretrain(tiny_runs.tiny_config(dataset), copied)
+    before = (copied / "metrics.jsonl").read_text()
+    train.pretrain(tiny_runs.tiny_config(dataset, skip_damaged=True), copied)
+    (line,) = (m for m in caplog.messages if "goes on from step 3" in m)
+    assert "6 is damaged (record/metadata" in line
+    ours, record = checkpoints.read(copied / "checkpoints", 6)
+    whole, original = checkpoints.read(finished / "checkpoints", 6)
+    assert record["run"] == original["run"]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    assert (copied / "metrics.jsonl").read_text() == before
+    aside = copied / "checkpoints" / "6.damaged" / "record" / "metadata"
+    assert aside.read_bytes() == b"{"
+
+
+def test_a_run_never_passes_over_its_only_checkpoint(dataset, copied):
+    damage(copied, 6)
+    shutil.rmtree(copied / "checkpoints" / "3")
+    before = sorted(copied.rglob("*"))
+    with pytest.raises(UserError, match="never starts again from step 0"):
+        train.pretrain(tiny_runs.tiny_config(dataset, skip_damaged=True), copied)
+    assert sorted(copied.rglob("*")) == before
+
+
+def test_a_renamed_or_foreign_checkpoint_is_refused(dataset, copied, tmp_path):
+    folder = copied / "checkpoints"
+    (folder / "6").rename(folder / "58")
+    with pytest.raises(UserError, match=r"58 is damaged .*step 6, not of 58"):
+        train.pretrain(tiny_runs.tiny_config(dataset, num_steps=60), copied)
+    shutil.rmtree(folder / "58")
+    other = tmp_path / "other"
+    train.pretrain(tiny_runs.tiny_config(dataset, seed=2, stop_at=4), other)
+    shutil.copytree(other / "checkpoints" / "4", folder / "4")
+    with pytest.raises(UserError, match="steps of 2 runs, such as 3 and 4"):
+        train.pretrain(tiny_runs.tiny_config(dataset), copied)
+
+
+def test_knn_needs_labels_and_says_so_before_the_first_step(tmp_path, no_step):
+    np.savez(tmp_path / "x.npz", train_images=tiny_runs.images(16), test_images=tiny_runs.images(8))
+    config = tiny_runs.tiny_config(f"npz:{tmp_path / 'x.npz'}", evaluation__knn_every=3)
+    with pytest.raises(
+        UserError, match=r"config\.evaluation\.knn_every=3: .* has no labels; give 0"
+    ):
+        train.pretrain(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_split_is_checked_before_the_first_step(tmp_path, no_step):
+    """Two of seven files of the test split are empty."""
+    dataset = tiny_runs.write_folder(tmp_path / "images", train=24, test=7)
+    bad = sorted((tmp_path / "images" / "test").rglob("*.*"))[:2]
+    for file in bad:
+        file.write_bytes(b"")
+    config = tiny_runs.tiny_config(dataset, evaluation__at_end=True)
+    with pytest.raises(UserError) as error:
+        train.pretrain(config, tmp_path / "run")
+    message = str(error.value)
+    assert "2 of 7 images cannot be read, more than one" in message
+    assert all(str(file) in message for file in bad)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_one_bad_file_of_a_small_split_is_named_and_left_out(tmp_path, said):
+    dataset = tiny_runs.write_folder(tmp_path / "images", train=24, test=7)
+    bad, *_ = sorted((tmp_path / "images" / "test").rglob("*.*"))
+    bad.write_bytes(b"")
+    config = tiny_runs.tiny_config(dataset, num_steps=1, evaluation__at_end=True)
+    train.pretrain(config, tmp_path / "run")
+    records = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {record["n_examples"] for record in records} == {6}
+    assert any(str(bad) in line and "left out" in line for line in said())
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("error", [UserError("no reason"), OSError(28, "No space left on device")])
+def test_an_evaluation_that_fails_ends_a_finished_training_with_3(
+    dataset, tmp_path, monkeypatch, error
+):
+    """It has its last step; the same command, once it can, evaluates it."""
+
+    def fail(*_):
+        raise error
+
+    config = tiny_runs.tiny_config(dataset, num_steps=1, evaluation__at_end=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", fail)
+        with pytest.raises(GuardError) as guard:
+            train.pretrain(config, tmp_path)
+    message = str(guard.value)
+    assert message.startswith("the training is finished and saved, step 1 in")
+    assert str(error.args[-1]) in message and message.endswith("the same command evaluates it")
+    assert checkpoints.steps(tmp_path / "checkpoints") == [1]
+    train.pretrain(config, tmp_path)
+    assert (tmp_path / "results.json").exists()
+
+
+def test_small_classes_without_a_test_split_say_the_way_out(tmp_path, no_step):
+    """A fifth of two images is none. A training that evaluates nothing takes them."""
+    for i in range(60):
+        file = tmp_path / "images" / f"c{i % 30}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiny_runs.images(1, seed=i)[0]).save(file)
+    dataset = f"folder:{tmp_path / 'images'}"
+    config = tiny_runs.tiny_config(dataset, evaluation__at_end=True)
+    with pytest.raises(UserError, match=r"no test images; .*--config\.evaluation\.at_end=False"):
+        train.pretrain(config, tmp_path / "run")
+    assert prepare.load_images(tiny_runs.tiny_config(dataset)).size == 60
+
+
+def test_the_largest_image_is_a_setting_of_the_run(tmp_path, no_step):
+    """Of 12 images, three have more than 400 pixels."""
+    for i in range(12):
+        pixels = np.zeros((21 if i % 4 == 0 else 20, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i:02}.png")
+    settings = {"data__largest_image": 0.0004, "data__split": "train+valid+test"}
+    config = tiny_runs.tiny_config(f"folder:{tmp_path}", **settings)
+    with pytest.raises(
+        UserError, match=r"3 of 12 .*00\.png \(20 x 21 pixels, .*largest_image=0\.0004"
+    ):
+        prepare.load_images(config)
+    config.data.largest_image = 179.0
+    with pytest.raises(UserError, match=r"config\.data\.largest_image=179\.0 must be above 0"):
+        prepare.check(config)

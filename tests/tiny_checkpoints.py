@@ -1,7 +1,7 @@
 """A checkpoint of a tiny untrained network, and images of classes that are easy to tell apart."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,12 +54,13 @@ def save(
     steps: Sequence[int] = (STEP,),
     num_classes: int = 3,
     total_steps: int | None = STEP,
+    marks: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> pathlib.Path:
     """Writes `workdir/checkpoints/STEP` as a pre-training run of `tiny_runs.tiny_config` would.
 
     Online and target network differ, but for their BatchNorm averages. With `total_steps=None` the
-    record is that of the first version.
+    record is that of the first version. `marks` are further entries of it.
     """
     config = tiny_runs.tiny_config(dataset, **{"network__width": 2.0} | changes).to_dict()
     network = siamese.siamese(siamese.make_spec(config["network"], num_classes))
@@ -70,7 +71,7 @@ def save(
     tree = {}
     for seed, name in enumerate(("online", "target")):
         tree[f"{name}_params"], tree[f"{name}_state"] = (fill(part, seed) for part in init)
-    record = {"config": config, "num_classes": num_classes}
+    record = {"config": config, "num_classes": num_classes, **(marks or {})}
     if total_steps is not None:
         record["total_steps"] = total_steps
     return write(workdir, tree, record, steps)

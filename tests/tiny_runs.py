@@ -70,6 +70,18 @@ def _run_forked(arguments: Sequence[str], streams: pathlib.Path) -> None:
     main.run()
 
 
+def start(streams: pathlib.Path, *arguments: object) -> multiprocessing.Process:
+    """The program, running, without the seconds that Python takes to import it.
+
+    Args:
+      streams: a folder; the program writes its `stdout` and `stderr` there.
+      *arguments: of the program.
+    """
+    process = _FORKS.Process(target=_run_forked, args=([*map(str, arguments)], streams))
+    process.start()
+    return process
+
+
 def refusal(*arguments: object) -> str:
     """What the program says of a mistake, in one line: all that it prints before it exits with 2.
 
@@ -77,8 +89,7 @@ def refusal(*arguments: object) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         streams = pathlib.Path(folder)
-        process = _FORKS.Process(target=_run_forked, args=([*map(str, arguments)], streams))
-        process.start()
+        process = start(streams, *arguments)
         process.join(300)
         stdout, stderr = ((streams / name).read_text() for name in ("stdout", "stderr"))
     assert process.exitcode == 2, stderr

@@ -1,6 +1,5 @@
 """Image sets held as arrays: the digits of scikit-learn, and npz files."""
 
-import os
 import zipfile
 import zlib
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from byol_jax.data.images import ImageSet
 from byol_jax.errors import UserError, require
+from byol_jax.runtime import paths
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -46,12 +46,19 @@ def read_npz(file: str) -> dict[str, ImageSet]:
 
 
 def _npz_arrays(file: str) -> dict[str, np.ndarray]:
-    path = os.path.expanduser(file)
+    path = paths.outside(file)
     require(
-        os.path.isfile(path),
-        f"there is no such file; give an npz file with {', '.join(_ARRAYS)}",
+        path.is_file(),
+        f"there is no such file; give an npz file with {', '.join(_ARRAYS)}, and "
+        "its path now if it has moved",
     )
     wrong = "this is not a readable npz file; write one with numpy.savez(FILE, train_images=...)"
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(
+            f"this file cannot be read ({error.strerror}): make it readable, or give another"
+        ) from error
     # np.load would also read a single .npy array or a pickle.
     require(zipfile.is_zipfile(path), wrong)
     try:
@@ -78,10 +85,29 @@ def _checked_images(arrays: dict[str, np.ndarray], split: str) -> np.ndarray:
     require(images.dtype == np.uint8, f"{what} is {images.dtype}; it must be uint8 in 0..255")
     require(
         images.ndim == 4 and images.shape[-1] == 3 and 0 not in images.shape[1:],
-        f"{what} has shape {list(images.shape)}; it must be [N, H, W, 3]: repeat a grey channel "
-        "three times, put channels last",
+        f"{what} has shape {list(images.shape)}; it must be [N, H, W, 3]: {_to_rgb(images, what)}",
     )
     return images
+
+
+def _to_rgb(images: np.ndarray, what: str) -> str:
+    """How images of another shape become RGB."""
+    if images.ndim == 3:
+        return f"grey images become that by numpy.repeat({what}[..., None], 3, axis=-1)"
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        return "number, height, width and channels, none of them 0"
+    channels = images.shape[-1]
+    if channels == 4:
+        return f"leave out the transparency of RGBA, {what}[..., :3]"
+    if channels == 1:
+        return f"repeat the grey channel, numpy.repeat({what}, 3, axis=-1)"
+    if channels == 2:
+        return (
+            f"of grey and transparency repeat the first, numpy.repeat({what}[..., :1], 3, axis=-1)"
+        )
+    if images.shape[1] in (1, 3, 4):
+        return f"put channels last, {what}.transpose(0, 2, 3, 1)"
+    return f"choose three of the {channels} channels, as in {what}[..., [0, 1, 2]]"
 
 
 def _checked_labels(arrays: dict[str, np.ndarray], split: str, count: int) -> np.ndarray:

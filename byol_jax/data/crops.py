@@ -142,7 +142,8 @@ def decode(data: Any, window: Any, times: Any = None) -> Any:
     def of_jpeg() -> Any:
         if times is None:
             return jpeg(1)
-        return tf.switch_case(times, [functools.partial(jpeg, ratio) for ratio in (1, 2, 4, 8)])
+        index = tf.convert_to_tensor(times, tf.int32)  # outside of a graph it is a number of numpy
+        return tf.switch_case(index, [functools.partial(jpeg, ratio) for ratio in (1, 2, 4, 8)])
 
     return tf.cond(
         tf.io.is_jpeg(data),

@@ -1,14 +1,19 @@
 """Sets of labelled images, in memory or stored one by one, and their headers."""
 
+import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+import pathlib
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from byol_jax.data.depth import UNSEEN, Depth, is_deep_png, levels, of_png
 from byol_jax.errors import require
 
 _logger = logging.getLogger(__name__)
@@ -17,6 +22,11 @@ _logger = logging.getLogger(__name__)
 # appended.
 _TENSORFLOW_FORMATS = ("JPEG", "MPO", "PNG")
 _EXIF_ORIENTATION = 0x0112
+# Most megapixels of an image: Pillow itself refuses more.
+LARGEST = 178.0
+# Larger images are converted one at a time, in pixels.
+_LARGE = 2**26
+_one_at_a_time = threading.Lock()
 # Images whose mean size estimates that of a whole set.
 _MEASURED = 200
 
@@ -30,6 +40,23 @@ class Encoded(NamedTuple):
 
     data: bytes
     label: Label
+
+
+class Decoding(NamedTuple):
+    """How stored images are read.
+
+    Attributes:
+      exif: whether images are turned as EXIF says.
+      largest: megapixels above which an image counts as unreadable.
+      depth: how values of more than 8 bits become levels; `UNSEEN` looks at the images.
+    """
+
+    exif: bool = False
+    largest: float = LARGEST
+    depth: Depth = UNSEEN
+
+
+AS_STORED = Decoding()
 
 
 class Files(NamedTuple):
@@ -60,6 +87,7 @@ class Records(NamedTuple):
       scan_labels: function that returns all labels, int32 `[size]` (multi-label: `[size, K]`); it
         may have to read every record.
       files: where other programs find the same images; None if they cannot.
+      seen: is set once an image has been read; None if nobody keeps a record of it.
     """
 
     size: int
@@ -67,6 +95,7 @@ class Records(NamedTuple):
     describe: Callable[[int], str]
     scan_labels: Callable[[], np.ndarray]
     files: Files | None = None
+    seen: threading.Event | None = None
 
 
 class ImageSet(NamedTuple):
@@ -83,6 +112,9 @@ class ImageSet(NamedTuple):
       key: the key of the config whose value is the name; empty if there is none.
       summary: how many images there are, and what of their source was set aside, in words; empty
         where it is unknown.
+      largest: megapixels above which an image counts as unreadable.
+      depth: how values of more than 8 bits become levels.
+      note: what its source says of itself, in words.
     """
 
     name: str
@@ -93,6 +125,9 @@ class ImageSet(NamedTuple):
     classes: tuple[str, ...] = ()
     key: str = ""
     summary: str = ""
+    largest: float = LARGEST
+    depth: Depth = UNSEEN
+    note: str = ""
 
     @property
     def title(self) -> str:
@@ -118,6 +153,57 @@ def all_labels(image_set: ImageSet) -> np.ndarray:
     return image_set.labels
 
 
+def fingerprint(image_set: ImageSet) -> dict[str, int]:
+    """What tells two sets of images apart, without reading stored images.
+
+    `count`, the number of images, and checksums: `names_crc32` of the names of stored images in
+    their order, which a move of the whole set does not change; `pixels_crc32` of images in memory;
+    `labels_crc32` of labels that are in memory.
+    """
+    images, labels = image_set.images, image_set.labels
+    print_of = {"count": image_set.size}
+    if isinstance(images, Records):
+        print_of["names_crc32"] = _crc_of_names(images)
+    else:
+        print_of["pixels_crc32"] = zlib.crc32(np.ascontiguousarray(images).data)
+    if labels is not None:
+        print_of["labels_crc32"] = zlib.crc32(np.ascontiguousarray(labels, "<i4").data)
+    return print_of
+
+
+# What other checksums of a fingerprint mean.
+_OTHER = {"names_crc32": "names", "pixels_crc32": "pixels", "labels_crc32": "labels"}
+
+
+def difference(old: Mapping[str, int], new: Mapping[str, int]) -> str:
+    """What tells two fingerprints apart, in words; empty if nothing does that both have."""
+    if old["count"] != new["count"]:
+        return f"{new['count']} images (was {old['count']})"
+    others = [
+        word for key, word in _OTHER.items() if key in old and key in new and old[key] != new[key]
+    ]
+    return f"{new['count']} images of other {' and '.join(others)}" if others else ""
+
+
+def _crc_of_names(records: Records) -> int:
+    files = records.files
+    if files is None:
+        names = (records.describe(i) for i in range(records.size))
+    elif files.offset_of is None:
+        # Relative to the folder that holds them all.
+        start = len(os.path.commonpath({os.path.dirname(path) for path in files.paths} or {"."}))
+        names = (files.paths[path][start:] for path in files.path_of.tolist())
+    else:
+        # A shard is named together with its folder, which is the version of its set.
+        shards = ["/".join(path.split("/")[-2:]) for path in files.paths]
+        places = zip(files.path_of.tolist(), files.offset_of.tolist(), strict=True)
+        names = (f"{shards[path]} {offset}" for path, offset in places)
+    crc = 0
+    for name in names:
+        crc = zlib.crc32(os.fsencode(f"{name}\n"), crc)
+    return crc
+
+
 def select(image_set: ImageSet, positions: np.ndarray) -> ImageSet:
     """The images at `positions`, in that order; records are not copied."""
     images = image_set.images
@@ -130,6 +216,7 @@ def select(image_set: ImageSet, positions: np.ndarray) -> ImageSet:
         describe=lambda i: images.describe(int(positions[i])),
         scan_labels=lambda: images.scan_labels()[positions],
         files=images.files and _selected(images.files, positions),
+        seen=images.seen,
     )
     return image_set._replace(images=chosen, labels=labels)
 
@@ -153,11 +240,15 @@ def unlabelled(image_set: ImageSet) -> ImageSet:
     )
 
 
-def cached(image_set: ImageSet) -> ImageSet:
+def cached(image_set: ImageSet, processes: int = 1) -> ImageSet:
     """The same images; encoded bytes stay in memory once they have been read.
 
+    Args:
+      image_set: the images.
+      processes: number of processes on this host; each keeps its own copy.
+
     Raises:
-      UserError: this machine has too little memory.
+      UserError: this machine has too little memory for all of them.
     """
     images = image_set.images
     if not isinstance(images, Records):
@@ -176,24 +267,44 @@ def cached(image_set: ImageSet) -> ImageSet:
         except OSError:  # the run itself reports images that it cannot read
             continue
     needed = images.size * sum(sizes) / max(len(sizes), 1) / 2**30
-    memory = _memory() / 2**30
+    memory = free_memory() / 2**30
+    each = f" in each of {processes} processes" * (processes > 1)
     require(
-        needed < memory,
-        f"config.data.cache=True would keep about {needed:.1f} GiB of {image_set.name} in memory, "
-        f"but this machine has {memory:.1f} GiB; give False, or copy the set to a local disk",
+        processes * needed < memory,
+        f"config.data.cache=True would keep about {needed:.1f} GiB of {image_set.name} in memory"
+        f"{each}, but this machine has {memory:.1f} GiB to give; give False, or copy the set to a "
+        "local disk",
     )
     _logger.info(
-        "%s will take about %.1f GiB of the %.1f GiB of memory (config.data.cache)",
-        image_set.name,
-        needed,
-        memory,
+        "%s will take about %.1f GiB%s, of %.1f GiB of memory (config.data.cache)",
+        *(image_set.name, needed, each, memory),
     )
     return image_set._replace(images=images._replace(read=read))
 
 
-def _memory() -> int:
-    """Size of this machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def free_memory(root: str = "/") -> int:
+    """Bytes that programs on this machine, or in this container, may still take.
+
+    Args:
+      root: folder of `proc` and `sys`.
+    """
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if root == "/" else []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = pathlib.Path(root, "proc/meminfo").read_text().splitlines()
+        entries = dict(line.split(":", 1) for line in lines)
+        found.append(int(entries["MemAvailable"].split()[0]) * 1024)
+    own = ""
+    with contextlib.suppress(OSError):
+        groups = pathlib.Path(root, "proc/self/cgroup").read_text().splitlines()
+        own = next((line[4:] for line in groups if line.startswith("0::/")), "")
+    for limit in (
+        f"sys/fs/cgroup/{own}/memory.max",
+        "sys/fs/cgroup/memory.max",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such limit, or the word "max"
+            found.append(int(pathlib.Path(root, limit).read_text()))
+    return min(found)
 
 
 def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
@@ -275,25 +386,40 @@ class Unreadable(Exception):
     """Bytes that are not an image; the message says why."""
 
 
-def prepare(data: bytes, exif: bool = False) -> Prepared:
+def prepare(
+    data: bytes, exif: bool = False, largest: float = LARGEST, depth: Depth = UNSEEN
+) -> Prepared:
     """Reads the header; turns formats other than JPEG and PNG into PNG.
 
     Args:
       data: bytes of an image file in any format that Pillow reads.
       exif: whether to report the orientation; the usual ImageNet pipelines ignore it.
+      largest: most megapixels.
+      depth: how values of more than 8 bits become levels; of 16 bits TensorFlow takes the high
+        byte of a PNG itself.
 
     Raises:
-      Unreadable: not an image, an unknown format, or more than 2**27.4 pixels (Pillow's limit).
+      Unreadable: not an image, an unknown format, too many pixels, or values of another depth.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-            if image.format not in _TENSORFLOW_FORMATS:
-                data = _as_png(image)
+            if width * height > largest * 1e6:
+                raise Unreadable(
+                    f"{width} x {height} pixels, {width * height / 1e6:.3g} megapixels: more than "
+                    f"config.data.largest_image={largest:g}"
+                )
+            is_other = image.format not in _TENSORFLOW_FORMATS
+            if is_other or (not depth.is_plain and is_deep_png(data)):
+                with _one_at_a_time if width * height > _LARGE else contextlib.nullcontext():
+                    other = image if is_other else Image.fromarray(levels(of_png(data), depth))
+                    data = _as_png(other, depth)
             # After decoding, because Pillow itself turns a TIFF when it decodes it.
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if exif else 1
     except UnidentifiedImageError as error:
         raise Unreadable("not an image, or in an unknown format" if data else "no bytes") from error
+    except Unreadable:
+        raise
     except Exception as error:  # damaged bytes make Pillow's parsers raise errors of any type
         raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
     if orientation not in range(1, 9):
@@ -301,10 +427,9 @@ def prepare(data: bytes, exif: bool = False) -> Prepared:
     return Prepared(data, height, width, orientation)
 
 
-def _as_png(image: Image.Image) -> bytes:
-    if image.mode.startswith("I;16"):
-        # Takes the high byte, as libpng does; Pillow would clip at 255.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+def _as_png(image: Image.Image, depth: Depth) -> bytes:
+    if image.mode[0] in "IF":  # Pillow would clip at 255
+        image = Image.fromarray(levels(np.asarray(image), depth))
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

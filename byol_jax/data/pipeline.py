@@ -53,8 +53,9 @@ def train_batches(
 
     Raises:
       UserError: fewer images than one batch, a batch that cannot be divided, bad ranges, or a
-        service that does not answer. From the iterator: more than 1 % of the images cannot be
-        read, or a service delivers no batches.
+        service that does not answer. From the iterator: more images than `stored.tolerated` cannot
+        be read, or a service delivers no batches.
+      GuardError: from the iterator, images that could be read are away now.
     """
     _check(image_set, stream, views, reading.prefetch)
     require(reading.threads >= 0, f"threads={reading.threads} must be at least 0")
@@ -171,7 +172,9 @@ def evaluation_batches(
       multi-label set).
 
     Raises:
-      UserError: unknown mode. From the iterator: more than 1 % of the images cannot be read.
+      UserError: unknown mode. From the iterator: more images than `stored.tolerated` cannot be
+        read.
+      GuardError: from the iterator, images that could be read are away now.
     """
     whole = crops.center_placement(image_size, image_size, image_size, mode)
     starts = range(start, image_set.size, batch_size)

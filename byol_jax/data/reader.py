@@ -10,7 +10,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,6 @@ from byol_jax.data.stored import (
     decoding_errors,
     error_of,
     read_example,
-    too_many,
 )
 from byol_jax.data.views import Request
 
@@ -36,6 +35,15 @@ _NAMED = 20
 # cheap, many enough that the overhead of a call is negligible.
 _CHUNK = 16
 _JPEG = b"\xff\xd8\xff"
+# Most pixels that a chunk decodes, and that an image in it may have. Larger ones are decoded one at
+# a time: a chunk holds its images until the last of them is decoded, and several chunks are decoded
+# side by side.
+_CHUNK_PIXELS, _IMAGE_PIXELS = 2**28, 2**26
+# Takes the place of an image that is decoded by itself: a black pixel.
+_PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c494441"
+    "54789c63606060000000040001f61738550000000049454e44ae426082"
+)
 
 
 # Replaces arrays of a whole batch, in chunks of the given number of rows, on the given threads.
@@ -87,7 +95,7 @@ def crop(
       `ids`, `epochs` int32 `[b]` (`labels` `[b, K]` of a multi-label set).
 
     Raises:
-      UserError: more than 1 % of the images cannot be read.
+      UserError, GuardError: more images than `stored.tolerated` cannot be read.
     """
     batches = _crop(plan, requests, transform, num_threads, max(ahead, 1))
     return in_background(batches, ahead) if ahead else batches
@@ -103,6 +111,7 @@ class _Loaded(NamedTuple):
       placements: int32 `[b, V, 8]`, relative to the pixels or to the decoded window.
       orientation: EXIF orientation of the pixels.
       reasons: why each image cannot be read; empty if it can.
+      areas: pixels that decoding each image makes, int64 `[b]`; 0 in memory.
     """
 
     request: Request
@@ -111,6 +120,7 @@ class _Loaded(NamedTuple):
     placements: np.ndarray
     orientation: np.ndarray
     reasons: list[str]
+    areas: np.ndarray
 
 
 # Requests, each with an iterator of its chunks: one patch, uint8 `[H, W, 3]`, per image.
@@ -133,6 +143,7 @@ def _load(plan: Plan, request: Request, pool: concurrent.futures.Executor) -> _L
         plan.place(request, heights, widths),
         np.ones(count, int),
         [""] * count,
+        np.zeros(count, int),
     )
 
 
@@ -144,14 +155,17 @@ def _gather(plan: Plan, request: Request, examples: list[Example]) -> _Loaded:
     upright = plan.place(request, *crops.seen_size(heights, widths, orientation))
     placements = crops.turn(upright, heights[:, None], widths[:, None], orientation[:, None])
     scaling = {}
+    is_jpeg = np.array([image.data.startswith(_JPEG) for image in images])
     if plan.scaled:
-        is_jpeg = np.array([image.data.startswith(_JPEG) for image in images])
         scaling["times"] = crops.halvings(upright) * is_jpeg
         placements = crops.halved(placements, scaling["times"])
     # One window around all crops, so that each image is decoded once.
     corner = placements[..., :2].min(axis=1)
     end = (placements[..., :2] + placements[..., 2:4]).max(axis=1)
     placements[..., :2] -= corner[:, None]
+    windows = np.prod(end - corner, axis=-1, dtype=np.int64)
+    # Of a PNG the window is cut from the whole image.
+    areas = np.where(is_jpeg, windows, heights.astype(np.int64) * widths)
     inputs = {
         "data": np.array([image.data for image in images], object),
         "window": np.concatenate([corner, end - corner], axis=-1),
@@ -159,7 +173,7 @@ def _gather(plan: Plan, request: Request, examples: list[Example]) -> _Loaded:
     }
     labels = np.array([example.label for example in examples], np.int32)
     reasons = [example.reason for example in examples]
-    return _Loaded(request, labels, inputs, placements, orientation, reasons)
+    return _Loaded(request, labels, inputs, placements, orientation, reasons, areas)
 
 
 def _crop(
@@ -234,11 +248,32 @@ def _decoded(loaded: Iterator[_Loaded], size: int, num_threads: int, ahead: int)
 
 
 def _in_chunks(loaded: _Loaded, size: int) -> Batch:
-    """Arguments of `crops.decode` as `[chunks, size, ...]`, padded with the last row."""
+    """Arguments of `crops.decode` as `[chunks, size, ...]`, padded with the last row.
+
+    Images that are decoded by themselves are a pixel there.
+    """
     assert isinstance(loaded.pixels, dict)
     count = len(loaded.labels)
+    inputs = dict(loaded.pixels)
+    if alone := [i for at in range(0, count, size) for i in _alone(loaded, at, size)]:
+        inputs = {name: x.copy() for name, x in inputs.items()}
+        inputs["data"][alone] = _PIXEL
+        inputs["window"][alone] = (0, 0, 1, 1)
     rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
-    return {name: x[rows].reshape(-1, size, *x.shape[1:]) for name, x in loaded.pixels.items()}
+    return {name: x[rows].reshape(-1, size, *x.shape[1:]) for name, x in inputs.items()}
+
+
+def _alone(loaded: _Loaded, start: int, size: int) -> list[int]:
+    """The rows of the chunk from `start` on that are too large to be decoded with the others."""
+    areas = loaded.areas[start : start + size]
+    if areas.max() <= _IMAGE_PIXELS and areas.max() * size <= _CHUNK_PIXELS:
+        return []
+    # The smallest images first, as many as go together. The last one fills up an incomplete chunk.
+    order = np.argsort(areas, kind="stable")
+    together = (np.cumsum(areas[order]) <= _CHUNK_PIXELS) & (areas[order] <= _IMAGE_PIXELS)
+    if len(areas) < size:
+        together[order == len(areas) - 1] &= size * areas[-1] <= _CHUNK_PIXELS
+    return (start + order[~together]).tolist()
 
 
 def _dataset(tf: Any, feed: Any, num_threads: int) -> Any:
@@ -282,12 +317,14 @@ def _finish(
     jobs = []
     for start in range(0, count, chunk):
         rows = range(start, min(start + chunk, count))
+        alone: Collection[int] = _alone(loaded, start, chunk)
         try:
             patches = next(chunks)
         except decoding_errors():
-            _repair(plan, loaded, rows, bad, views, labels, kept)
+            alone = rows
         else:
-            jobs.append(pool.submit(_place, loaded, rows, patches, views))
+            jobs.append(pool.submit(_place, loaded, rows, patches, views, alone))
+        _one_by_one(plan, loaded, alone, bad, views, labels, kept)
     for job in jobs:
         job.result()
     ids, epochs = (x.astype(np.int32) for x in loaded.request)
@@ -296,25 +333,31 @@ def _finish(
 
 
 def _place(
-    loaded: _Loaded, rows: range, patches: Iterable[np.ndarray], views: list[np.ndarray]
+    loaded: _Loaded,
+    rows: range,
+    patches: Iterable[np.ndarray],
+    views: list[np.ndarray],
+    without: Collection[int] = (),
 ) -> None:
-    """Writes the views of some rows into V arrays `[b, S_v, S_v, 3]`."""
+    """Writes the views of rows, but for some of them, into V arrays `[b, S_v, S_v, 3]`."""
     # The last chunk of a request may hold more patches than there are rows.
     for i, patch in zip(rows, patches, strict=False):
+        if i in without:
+            continue
         for placement, view in zip(loaded.placements[i], views, strict=True):
             view[i] = crops.place(patch, placement, view.shape[1], int(loaded.orientation[i]))
 
 
-def _repair(
+def _one_by_one(
     plan: Plan,
     loaded: _Loaded,
-    rows: range,
+    rows: Collection[int],
     bad: dict[int, str],
     views: list[np.ndarray],
     labels: np.ndarray,
     kept: np.ndarray,
 ) -> None:
-    """Makes the views of a chunk with a damaged image, row by row.
+    """Makes the views of single rows: those of a chunk with a damaged image, and of large images.
 
     Writes the labels of substitutes into `labels`, and False into `kept` if there is no substitute.
     """
@@ -346,6 +389,7 @@ def _row(loaded: _Loaded, i: int) -> _Loaded:
         loaded.placements[row],
         loaded.orientation[row],
         loaded.reasons[row],
+        loaded.areas[row],
     )
 
 
@@ -355,7 +399,7 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> list[np.nd
     Returns None, and adds the image to `bad`, if it cannot be read.
 
     Raises:
-      UserError: more than 1 % of the set is in `bad`.
+      UserError, GuardError: more images than `stored.tolerated` are in `bad`.
     """
     (reason,) = loaded.reasons
     views = [np.empty((1, size, size, 3), np.uint8) for size in plan.sizes]
@@ -373,6 +417,6 @@ def _try(plan: Plan, i: int, loaded: _Loaded, bad: dict[int, str]) -> list[np.nd
             what = "is left out" if plan.seed is None else "is replaced by another image"
             assert isinstance(records, Records)
             _logger.warning("%s cannot be read and %s: %s", records.describe(i), what, reason)
-        if len(bad) > stored.TOLERATED_SHARE * plan.image_set.size:
-            raise too_many(plan.image_set, bad, plan.image_set.size)
+        if len(bad) > stored.tolerated(plan.image_set.size):
+            raise stored.ended(plan.image_set, bad)
     return None if reason else [view[0] for view in views]

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from byol_jax.augment.boxes import box_rule
-from byol_jax.data import background, crops, folder
+from byol_jax.data import background, crops
 from byol_jax.data.images import Files, ImageSet, Records
 from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.data.views import Stream, View, box_sources, share
-from byol_jax.errors import UserError, require
+from byol_jax.errors import GuardError, UserError, require
 
 _logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ WARNING = 30
 PATIENCE = 300
 
 _ADDRESS = re.compile(r"(?:grpc://)?(?P<host>[^\s/:]+|\[[\da-fA-F:]+\]):(?P<port>\d+)")
-# Formats that `images.prepare` converts with Pillow, which a TensorFlow graph cannot do.
-_NEED_PILLOW = tuple(end for end in folder.ENDINGS if end not in (".jpg", ".jpeg", ".jpe", ".png"))
+# Endings of files that `images.prepare` leaves as they are: a TensorFlow graph has no Pillow.
+_DECODED = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 # Bytes read at once for a record: enough for most records, so that one read suffices.
 _READ_BYTES = 2**18
 
@@ -76,21 +76,31 @@ def batches(
         service.ShardingPolicy.DYNAMIC, f"grpc://{host}:{port}", identity, graph.element_spec
     )
     _logger.info("crops come from the tf.data service at %s:%d", host, port)
-    return background.in_background(
-        (batch for batch in fetched.as_numpy_iterator()), max(ahead, 1), _waiting(address)
-    )
+    came: list[bool] = []
+
+    def noted() -> background.Batches:
+        for batch in fetched.as_numpy_iterator():
+            came[:] = [True]
+            yield batch
+
+    return background.in_background(noted(), max(ahead, 1), _waiting(address, came))
 
 
-def _waiting(address: str) -> Callable[[float], None]:
-    """The function to call every second without a batch: warns, and finally raises."""
+def _waiting(address: str, came: Sequence[bool] = ()) -> Callable[[float], None]:
+    """The function to call every second without a batch: warns, and finally raises.
+
+    Args:
+      address: address of the dispatcher.
+      came: empty until the first batch has come; what ends later was running.
+    """
 
     def wait(seconds: float) -> None:
-        require(
-            seconds < PATIENCE,
-            f"config.data.service={address}: no batch for {PATIENCE} s; check that dispatcher and "
-            "workers run and find the images (see their logs), then run the same command again to "
-            "resume from the newest checkpoint",
-        )
+        if seconds >= PATIENCE:
+            raise (GuardError if came else UserError)(
+                f"config.data.service={address}: no batch for {PATIENCE} s; check that dispatcher "
+                "and workers run and find the images (see their logs), then run the same command "
+                "again to resume from the newest checkpoint"
+            )
         if seconds == WARNING:
             _logger.warning(
                 "no batch from config.data.service=%s for %d s: check that its workers run and "
@@ -194,6 +204,12 @@ def dataset(image_set: ImageSet, stream: Stream, views: Sequence[View]) -> Any:
     @plain  # type: ignore[untyped-decorator]
     def crop_one(i: Any, epoch: Any) -> dict[str, Any]:
         data, label = read(i)
+        height, width = (tf.cast(side, tf.float64) for side in _sides(data))
+        # Fails for an image that is too large, which is left out like one that cannot be read.
+        most = tf.constant(image_set.largest * 1e6, tf.float64)
+        fits = tf.debugging.assert_less_equal(height * width, most)
+        with tf.control_dependencies([fits]):
+            data = tf.identity(data)
         cut = _views(data, i, epoch, stream.seed, views)
         return {**cut, "labels": label, "ids": i, "epochs": epoch}
 
@@ -225,12 +241,17 @@ def _files(image_set: ImageSet) -> Files:
             "random order; prepare it as tfrecord (tfds build --file_format=tfrecord)"
         )
     files = records.files
-    unsupported = [path for path in files.paths if path.lower().endswith(_NEED_PILLOW)]
+    unsupported = [path for path in files.paths if not path.lower().endswith(_DECODED)]
     require(
         files.offset_of is not None or not unsupported,
         f"config.data.service reads JPEG and PNG files only, and {image_set.name} has "
         f"{len(unsupported)} other files, such as {unsupported[0] if unsupported else ''}: convert "
         "them, or leave the key out",
+    )
+    require(
+        image_set.depth.is_plain,
+        f"config.data.service takes the high byte of 16 bits, and {image_set.name} has values of "
+        f"{image_set.depth.bits} bits: convert the images to 8 bits, or leave the key out",
     )
     return files
 

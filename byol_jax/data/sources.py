@@ -3,18 +3,50 @@
 import contextlib
 import difflib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
+
 from byol_jax.data import folder, splits, table10, tfds_sets
 from byol_jax.data.arrays import read_digits, read_npz
+from byol_jax.data.depth import UNSEEN, Depth
 from byol_jax.data.images import ImageSet, concatenate
 from byol_jax.data.splits import Readers
 from byol_jax.data.table10 import Benchmark
 from byol_jax.errors import UserError, require
 
+_logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "valid", "test")
 KINDS = ("digits", "npz:FILE", "folder:DIR", "tfds:NAME")
+
+
+def named(dataset: str, table: str | None) -> str:
+    """The name of a data set whose labels are in a table, `folder:DIR,labels=FILE.csv`.
+
+    Args:
+      dataset: the data set.
+      table: a CSV file of paths and labels (`labels.read`), or None: then the name stays.
+
+    Raises:
+      UserError: the data set is no folder, or its name has another table.
+    """
+    if not table:
+        return dataset
+    kind, _, argument = dataset.partition(":")
+    require(
+        kind == "folder",
+        f"config.data.labels={table} is for folder:DIR, and config.dataset is {dataset}: leave it "
+        "out",
+    )
+    own = folder.parts_of(argument)[1]
+    require(
+        own in (None, table),
+        f"config.data.labels={table}: config.dataset={dataset} names another table; leave one out",
+    )
+    return dataset if own else folder.with_labels(dataset, table)
 
 
 def load(
@@ -24,17 +56,20 @@ def load(
     benchmark: str | None = None,
     *,
     key: str = "config.dataset",
+    depth: Depth = UNSEEN,
 ) -> ImageSet:
     """One split of a data set, or several of them joined.
 
     Args:
-      dataset: `digits`, `npz:FILE`, `folder:DIR` or `tfds:NAME`.
+      dataset: `digits`, `npz:FILE`, `folder:DIR`, `folder:DIR,labels=FILE.csv` or `tfds:NAME`.
       split: `train`, `valid`, `test`, or several joined as in `train+valid`. Images come in the
         order of the source, not of the words. `tfds:NAME` also takes any other split that it has.
       data_dir: folder of prepared TFDS sets (`tfds:NAME` only).
       benchmark: which row of BYOL Table 10 the images are (`table10.TABLE_10`); by default that
         of `tfds:NAME`, if there is one. Its rule makes a validation split that the source lacks.
       key: the key of the config that names the data set; empty if none does.
+      depth: that of the images of a training, where the network of one is to see these
+        (`depth.of_images`).
 
     Raises:
       UserError: unknown data set, split or benchmark, unusable files, a split without images, or
@@ -43,7 +78,7 @@ def load(
     row = table10.find(dataset, benchmark)
     wanted = split.split("+")
     with _named(f"{key}={dataset}" if key else dataset):
-        readers = _checked(_readers(dataset, data_dir), row)
+        readers = _checked(_readers(dataset, data_dir, depth), row)
         allowed = list(dict.fromkeys([*SPLITS, *readers]))
         unknown = [name for name in wanted if name not in allowed]
         require(
@@ -55,10 +90,35 @@ def load(
         own = [readers[name]() for name in others]
         share = splits.share_of_train(readers, set(wanted), row)
         parts = [part for part in (share and share.images, *own) if part and part.size]
-        require(parts, f"it has no {split} images; add some, or give another split")
+        require(parts, f"it has no {split} images; {_way_out({*wanted}, readers)}")
         image_set = concatenate(parts)
-    summary = _summary(image_set, split, share.set_aside if share else {})
+    words = [_summary(image_set, split, share.set_aside if share else {})]
+    if len(readers) > 1:
+        words.append(f"splits of its own: {', '.join(readers)}")
+    summary = "; ".join(filter(None, [*words, image_set.note]))
     return image_set._replace(key=key, summary=summary)
+
+
+def _way_out(wanted: set[str], readers: Readers) -> str:
+    """What to do about splits without images."""
+    if wanted <= {*readers}:
+        return "add some, or give another split"
+    return (
+        "it has no such split of its own, and a fifth of each class is cut out of the training "
+        "images, which is none of one or two images: add images, or such a split, or give another "
+        "one; a training that is not to evaluate itself needs none: "
+        "--config.evaluation.at_end=False --config.evaluation.knn_every=0"
+    )
+
+
+_announced: set[str] = set()
+
+
+def announce(image_set: ImageSet, again: bool = False) -> None:
+    """Says what a data set was taken for: once in a program, unless it is to be said again."""
+    if image_set.summary and (again or image_set.name not in _announced):
+        _announced.add(image_set.name)
+        _logger.info("%s", image_set.summary)
 
 
 @contextlib.contextmanager
@@ -82,6 +142,8 @@ def _summary(image_set: ImageSet, split: str, set_aside: Mapping[str, int]) -> s
     labels = f"{classes} class{'es' * (classes > 1)}" if classes else "no labels"
     if image_set.multi_label:
         labels += ", several per image"
+    elif classes and image_set.labels is not None and (bare := int(np.sum(image_set.labels < 0))):
+        labels += f", {bare} without a label"
     cuts = [
         f"{f'a fifth, {number},' if name == 'test' else number} set aside as the {name} split"
         for name, number in set_aside.items()
@@ -141,7 +203,7 @@ def table_10(data_dir: str | None = None) -> list[str]:
     return table10.table_rows(counts)
 
 
-def _readers(dataset: str, data_dir: str | None) -> Readers:
+def _readers(dataset: str, data_dir: str | None, depth: Depth = UNSEEN) -> Readers:
     kind, colon, argument = dataset.partition(":")
     require(
         data_dir is None or kind == "tfds",
@@ -154,9 +216,14 @@ def _readers(dataset: str, data_dir: str | None) -> Readers:
         return _given(read_npz(argument))
     if colon and kind == "folder":
         require(argument, "this names no folder: give folder:DIR")
-        return _given(folder.read(argument))
+        path, table = folder.parts_of(argument)
+        require(
+            table is None or table.strip(),
+            "labels= names no table: give folder:DIR,labels=FILE.csv, or leave it out",
+        )
+        return _given(folder.read(path, table, depth))
     if colon and kind == "tfds":
-        return tfds_sets.read(dataset, data_dir)
+        return tfds_sets.read(dataset, data_dir, depth)
     if dataset.endswith(".npz"):
         raise UserError(f"unknown data set; did you mean 'npz:{dataset}'?")
     if os.path.isdir(dataset):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax import keys
-from byol_jax.data import crops, tensorflow
+from byol_jax.data import crops, tensorflow, tolerance
 from byol_jax.data.images import (
     ImageSet,
     Label,
@@ -20,14 +20,16 @@ from byol_jax.data.images import (
     no_label,
     prepare,
 )
-from byol_jax.errors import UserError, require
+from byol_jax.errors import GuardError, UserError, require
 
-# A larger share of unreadable images ends the run.
-TOLERATED_SHARE = 0.01
 # Most images that are checked before a run; a larger set is judged by a sample.
 _SAMPLE = 2000
+# Unreadable images that are read again to see what is wrong with them.
+_ASKED = 100
 # Threads that read files.
 READERS = 16
+# See `tolerance`.
+tolerated, limit_of = tolerance.tolerated, tolerance.limit_of
 # End marks of a complete JPEG or PNG, which are within this many bytes of its end as a rule.
 _ENDS, _END_BYTES = (b"\xff\xd9", b"IEND"), 64
 
@@ -38,16 +40,18 @@ def check_readable(image_set: ImageSet) -> None:
     Reads headers, and decodes images that have no end mark.
 
     Raises:
-      UserError: more than 1 % of the set cannot be read, or, for a sample, significantly more.
+      UserError: more images than `tolerated` cannot be read, or, for a sample, significantly more
+        than 1 %.
     """
     records = image_set.images
     if not isinstance(records, Records):
         return
     count = min(records.size, _SAMPLE)
-    sample, limit = np.arange(count), TOLERATED_SHARE * count
+    sample, limit = np.arange(count), tolerated(count)
     if count < records.size:
         sample = keys.permutation(records.size, "check_readable", 0)[:count]
-        limit += 3 * (limit * (1 - TOLERATED_SHARE)) ** 0.5  # three standard deviations
+        limit = tolerance.TOLERATED_SHARE * count
+        limit += 3 * (limit * (1 - tolerance.TOLERATED_SHARE)) ** 0.5  # three standard deviations
 
     def reason(i: int) -> str:
         example = read_example(image_set, i, exif=False)
@@ -125,7 +129,7 @@ def read_example(image_set: ImageSet, i: int, exif: bool) -> Example:
     assert isinstance(records, Records)
     try:
         stored = records.read(i)
-        return Example(prepare(stored.data, exif), stored.label)
+        return Example(prepare(stored.data, exif, image_set.largest, image_set.depth), stored.label)
     except (OSError, Unreadable) as error:
         # Empty bytes fail in TensorFlow's decoder as a damaged image does.
         reason = str(error) or type(error).__name__
@@ -148,6 +152,29 @@ def error_of(function: Callable[..., Any], *arguments: Any) -> str:
     return ""
 
 
+def ended(image_set: ImageSet, bad: dict[int, str]) -> UserError | GuardError:
+    """The error that ends a run with too many unreadable images `bad`, reasons by position.
+
+    Files that are away now are no fault of the user's, if others of the set were read before.
+    """
+    records = image_set.images
+    assert isinstance(records, Records)
+    some, away = list(bad)[:_ASKED], 0
+    was_read = records.seen is None or records.seen.is_set()
+    for i in some if was_read else ():
+        try:
+            records.read(i)
+        except OSError as error:
+            away += error.errno is not None
+    if 2 * away <= len(some):
+        return too_many(image_set, bad, image_set.size)
+    return GuardError(
+        f"{image_set.title}: {len(bad)} of {image_set.size} images cannot be read any more, such "
+        f"as {records.describe(some[-1])} ({bad[some[-1]]}): bring them back, or their disk, and "
+        "run the same command again"
+    )
+
+
 def too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
     """The error for the unreadable images `bad`, reasons by position, of `count` that were read."""
     records = image_set.images
@@ -155,6 +182,6 @@ def too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
     first = "; ".join(f"{records.describe(i)} ({why})" for i, why in list(bad.items())[:3])
     return UserError(
         f"{image_set.title}: {len(bad)} of {count} images cannot be read, more than "
-        f"{TOLERATED_SHARE:.0%}: {first}{', ...' if len(bad) > 3 else ''}; "
+        f"{limit_of(count)}: {first}{', ...' if len(bad) > 3 else ''}; "
         "repair or remove them"
     )

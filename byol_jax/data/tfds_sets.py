@@ -6,6 +6,7 @@ starts, which is made once and kept in the user's cache folder.
 
 import concurrent.futures
 import difflib
+import errno
 import functools
 import hashlib
 import logging
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.images import Encoded, Files, ImageSet, Label, Records
+from byol_jax.data.depth import UNSEEN, Depth, of_images
+from byol_jax.data.images import Encoded, Files, ImageSet, Label, Records, concatenate
+from byol_jax.data.patient import patient
 from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.errors import UserError, require
-from byol_jax.runtime import cache
+from byol_jax.runtime import cache, paths
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +70,8 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
     require(name, "this names no data set: give tfds:NAME, as in tfds:cifar10")
-    data_dir = os.path.expanduser(data_dir) if data_dir else None
+    if data_dir and not _is_remote(data_dir):
+        data_dir = str(paths.outside(data_dir, "config.data_dir"))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -90,7 +94,9 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     return builder
 
 
-def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]]:
+def read(
+    dataset: str, data_dir: str | None, known: Depth = UNSEEN
+) -> dict[str, Callable[[], ImageSet]]:
     """Readers of the splits of `tfds:NAME`: train, valid and test if the set has them.
 
     If TFDS has `validation` but no `test`, or a `test` without labels, `validation` is the test
@@ -99,6 +105,7 @@ def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]
     Args:
       dataset: `tfds:NAME`.
       data_dir: see `open_builder`.
+      known: the depth of the images of a training (`depth.of_images`).
 
     Raises:
       UserError: as `open_builder`; or the set has no `train` split, or no images in its records.
@@ -112,8 +119,12 @@ def read(dataset: str, data_dir: str | None) -> dict[str, Callable[[], ImageSet]
     )
     image, label = _features(builder)
 
+    @functools.cache
+    def depth() -> Depth:
+        return _depth(dataset, builder, (image, label), known)
+
     def reader(split: str) -> Callable[[], ImageSet]:
-        return lambda: _image_set(dataset, builder, split, image, label)
+        return lambda: _image_set(dataset, builder, split, image, label)._replace(depth=depth())
 
     renamed = {}
     validation = next((split for split in stored if split in _VALIDATION_NAMES), None)
@@ -159,6 +170,18 @@ def _label(values: Callable[[str], Any], label: str | Several | None) -> Label:
     return row
 
 
+def _depth(
+    dataset: str, builder: Any, features: tuple[str, str | Several | None], known: Depth
+) -> Depth:
+    """One depth for all splits."""
+    if builder.info.features[features[0]].np_dtype != np.uint16:
+        return UNSEEN
+    parts = [_image_set(dataset, builder, split, *features) for split in builder.info.splits]
+    every = concatenate([part for part in parts if part.size]).images
+    assert isinstance(every, Records)
+    return of_images(dataset, every.size, lambda i: every.read(i).data, every.describe, known)
+
+
 def _image_set(
     dataset: str, builder: Any, split: str, image: str, label: str | Several | None
 ) -> ImageSet:
@@ -191,6 +214,9 @@ def _image_set(
                 raise OSError(f"a damaged record ({error!r})") from error
 
         count = len(source)
+
+    where_from = str(builder.data_dir)
+    fetch = patient(fetch, f"{dataset}, {split}", "" if _is_remote(where_from) else where_from)
 
     def label_of(i: int) -> Label:
         try:
@@ -238,10 +264,21 @@ def _tfrecord_reader(
             features = tf.train.Example.FromString(data).features.feature
             stored = features[image].bytes_list.value[0]
             return Encoded(stored, _label(lambda name: features[name].int64_list.value, label))
+        except _passing_errors() as error:
+            raise OSError(errno.EIO, f"the record cannot be read ({error!r})") from error
         except (DecodeError, IndexError, tf.errors.OpError) as error:
             raise OSError(f"a damaged record ({error!r})") from error
 
     return fetch
+
+
+def _passing_errors() -> tuple[type[Exception], ...]:
+    """Types of errors that TensorFlow raises when a server does not answer."""
+    errors = import_tensorflow().errors
+    return (
+        *(errors.UnavailableError, errors.DeadlineExceededError, errors.AbortedError),
+        *(errors.UnknownError, errors.InternalError, errors.ResourceExhaustedError),
+    )
 
 
 def _is_remote(path: str) -> bool:
@@ -269,10 +306,12 @@ def _index(files: list[str], count: int, what: str) -> Index:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         signature = list(pool.map(_signature, files))
     digest = hashlib.sha256(repr(signature).encode()).hexdigest()
-    cached = cache.folder("tfrecords") / f"{digest}.npz"
+    kept_in = cache.folder("tfrecords")
+    cached = kept_in and kept_in / f"{digest}.npz"
     try:
-        with np.load(cached) as arrays:
-            return arrays["shard"], arrays["offset"], arrays["length"]
+        if cached:
+            with np.load(cached) as arrays:
+                return arrays["shard"], arrays["offset"], arrays["length"]
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         pass  # missing or damaged: made below
 
@@ -290,7 +329,8 @@ def _index(files: list[str], count: int, what: str) -> Index:
     offset_of = np.concatenate(
         [np.cumsum(part + _HEADER + _FOOTER) - part - _FOOTER for part in lengths]
     )
-    _write_cache(cached, {"shard": file_of, "offset": offset_of, "length": length_of})
+    if cached:
+        _write_cache(cached, {"shard": file_of, "offset": offset_of, "length": length_of})
     return file_of, offset_of, length_of
 
 

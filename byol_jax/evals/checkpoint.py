@@ -1,6 +1,11 @@
 """The networks of a checkpoint, as evaluations use them."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+import functools
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import haiku as hk
 import ml_collections
@@ -12,6 +17,8 @@ from byol_jax.evals import features
 from byol_jax.evals.splits import Batches
 from byol_jax.networks import siamese
 from byol_jax.networks.siamese import init_network
+
+_logger = logging.getLogger(__name__)
 
 # Networks of a checkpoint; `random` is its online network at initialisation, with calibrated
 # BatchNorm averages.
@@ -41,19 +48,65 @@ def dataset_of(
 ) -> tuple[str, str | None]:
     """The data set of a job and its folder of TFDS: the training's own where none is named.
 
+    A checkpoint may be a stranger's. So what it names on this disk is said before it is opened, and
+    no name of it brings code of others.
+
     Args:
       config: `dataset` and `data_dir`, each of which may be open.
       trained: the checkpoint that the job reads, if it reads one.
 
     Raises:
-      UserError: neither names a data set.
+      UserError: neither names a data set; or the checkpoint names one of a namespace of TFDS.
     """
-    if config.dataset or trained is None:
-        dataset, data_dir = config.dataset or "", None
-    else:
-        dataset, data_dir = trained.dataset or "", trained.data_dir
+    given = config.dataset or trained is None
+    dataset = (config.dataset if given or trained is None else trained.dataset) or ""
     require(dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
-    return dataset, config.data_dir or data_dir
+    if given or trained is None:
+        return dataset, config.data_dir
+    _check_namespace(dataset)
+    if not _IS_OWN.get():
+        _tell(dataset, None if config.data_dir else trained.data_dir)
+    return dataset, config.data_dir or trained.data_dir
+
+
+# `tfds:NAME[/CONFIG][:VERSION]`. Before NAME there may be a namespace, whose code TFDS would fetch.
+_TFDS_NAME = re.compile(r"tfds:[^:]*(:[0-9.*]+)?")
+_IS_OWN = contextvars.ContextVar("_IS_OWN", default=False)
+
+
+@contextlib.contextmanager
+def own_run() -> Iterator[None]:
+    """Within it, a checkpoint is of the run that the user has just started: nothing is said."""
+    token = _IS_OWN.set(True)
+    try:
+        yield
+    finally:
+        _IS_OWN.reset(token)
+
+
+def _check_namespace(dataset: str) -> None:
+    """Refuses a data set of a namespace, unless the command line names it.
+
+    Raises:
+      UserError: there is a colon in its name.
+    """
+    require(
+        not dataset.startswith("tfds:") or _TFDS_NAME.fullmatch(dataset),
+        f"the checkpoint names the data set {dataset}, and TFDS would fetch and run code of that "
+        f"namespace: give --config.dataset={dataset} if you trust it, or another",
+    )
+
+
+@functools.cache  # said once, not for each checkpoint of a run
+def _tell(dataset: str, data_dir: str | None) -> None:
+    """Says which place on this disk a checkpoint names."""
+    if dataset.partition(":")[0] in ("folder", "npz"):
+        what = f"{dataset}, which the checkpoint names: give --config.dataset"
+    elif data_dir:
+        what = f"{dataset} in {data_dir}, which the checkpoint names: give --config.data_dir"
+    else:
+        return
+    _logger.info("reading %s to read another", what)
 
 
 def check_networks(trained: weights.Trained, names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from byol_jax import weights
 from byol_jax.checks import above, at_least, check_keys, one_of
-from byol_jax.data import crops
+from byol_jax.data import crops, images
 from byol_jax.errors import UserError, require
 from byol_jax.evals import checkpoint, features, follow
 from byol_jax.evals.probes import few_label, knn, logistic
@@ -95,7 +95,7 @@ def load(
     fit_split: str = "train+valid",
     score_split: str = "test",
     data_dir: str | None = None,
-    exif: bool = False,
+    decoding: images.Decoding = images.AS_STORED,
     batch_size: int = 256,
 ) -> Data:
     """Two splits of `dataset` as evaluation crops.
@@ -110,7 +110,7 @@ def load(
         image_size=image_size,
         eval_crop=eval_crop,
         data_dir=data_dir,
-        exif=exif,
+        decoding=decoding,
         batch_size=batch_size,
     )
     fit, score = split(fit_split), split(score_split)
@@ -369,7 +369,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             fit_split=evaluation["fit_split"],
             score_split=evaluation["score_split"],
             data_dir=data_dir,
-            exif=trained.cropping.exif,
+            decoding=trained.decoding,
             batch_size=evaluation["batch_size"],
         )
 

@@ -25,6 +25,7 @@ def extract(
     *,
     outputs: Sequence[str] = ("embedding",),
     batch_size: int = 256,
+    most: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Named outputs of the network for every image, BatchNorm on its moving averages.
 
@@ -34,12 +35,13 @@ def extract(
       batches: uint8 evaluation crops `[b, H, W, 3]`, N images in all.
       outputs: names of outputs of `siamese`.
       batch_size: images per call, over all local devices; no batch is larger.
+      most: N or more, where it is known; see `spmd.map_batches`.
 
     Returns:
       float32 arrays `[N, ...]` in the order of the images.
     """
     forward = _forward(network, tuple(outputs))
-    return spmd.map_batches(forward, batches, batch_size, (params, state))
+    return spmd.map_batches(forward, batches, batch_size, (params, state), most)
 
 
 @functools.lru_cache(maxsize=16)
@@ -108,6 +110,8 @@ class Features(NamedTuple):
     def labelled(self) -> "Features":
         """Features of the images that have a label, without the projections."""
         chosen = self.labels.reshape(len(self.labels), -1).max(axis=1, initial=-1) >= 0
+        if chosen.all():
+            return self._replace(projection=None)
         ids = None if self.ids is None else self.ids[chosen]
         return Features(self.values[chosen], self.labels[chosen], ids=ids)
 
@@ -138,7 +142,9 @@ def embeddings(
                     progress.advance(int(batch["ids"][-1]) + 1, "")
 
     outputs = ("embedding", "projection") if projection else ("embedding",)
-    named = extract(network, params, state, crops(), outputs=outputs, batch_size=batch_size)
+    named = extract(
+        *(network, params, state, crops()), outputs=outputs, batch_size=batch_size, most=split.size
+    )
     return Features(
         named["embedding"], np.concatenate(labels), named.get("projection"), np.concatenate(ids)
     )

@@ -10,6 +10,7 @@ Each finished cell is a line of `cells.jsonl`, and a cell that was stopped goes 
 checkpoint, so the same command goes on with the grid.
 """
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -23,6 +24,7 @@ import ml_collections
 from byol_jax import weights
 from byol_jax.checks import SEED, Rule, above, at_least, check_keys, each
 from byol_jax.data import images
+from byol_jax.data.depth import to_record
 from byol_jax.data.splits import class_balanced_subset
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, follow
@@ -41,7 +43,7 @@ from byol_jax.evals.splits import check_splits
 from byol_jax.networks import siamese
 from byol_jax.networks.siamese import init_network
 from byol_jax.results.records import Record
-from byol_jax.runtime import checkpoints, metrics, processes
+from byol_jax.runtime import checkpoints, lock, metrics, processes
 
 
 def _is_bn_decay(text: str) -> bool:
@@ -102,9 +104,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     evaluate_one = functools.partial(evaluate, config=config, workdir=workdir)
     if not config.checkpoint:
         records = evaluate_one(None)
+        follow.report(records, workdir)
         if processes.is_first_process():
             metrics.write_config(workdir, config.to_dict())
-        follow.report(records, workdir)
         return
     done = follow.finished(
         config, [protocol_of(config)], [config.network], config.score_split, solver=recipes.SOLVER
@@ -129,11 +131,11 @@ def _check_workdir(workdir: pathlib.Path, mark: int | None = None) -> None:
     for step in checkpoints.steps(folder):
         record = weights.read_record(folder, step)
         require(
-            record["config"]["job"] == "finetune",
+            record["config"].get("job") == "finetune",
             f"{workdir} holds checkpoints of another job: give this one another --workdir",
         )
         require(
-            mark is None or record["fingerprint"] == mark,
+            mark is None or record.get("fingerprint") == mark,
             f"{folder / str(step)} is a network trained with other settings: give this one "
             "another --workdir, or move that folder away",
         )
@@ -171,6 +173,14 @@ def _network_config(
     return dict(section)
 
 
+def _folder(
+    trained: weights.Trained | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> pathlib.Path:
+    """The folder of a grid."""
+    name = re.sub(r"[^a-zA-Z0-9.%]+", "-", protocol_of(config))
+    return workdir / "training" / f"{name}-{config.network}-{trained.step if trained else 0}"
+
+
 def _job_of(
     trained: weights.Trained | None,
     config: ml_collections.ConfigDict,
@@ -178,13 +188,12 @@ def _job_of(
     workdir: pathlib.Path,
 ) -> Job:
     protocol = protocol_of(config)
-    name = re.sub(r"[^a-zA-Z0-9.%]+", "-", protocol)
     return Job(
         config=config,
         data=data,
         encoder=_start(trained, config, data.image_size),
         spec=_spec_of(trained, config),
-        folder=workdir / "training" / f"{name}-{config.network}-{trained.step if trained else 0}",
+        folder=_folder(trained, config, workdir),
         identity={
             **identity(config, trained, protocol),
             "train_dataset": config.train_dataset,
@@ -204,7 +213,12 @@ def _fit_set(config: ml_collections.ConfigDict, data: recipes.Data) -> images.Im
     whole = data.train_set(config.fit_split)
     if config.train_dataset:
         other = labels.labelled_set(
-            config.train_dataset, "train", data.data_dir, key="config.train_dataset"
+            config.train_dataset,
+            "train",
+            data.data_dir,
+            key="config.train_dataset",
+            largest=data.cropping.largest,
+            depth=data.depth,
         )
         require(
             other.num_classes == whole.num_classes,
@@ -220,6 +234,17 @@ def evaluate(
     trained: weights.Trained | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Record]:
     """Trains the grid on one checkpoint, or from scratch; scores the best cell."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock.held(_folder(trained, config, workdir)))
+        if config.save_network:
+            # Beside its cells it writes a checkpoint, as a pre-training does.
+            stack.enter_context(lock.held(workdir))
+        return _evaluate(trained, config, workdir)
+
+
+def _evaluate(
+    trained: weights.Trained | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> list[Record]:
     data = recipes.data_of(config, trained)
     fit_set = _fit_set(config, data)
     both = data.train_set(f"{config.fit_split}+{config.valid_split}") if config.refit else None
@@ -234,25 +259,27 @@ def evaluate(
     mark = zlib.crc32(json.dumps([marks, config.refit]).encode())
     if config.save_network:
         _check_workdir(workdir, mark)
-    check_folders(job, cells, fit_set.size, both.size if both else None)
+    check_folders(job, cells, fit_set, both)
     best, choice = cells[0], dict[str, Any]()
     if valid_split:
         best, choice = search(job, fit_set, valid_split)
     last_set = both or fit_set
     state, recipe = job.train(best, last_set, refit_name(best) if both else best.name)
     test = job.predict(state, last_set, score_split)
-    if config.save_network and processes.is_first_process():
-        network_config = _network_config(trained, config)
-        terms = weights.terms_of(trained) if trained and config.network != "random" else {}
-        _save(job, best, network_config, state, workdir, {"fingerprint": mark, **terms})
     settings = _settings(job, recipe, last_set.size) | choice
     records = [
         _record(job, trained, metric, value, settings, len(test.labels))
         for metric, value in predictions.score(test, 0, data.metric).items()
     ]
-    if test.ranked is not None:
-        ranked = test.ranked[:, 0]
-        follow.save_predictions(config, workdir, records[0], test.ids, test.labels, ranked)
+    with follow.numbers_first(records, workdir):
+        if config.save_network and processes.is_first_process():
+            network_config = _network_config(trained, config)
+            terms = weights.terms_of(trained) if trained and config.network != "random" else {}
+            of_run = {"fingerprint": mark, **terms, **to_record(fit_set.depth)}
+            _save(job, best, network_config, state, workdir, of_run)
+        if test.ranked is not None:
+            ranked = test.ranked[:, 0]
+            follow.save_predictions(config, workdir, records[0], test.ids, test.labels, ranked)
     return records
 
 
@@ -337,8 +364,8 @@ def _save(
 ) -> None:
     """Writes the network as a checkpoint that every evaluation can read, as its online network.
 
-    `marks` go into its record: the fingerprint of the grid, and the terms of other people's weights
-    that training started from.
+    `marks` go into its record: the fingerprint of the grid, the depth of the images, and the terms
+    of other people's weights that training started from.
     """
     heads = {leaf: values[0] for leaf, values in state.heads.items()}
     tree = {

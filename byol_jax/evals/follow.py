@@ -1,11 +1,12 @@
 """Evaluates one checkpoint, or each checkpoint of a run as it comes, and writes the records."""
 
+import contextlib
 import itertools
 import json
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +15,17 @@ import numpy as np
 
 from byol_jax import weights
 from byol_jax.checks import at_least
-from byol_jax.errors import UserError, require
+from byol_jax.errors import GuardError, UserError, require
 from byol_jax.evals import checkpoint
 from byol_jax.results import ranked, tables
 from byol_jax.results.records import (
     Record,
+    publish,
     read_results,
     to_plain,
     with_standard_error,
-    write_results,
 )
-from byol_jax.runtime import checkpoints, metrics, processes
+from byol_jax.runtime import checkpoints, metrics, paths, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -127,13 +128,25 @@ def chosen(config: Mapping[str, Any], key: str, allowed: Sequence[str]) -> list[
 
 
 def report(records: list[Record], workdir: pathlib.Path) -> None:
-    """Writes `results.json` and prints the table, on the first process."""
-    if not processes.is_first_process():
-        return
-    records = [with_standard_error(record) for record in records]
-    write_results(workdir / "results.json", records)
-    print("\n".join([tables.format_table(records), *tables.notes(records)]), flush=True)
-    print(f"written: {workdir / 'results.json'}", flush=True)
+    """Prints the table, then writes `results.json`, on the first process.
+
+    Raises:
+      UserError, GuardError: see `publish`.
+    """
+    if processes.is_first_process():
+        records = [with_standard_error(record) for record in records]
+        text = "\n".join([tables.format_table(records), *tables.notes(records)])
+        publish(workdir, records, text)
+
+
+@contextlib.contextmanager
+def numbers_first(records: list[Record], workdir: pathlib.Path) -> Iterator[None]:
+    """Reports records all the same if what is written beside them cannot be."""
+    try:
+        yield
+    except (UserError, GuardError):
+        report(records, workdir)
+        raise
 
 
 def for_each_checkpoint(
@@ -175,7 +188,7 @@ def for_each_checkpoint(
         for step in checkpoints.steps(directory):
             if step in seen and is_checked:
                 continue
-            trained = _read_or_none(directory, step, config.follow_seconds)
+            trained = _read_or_none(directory, step)
             if trained and not is_checked:
                 _require_same_settings(path, trained, known)
                 is_checked = True
@@ -216,7 +229,7 @@ def _followed(config: ml_collections.ConfigDict) -> pathlib.Path:
         "config.follow with config.network=random gives the same number at every checkpoint: "
         "leave out one of the two",
     )
-    directory = pathlib.Path(config.checkpoint)
+    directory = paths.outside(config.checkpoint, "config.checkpoint")
     require(
         not weights.is_single(config.checkpoint),
         f"config.follow needs the workdir of a run, and checkpoint={config.checkpoint} will not "
@@ -294,18 +307,14 @@ def _is_last(directory: pathlib.Path, step: int) -> bool:
     return total_steps is not None and step >= total_steps
 
 
-def _read_or_none(directory: pathlib.Path, step: int, seconds: float) -> weights.Trained | None:
-    """The weights of a step, or None when it has gone."""
+def _read_or_none(directory: pathlib.Path, step: int) -> weights.Trained | None:
+    """The weights of a step, or None when its run has deleted it."""
     path = directory / str(step)
     try:
         return weights.load(path)
-    except UserError:
-        # It may be half deleted, and then it is gone at the next look.
-        time.sleep(seconds if path.exists() else 0)
-        if path.exists():
-            raise
-    _logger.info("checkpoint %s is gone: left out", path)
-    return None
+    except checkpoints.RemovedError:
+        _logger.info("checkpoint %s is gone: left out", path)
+        return None
 
 
 def with_terms(records: Sequence[Record], trained: weights.Trained) -> list[Record]:
@@ -320,9 +329,9 @@ def with_terms(records: Sequence[Record], trained: weights.Trained) -> list[Reco
 
 
 def _write(records: list[Record], config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    report(records, workdir)
     if processes.is_first_process():
         metrics.write_config(workdir, config.to_dict())
-    report(records, workdir)
 
 
 def check_predictions(config: ml_collections.ConfigDict, networks: Sequence[str] = ()) -> None:

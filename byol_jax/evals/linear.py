@@ -21,6 +21,7 @@ from byol_jax.evals.sgd import classifiers, predictions, recipes, training
 from byol_jax.evals.sgd.identity import identity
 from byol_jax.evals.splits import Batches, check_splits
 from byol_jax.results.records import Record
+from byol_jax.runtime import lock
 
 _logger = logging.getLogger(__name__)
 
@@ -107,7 +108,20 @@ def evaluate(
     trained: weights.Trained, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Record]:
     """Trains and scores the classifiers of one checkpoint."""
-    job = _job_of(trained, config)
+    with lock.held(_folder(trained, config, workdir)):
+        return _evaluate(_job_of(trained, config), workdir)
+
+
+def _folder(
+    trained: weights.Trained, config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> pathlib.Path:
+    """The folder of a training."""
+    name = f"{protocol_of(config).replace('/', '-')}-{config.network}-{trained.step}"
+    return workdir / "training" / name
+
+
+def _evaluate(job: _Job, workdir: pathlib.Path) -> list[Record]:
+    trained, config = job.trained, job.config
     data, recipe = job.data, job.recipe
     score_split = data.split(config.score_split)
     valid_split = data.split(config.valid_split) if config.valid_split else None
@@ -133,7 +147,8 @@ def evaluate(
     ]
     if test.ranked is not None:
         ranked = test.ranked[:, 0]
-        follow.save_predictions(config, workdir, records[0], test.ids, test.labels, ranked)
+        with follow.numbers_first(records, workdir):
+            follow.save_predictions(config, workdir, records[0], test.ids, test.labels, ranked)
     return records
 
 
@@ -148,13 +163,13 @@ def _train(job: _Job, workdir: pathlib.Path, encoder: training.Encoder) -> class
         training.feature_size(network, encoder, recipe.image_size),
         job.train_set.num_classes,
     )
-    name = f"{protocol.replace('/', '-')}-{config.network}-{trained.step}"
     place = training.Place(
-        directory=workdir / "training" / name,
+        directory=_folder(trained, config, workdir),
         identity=identity(config, trained, protocol),
         description=f"linear, {config.network}",
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
+        skip_damaged=config.skip_damaged,
     )
     return training.fit(network, job.train_set, classifiers.init(heads), encoder, recipe, place)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax import keys
-from byol_jax.data import images, pipeline, sources
+from byol_jax.data import images, pipeline, sources, stored
 from byol_jax.errors import require
 
 # Number of batches that give an untrained network its BatchNorm averages.
@@ -49,33 +49,38 @@ def load_split(
     eval_crop: str,
     data_dir: str | None = None,
     benchmark: str | None = None,
-    exif: bool = False,
+    decoding: images.Decoding = images.AS_STORED,
     batch_size: int = 256,
 ) -> Split:
     """A split of `dataset` as evaluation crops; `benchmark` as in `sources.load`.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: if it, or more of its images than `stored.tolerated`, cannot be read.
     """
-    image_set = sources.load(dataset, name, data_dir, benchmark)
+    image_set = sources.load(dataset, name, data_dir, benchmark, depth=decoding.depth)
+    image_set = image_set._replace(largest=decoding.largest)
+    stored.check_readable(image_set)
     crop = functools.partial(
         pipeline.evaluation_batches,
         image_size=image_size,
         mode=eval_crop,
         batch_size=batch_size,
-        exif=exif,
+        exif=decoding.exif,
     )
     order = keys.permutation(image_set.size, "calibrate", 0)
     some = images.select(image_set, order[: CALIBRATION_BATCHES * batch_size])
-    batches: Callable[[], Batches] = functools.partial(crop, image_set)
-    if image_set.size * image_size**2 * 3 <= _KEPT_BYTES:
-        batches = _kept(batches)
+
+    def batches() -> Batches:
+        sources.announce(image_set)
+        return crop(image_set)
+
+    is_small = image_set.size * image_size**2 * 3 <= _KEPT_BYTES
     return Split(
         name=name,
         size=image_set.size,
         num_classes=image_set.num_classes,
         multi_label=image_set.multi_label,
-        batches=batches,
+        batches=_kept(batches) if is_small else batches,
         shuffled=functools.partial(crop, some),
     )
 

@@ -150,7 +150,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 eval_crop=config.eval_crop,
                 data_dir=config.data_dir,
                 benchmark=config.benchmark,
-                exif=trained.cropping.exif,
+                decoding=trained.decoding,
                 batch_size=config.eval_batch_size,
             )
             for split in (config.fit_split, config.valid_split, config.score_split)
@@ -253,5 +253,6 @@ def _evaluate(
     settings = _settings(config, metric, trained) | choice
     record = _record(trained, name, config, metric, chosen.value, settings, len(test.labels))
     if chosen.ranked is not None and test.ids is not None:
-        follow.save_predictions(config, workdir, record, test.ids, test.labels, chosen.ranked)
+        with follow.numbers_first([record], workdir):
+            follow.save_predictions(config, workdir, record, test.ids, test.labels, chosen.ranked)
     return record

@@ -16,6 +16,7 @@ from byol_jax import weights
 from byol_jax.augment import compose
 from byol_jax.checks import SEED, Rule, above, at_least, check_keys
 from byol_jax.data import images, sources, stored
+from byol_jax.data.depth import Depth
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, follow
 from byol_jax.evals.probes import logistic, mlp, transformed
@@ -91,8 +92,10 @@ def format_table(records: Sequence[Record]) -> str:
     return "\n".join(tables.aligned(rows))
 
 
-def _load(dataset: str, split: str, data_dir: str | None) -> images.ImageSet:
-    image_set = sources.load(dataset, split, data_dir)
+def _load(
+    dataset: str, split: str, data_dir: str | None, largest: float, depth: Depth
+) -> images.ImageSet:
+    image_set = sources.load(dataset, split, data_dir, depth=depth)._replace(largest=largest)
     stored.check_readable(image_set)
     return image_set
 
@@ -114,9 +117,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
         checkpoint.check_networks(trained, networks)
         dataset, data_dir = checkpoint.dataset_of(config, trained)
-        image_size = config.image_size or trained.image_size
+        image_size, cropping = config.image_size or trained.image_size, trained.cropping
         fit, score = (
-            transformed.Source(load(dataset, split, data_dir), image_size, trained.cropping)
+            transformed.Source(
+                load(dataset, split, data_dir, cropping.largest, trained.depth),
+                image_size,
+                cropping,
+            )
             for split in (config.fit_split, config.score_split)
         )
         job = _Job(config, trained, dataset, fit, score, tuple(outputs))
@@ -180,7 +187,7 @@ def _shuffled(job: _Job, data_dir: str | None) -> Batches:
         image_size=job.fit.image_size,
         eval_crop=job.fit.cropping.eval_crop,
         data_dir=data_dir,
-        exif=job.fit.cropping.exif,
+        decoding=job.trained.decoding,
         batch_size=job.config.eval_batch_size,
     ).shuffled()
 

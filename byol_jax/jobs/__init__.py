@@ -59,6 +59,14 @@ JOBS: Mapping[str, Entry] = {
     "export": Entry("byol_jax.jobs.export:run", "an encoder as a folder for other programs"),
 }
 
+# Those that add records to the `results.json` of their workdir.
+WITH_RESULTS = frozenset(
+    (
+        *("pretrain", "evaluate", "linear", "finetune", "transfer", "transformations"),
+        *("ablate", "paper", "compare"),
+    )
+)
+
 
 def job_of(name: str) -> Job:
     """The function of a job, `function(config, workdir)`."""
@@ -68,11 +76,15 @@ def job_of(name: str) -> Job:
 
 
 def fill(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Chooses the open keys of a page that asks for it; see `recipe.fill`.
+    """Names the data set, and chooses the open keys of a page that asks for it; see `recipe.fill`.
 
     Raises:
       UserError: see there; or the user wants no choice, and the page has open keys.
     """
+    if "data" in config and config.data.get("labels"):
+        from byol_jax import method
+
+        method.name_labels(config)
     if config.get("choose"):
         from byol_jax.jobs import recipe
 

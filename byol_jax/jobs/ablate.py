@@ -5,17 +5,17 @@ import json
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from byol_jax import checks, train, weights
+from byol_jax import checks, method, prepare, train, weights
 from byol_jax.errors import Diverged, UserError, require
 from byol_jax.jobs import failures, overrides
 from byol_jax.results import tables
-from byol_jax.results.records import Record, read_results, write_results
-from byol_jax.runtime import checkpoints, metrics, processes
+from byol_jax.results.records import Record, check_place, publish, read_results
+from byol_jax.runtime import disk, metrics, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -61,14 +61,16 @@ def plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Run]:
                 require(not here, f"config.override: {key} has moved: it is now {here}")
                 is_applied = any(change.startswith(f"{key}=") for change in applied)
                 require(is_applied, f"config.override: a row has no key {key}")
+            method.name_labels(run_config)  # as in the config.json of the run
             run_config.seed += i
             name = f"{config.base}-{row['method']}-row{row['row']}"
             folder = workdir / f"table{config.table}" / name / f"seed{run_config.seed}"
             runs.append(Run(place, run_config, folder))
     for run in runs:
+        check_place(run.folder)
         path = run.folder / "config.json"
         if path.exists():
-            old = weights.upgrade_config(json.loads(path.read_text()))
+            old = weights.upgrade_config(_read_config(path))
             default = config.rows[run.row]["config"] | {"seed": run.config.seed}
             differing = checks.differing(old, run.config.to_dict(), default)
             require(
@@ -77,6 +79,24 @@ def plan(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Run]:
                 "another --workdir, or move it away",
             )
     return runs
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The config of a run.
+
+    Raises:
+      UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("no config")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} does not hold the config of a run ({reason}): mend it or move it away"
+        ) from error
+    return config
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -94,7 +114,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     reasons: dict[int, str] = {}
     for row_run in runs:
         try:
-            train.check(row_run.config)
+            prepare.check(row_run.config)
         except UserError as error:
             reasons[row_run.row] = str(error)
     why = "; ".join(dict.fromkeys(reasons.values()))
@@ -104,6 +124,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     is_first = processes.is_first_process()
     if is_first:
         metrics.write_config(workdir, config.to_dict())
+    table = workdir / "table.md"
     failed: dict[str, failures.Failure] = {}
     for number, row_run in enumerate(runs, start=1):
         if row_run.row in reasons or _state(row_run.folder) != "not run":
@@ -113,11 +134,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         if failure:
             failed[_name(row_run)] = failure
         if is_first:  # brought up to date after each: the next may take days
-            _write(config, workdir, runs, reasons, failed)
+            disk.write_text(table, _table(config, runs, reasons, failed))
     if is_first:
-        write_results(workdir / "results.json", _records(config, runs))
-        print(_write(config, workdir, runs, reasons, failed), flush=True)
-        print(f"written: {workdir / 'results.json'}, {workdir / 'table.md'}", flush=True)
+        publish(workdir, _records(config, runs), _table(config, runs, reasons, failed))
+        disk.write_text(table, _table(config, runs, reasons, failed))
+        print(f"written: {table}", flush=True)
     failures.raise_any(failed, f"runs of table {config.table}", len(runs))
 
 
@@ -133,7 +154,7 @@ def _train(row_run: Run) -> None:
     except Diverged as error:
         _logger.warning("%s", error)
         if processes.is_first_process():
-            (row_run.folder / "diverged.txt").write_text(f"{error}\n")
+            disk.write_text(row_run.folder / "diverged.txt", f"{error}\n")
 
 
 def _records(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[Record]:
@@ -159,25 +180,30 @@ def _records(config: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[Rec
 
 
 def _state(folder: pathlib.Path) -> str:
-    """`evaluated`, `diverged`, `not evaluated` (too large to evaluate itself) or `not run`."""
+    """`evaluated`, `diverged`, `not evaluated` (too large to evaluate itself) or `not run`.
+
+    Checkpoints that cannot be used are those of a run that is not done: its training says why, and
+    goes on from an earlier one if it may.
+    """
     for name, state in (("results.json", "evaluated"), ("diverged.txt", "diverged")):
         if (folder / name).exists():
             return state
-    directory = folder / "checkpoints"
-    steps = checkpoints.steps(directory)
-    if steps and steps[-1] >= weights.read_record(directory, steps[-1])["total_steps"]:
+    try:
+        found = weights.read_newest_record(folder / "checkpoints")
+    except UserError:
+        return "not run"
+    if found and found[0] >= found[1]["total_steps"]:
         return "not evaluated"
     return "not run"
 
 
-def _write(
+def _table(
     config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
     runs: Sequence[Run],
     reasons: Mapping[int, str],
     failed: Mapping[str, failures.Failure],
 ) -> str:
-    """The table as it stands, also in `table.md`."""
+    """The table as it stands."""
     names = list(dict.fromkeys(name for row in config.rows for name in row["numbers"]))
     header = ["row", "what", *(f"paper {name}" for name in names)]
     header += [heading for heading, _, _ in COLUMNS]
@@ -201,7 +227,6 @@ def _write(
     )
     refused += "".join(f"\n{name} failed: {failure.reason}\n" for name, failure in failed.items())
     text = f"{title}\n{changes}\n{table}\n{refused}\n{_FOOT}\n"
-    (workdir / "table.md").write_text(text, encoding="utf-8")
     return text
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from byol_jax.augment import byol
+from byol_jax.data.folder import parts_of, with_labels
 from byol_jax.errors import require
 from byol_jax.results import tables
 from byol_jax.results.records import Record
@@ -75,7 +76,11 @@ def _set_name(dataset: str | None) -> str:
     if not dataset:
         return "not known"
     kind, _, path = dataset.partition(":")
-    return f"{kind}:{path.rstrip('/').rpartition('/')[2]}" if kind in ("folder", "npz") else dataset
+    if kind not in ("folder", "npz"):
+        return dataset
+    path, table = parts_of(path) if kind == "folder" else (path, None)
+    name = f"{kind}:{path.rstrip('/').rpartition('/')[2]}"
+    return with_labels(name, table.rpartition("/")[2]) if table else name
 
 
 def _front_matter(trained: Trained, licence: Licence) -> list[str]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from byol_jax.errors import require
 from byol_jax.results import ranked, scores, tables
-from byol_jax.results.records import Record, write_results
-from byol_jax.runtime import metrics, processes
+from byol_jax.results.records import Record, publish
+from byol_jax.runtime import metrics, paths, processes
 
 # Up to this p-value SimCLR Table 8 counts a difference as significant.
 _SIGNIFICANT = 0.05
@@ -25,22 +25,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: a file is missing, or both are not of the same images with the same labels.
     """
-    paths = [_path(config, key) for key in ("a", "b")]
-    one, other = (_sorted(ranked.read(path)) for path in paths)
+    files = [_path(config, key) for key in ("a", "b")]
+    one, other = (_sorted(ranked.read(file)) for file in files)
     _check_images(one, other)
     result = scores.compare(*(part.ranked[:, 0] == part.labels for part in (one, other)))
-    record = _record(paths, one, other, result)
+    record = _record(files, one, other, result)
     if processes.is_first_process():
+        publish(workdir, [record], "\n".join(_lines(files, record, result)))
         metrics.write_config(workdir, config.to_dict())
-        write_results(workdir / "results.json", [record])
-        print("\n".join(_lines(paths, record, result)), flush=True)
-        print(f"written: {workdir / 'results.json'}", flush=True)
 
 
 def _path(config: ml_collections.ConfigDict, key: str) -> pathlib.Path:
     """The file of predictions that a key names, or the one in the workdir that it names."""
     require(config[key], f"config.{key} is needed: a workdir with {ranked.FILE}, or such a file")
-    path = pathlib.Path(config[key])
+    path = paths.outside(config[key], f"config.{key}")
     return path / ranked.FILE if path.is_dir() else path
 
 
@@ -71,7 +69,7 @@ def _check_images(one: ranked.Ranked, other: ranked.Ranked) -> None:
 
 
 def _record(
-    paths: list[pathlib.Path], one: ranked.Ranked, other: ranked.Ranked, result: scores.Comparison
+    files: list[pathlib.Path], one: ranked.Ranked, other: ranked.Ranked, result: scores.Comparison
 ) -> Record:
     """The difference in accuracy, a minus b, with both results in its settings."""
     count = len(one.ids)
@@ -80,7 +78,7 @@ def _record(
     sides: dict[str, Any] = {}
     for i, (name, part) in enumerate((("a", one), ("b", other))):
         sides[name] = {
-            "predictions": str(paths[i]),
+            "predictions": str(files[i]),
             **part.about,
             "top1": result.top1[i],
             "standard_error": scores.binomial_error(result.top1[i], count),
@@ -97,7 +95,7 @@ def _record(
         n_examples=count,
         **{key: one.about[key] for key in ("checkpoint_step", "seed")},
         settings={
-            "compared": f"{paths[0]} with {paths[1]}",
+            "compared": f"{files[0]} with {files[1]}",
             "test": _TEST,
             "p_value": result.p_value,
             "significant": result.p_value <= _SIGNIFICANT,
@@ -109,13 +107,13 @@ def _record(
     )
 
 
-def _lines(paths: list[pathlib.Path], record: Record, result: scores.Comparison) -> list[str]:
+def _lines(files: list[pathlib.Path], record: Record, result: scores.Comparison) -> list[str]:
     """Both accuracies, what only one gets right, and the p-value."""
     rows = [["", "top1 (%)", "only it is right", "predictions"]]
     for i, name in enumerate(("a", "b")):
         side = record.settings[name]
         accuracy = f"{side['top1']:.1f} +- {side['standard_error']:.1f}"
-        rows.append([name, accuracy, str(side["only_right"]), str(paths[i])])
+        rows.append([name, accuracy, str(side["only_right"]), str(files[i])])
     difference = tables.signed(record.value)
     words = "significant" if record.settings["significant"] else "not significant"
     return [

@@ -18,13 +18,15 @@ import numpy as np
 from byol_jax import __version__, encoder, weights
 from byol_jax.augment import byol
 from byol_jax.checks import at_least, check_keys, one_of
-from byol_jax.data import crops, pipeline, sources, stored
+from byol_jax.data import crops, images, pipeline, sources, stored
+from byol_jax.data.depth import to_record
+from byol_jax.data.folder import parts_of
 from byol_jax.data.images import ImageSet, Records
 from byol_jax.errors import Stopped, UserError, require
 from byol_jax.evals import checkpoint
 from byol_jax.results import embeddings
 from byol_jax.results.embeddings import Rows
-from byol_jax.runtime import checkpoints, interrupts, metrics
+from byol_jax.runtime import disk, interrupts, metrics, paths
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ RULES = {
 }
 # What may differ between two commands that write the same embeddings.
 _MAY_DIFFER = ("byol_jax", "checkpoint")
+# What parts of earlier versions do not say.
+_LATER = ("labels_crc32", "depth")
 _FOLDER, _NPZ, _UNREADABLE = "embeddings", "embeddings.npz", "unreadable.txt"
 # Unreadable images that a message names.
 _NAMED = 3
@@ -73,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     Raises:
       UserError: for a config that does not fit, or files of another command in the workdir, before
-        anything is computed; while it runs, more than 1 % of the images cannot be read.
+        anything is computed; while it runs, more images than `stored.tolerated` cannot be read.
       Stopped: after SIGINT or SIGTERM.
     """
     check_keys(config, RULES)
@@ -87,7 +91,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     encode = encoder.load_encoder(config.checkpoint, config.network)
     dataset, data_dir = checkpoint.dataset_of(config, encode.trained)
     dataset = dataset.rstrip("/")  # folder:DIR/ is folder:DIR
-    image_set = sources.load(dataset, config.split, data_dir)
+    image_set = sources.load(dataset, config.split, data_dir, depth=encode.trained.depth)
+    image_set = image_set._replace(largest=encode.trained.cropping.largest)
     work = Work(
         encode=encode,
         image_set=image_set,
@@ -118,10 +123,10 @@ def namer(dataset: str, image_set: ImageSet) -> Callable[[int], str]:
     records = image_set.images
     if not isinstance(records, Records):
         return str
-    kind, _, folder = dataset.partition(":")
+    kind, _, argument = dataset.partition(":")
     if kind != "folder":
         return records.describe
-    above = str(pathlib.Path(folder).expanduser() / "_").removesuffix("_")
+    above = str(paths.outside(parts_of(argument)[0]) / "_").removesuffix("_")
 
     def relative(i: int) -> str:
         path = records.describe(i).removeprefix(above)
@@ -153,6 +158,8 @@ def about_of(work: Work) -> dict[str, Any]:
         "weights_crc32": _crc_of_weights(work.encode),
         "images": work.size,
         "images_crc32": _crc_of_images(work),
+        "labels_crc32": images.fingerprint(image_set).get("labels_crc32"),
+        **to_record(image_set.depth),
         "classes": [] if image_set.multi_label else list(image_set.classes),
         "image_size": work.image_size,
         "eval_crop": work.eval_crop,
@@ -174,15 +181,15 @@ def _crc_of_images(work: Work) -> int | None:
 
     None for a set of TFDS, which has a version instead.
     """
-    images = work.image_set.images
-    if not isinstance(images, Records):
-        return zlib.crc32(np.ascontiguousarray(images).data)
+    records = work.image_set.images
+    if not isinstance(records, Records):
+        return zlib.crc32(np.ascontiguousarray(records).data)
     if not work.image_set.name.startswith("folder:"):
         return None
     crc = 0
     for i in range(work.size):
         try:
-            size = os.stat(images.describe(i)).st_size
+            size = os.stat(records.describe(i)).st_size
         except OSError:
             size = -1  # unreadable, which the reader says
         crc = zlib.crc32(f"{work.name_of(i)} {size}\n".encode(), crc)
@@ -196,8 +203,9 @@ def check_same(path: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any
       UserError: names the first thing that differs.
     """
     for key, value in json.loads(json.dumps(new)).items():
+        is_untold = key in _LATER and key not in old
         require(
-            key in _MAY_DIFFER or old.get(key) == value,
+            key in _MAY_DIFFER or is_untold or old.get(key) == value,
             f"{path} has embeddings with {key}={_short(old.get(key))}, and this command gives "
             f"{key}={_short(value)}: give another --workdir, or move those embeddings away",
         )
@@ -229,7 +237,7 @@ def embedded(
       last images are left out where they cannot be read.
 
     Raises:
-      UserError: more than 1 % of the images cannot be read.
+      UserError: more images than `stored.tolerated` cannot be read.
     """
     apply = encoder.on_crops(work.encode, work.batch_size)
     batches = pipeline.evaluation_batches(
@@ -290,7 +298,7 @@ def _advancing(size: int, stopped: Callable[[], str]) -> Iterator[Callable[[int]
       A function of the number of embedded images. It raises `Stopped` after a signal.
     """
     progress = metrics.Progress(size, "embeddings")
-    with interrupts.signals() as signal_number, contextlib.closing(progress):
+    with interrupts.signals("ends after this batch") as signal_number, contextlib.closing(progress):
 
         def advance(done: int) -> None:
             progress.advance(done, "")
@@ -317,6 +325,7 @@ def _write_parts(
         print(f"nothing to do: {folder} has all {count} embeddings", flush=True)
         return
     stored.check_readable(work.image_set)
+    sources.announce(work.image_set)
     metrics.write_config(workdir, config)
     if len(missing) < count:
         _logger.info("%d of %d parts are in %s: going on", count - len(missing), count, folder)
@@ -326,7 +335,7 @@ def _write_parts(
         return f"{done} of {count} parts are in {folder}; the same command goes on from there"
 
     kept = f"the parts in {folder} are complete"
-    with _advancing(work.size, stopped) as advance, checkpoints.disk_errors(workdir, kept):
+    with _advancing(work.size, stopped) as advance, disk.writing(workdir, kept):
         for parts in _consecutive(missing):
             ids = range(parts.start * edges, min(parts.stop * edges, work.size))
             with contextlib.closing(embedded(work, ids, edges, advance)) as pieces:
@@ -361,7 +370,8 @@ def _look(
     """The parts that a folder lacks, and the ids of unreadable images in those that it has.
 
     Raises:
-      UserError: a part is of another command, or more than 1 % of the images cannot be read.
+      UserError: a part is of another command, or more images than `stored.tolerated` cannot be
+        read.
     """
     for path in sorted(folder.glob("*.parquet")):
         check_same(path, embeddings.part_about(path), about)
@@ -392,11 +402,11 @@ def _left_out(work: Work, path: pathlib.Path, part: int, edges: int) -> list[int
 
 def _check_readable(work: Work, left_out: Sequence[int]) -> None:
     """Refuses a set by its unreadable images, those of earlier runs of the command included."""
-    if len(left_out) > stored.TOLERATED_SHARE * work.size:
+    if len(left_out) > stored.tolerated(work.size):
         names = ", ".join(work.name_of(i) for i in left_out[:_NAMED])
         raise UserError(
             f"{len(left_out)} of {work.size} images of {work.image_set.name} cannot be read, more "
-            f"than {stored.TOLERATED_SHARE:.0%}: {names}{', ...' * (len(left_out) > _NAMED)}; "
+            f"than {stored.limit_of(work.size)}: {names}{', ...' * (len(left_out) > _NAMED)}; "
             "repair or remove them, and give another --workdir"
         )
 
@@ -405,7 +415,7 @@ def _name_unreadable(work: Work, left_out: Sequence[int], workdir: pathlib.Path)
     """Lists the images without an embedding in a file, if there are any."""
     path = workdir / _UNREADABLE
     if left_out:
-        path.write_text("".join(f"{work.name_of(i)}\n" for i in sorted(left_out)), encoding="utf-8")
+        disk.write_text(path, "".join(f"{work.name_of(i)}\n" for i in sorted(left_out)))
         _logger.warning("%d image(s) have no embedding, see %s", len(left_out), path)
     else:
         path.unlink(missing_ok=True)  # of a part that was removed, and made again of repaired files
@@ -421,12 +431,12 @@ def _write_npz(
         print(f"nothing to do: {path} has all embeddings", flush=True)
         return
     stored.check_readable(work.image_set)
+    sources.announce(work.image_set)
     metrics.write_config(workdir, config)
     with _advancing(work.size, lambda: "nothing is written") as advance:
         pieces = embedded(work, range(work.size), work.size, advance)
         rows = embeddings.joined((piece for piece, _ in pieces), work.encode.dim)
-    with checkpoints.disk_errors(workdir, f"{path} is not written"):
-        embeddings.write_npz(path, rows, about)
+    embeddings.write_npz(path, rows, about)
     left_out = np.setdiff1d(np.arange(work.size), rows.ids).tolist()
     _name_unreadable(work, left_out, workdir)
     print(

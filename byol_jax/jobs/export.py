@@ -1,7 +1,6 @@
 """The job `export`: a trained encoder as one folder that other programs read (docs/export.md)."""
 
 import contextlib
-import errno
 import importlib.resources
 import importlib.util
 import os
@@ -14,11 +13,11 @@ import ml_collections
 import numpy as np
 
 from byol_jax import checks, encoder
-from byol_jax.errors import GuardError, require
+from byol_jax.errors import require
 from byol_jax.evals import checkpoint
 from byol_jax.jobs import card
 from byol_jax.results.records import Record, read_results
-from byol_jax.runtime import checkpoints, metrics, processes
+from byol_jax.runtime import checkpoints, disk, metrics, processes
 from byol_jax.weights import exported, hub, onnx, saved_model, stablehlo
 from byol_jax.weights.trained import Trained
 
@@ -94,7 +93,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     checkpoint.check_networks(trained, [name])
     _check_formats(trained, name, formats)
     licence = card.licence_of(trained, config.licence)
-    records = _records(pathlib.Path(config.checkpoint), name, trained.step)
+    records = _records(config.checkpoint, name, trained.step)
     if not processes.is_first_process():
         return
     with _written_whole(workdir) as folder:
@@ -150,7 +149,7 @@ def _check_formats(trained: Trained, name: str, formats: Sequence[str]) -> None:
         )
 
 
-def _records(path: pathlib.Path, name: str, step: int) -> list[Record]:
+def _records(path: str, name: str, step: int) -> list[Record]:
     """The evaluations of a network at a step, in the workdir of its checkpoint."""
     file = checkpoints.workdir_of(path) / "results.json"
     records = read_results(file) if file.is_file() else []
@@ -162,21 +161,15 @@ def _written_whole(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write into, whose files get their final places once all of them are complete.
 
     Raises:
-      GuardError: the disk is full.
+      GuardError, UserError: the disk cannot be written.
     """
     partial = workdir / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        _publish(partial, workdir)
-    except Exception as error:
-        no_space = getattr(error, "errno", None) == errno.ENOSPC
-        if no_space or "no space left" in str(error).lower():
-            raise GuardError(
-                f"no space left on the disk of {workdir}: free some and run the same command again"
-            ) from error
-        raise
+        with disk.writing(workdir, "the files in it are as they were before"):
+            partial.mkdir(parents=True)
+            yield partial
+            _publish(partial, workdir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 
 from byol_jax import checks
+from byol_jax.data import folder
 from byol_jax.errors import UserError, require
 
 # Keys that may be left open again, with the word None.
@@ -16,16 +17,21 @@ _OPEN = ("num_steps", "stop_at")
 
 
 def parse_pairs(name: str, text: str) -> dict[str, str]:
-    """`a=b,c=d` as a dict.
+    """`a=b,c=d` as a dict; the comma of `folder:DIR,labels=FILE` parts nothing.
 
     Raises:
       UserError: a part without an equals sign, a key or a value.
     """
-    pairs = {}
+    pairs: dict[str, str] = {}
     for word in filter(None, text.split(",")):
-        key, separator, value = word.partition("=")
+        key, separator, value = (part.strip() for part in word.partition("="))
         require(key and separator and value, f"config.{name}: {word!r} must be NAME=VALUE")
-        pairs[key.strip()] = value.strip()
+        last = next(reversed(pairs), "")
+        before = pairs.get(last, "")
+        if key == "labels" and before.startswith("folder:") and not folder.parts_of(before)[1]:
+            pairs[last] = folder.with_labels(before, value)
+        else:
+            pairs[key] = value
     return pairs
 
 
@@ -82,6 +88,7 @@ def apply(config: ml_collections.ConfigDict, changes: Mapping[str, str]) -> list
         for name, text in changes.items()
         if has(plain, name)
     }
+    checks.check_finite(values, "config.override")
     for name, value in values.items():
         try:
             config.update_from_flattened_dict({name: value})

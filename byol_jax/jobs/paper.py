@@ -18,8 +18,8 @@ from byol_jax.errors import UserError, require
 from byol_jax.jobs import failures, job_of
 from byol_jax.jobs.plans import Cell, Plan, plan_cells
 from byol_jax.results import tables
-from byol_jax.results.records import Record, read_results, write_results
-from byol_jax.runtime import metrics, processes
+from byol_jax.results.records import Record, publish, read_results
+from byol_jax.runtime import disk, metrics, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -86,11 +86,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             continue
         lines += _lines(plan, records)
         if first:  # brought up to date after each: the next may take days
-            write_results(workdir / "results.json", _annotated(plan, records))
+            publish(workdir, _annotated(plan, records))
             _write(workdir, plan.cell["place"], lines, left_out)
     if first:
-        _write(workdir, plans[0].cell["place"], lines, left_out)
         print("\n".join([*tables.aligned([_HEADER, *lines], left=(0, 4)), *_listing(left_out)]))
+        _write(workdir, plans[0].cell["place"], lines, left_out)
         names = ["results.json"] * bool(lines) + ["table.md"]
         print(f"written: {', '.join(str(workdir / name) for name in names)}", flush=True)
     failures.raise_any(failed, f"cells of table={config.table}", len(plans))
@@ -106,7 +106,6 @@ def _run(plan: Plan) -> dict[str, Record]:
     processes.wait_for_all()  # before the first process changes the answer
     if not is_done:
         if processes.is_first_process():
-            plan.folder.mkdir(parents=True, exist_ok=True)
             metrics.write_json(plan.folder / "cell.json", plan.made_by())
         job_of(plan.config.job)(plan.config, plan.folder)
         processes.wait_for_all()  # the first process writes what all read
@@ -118,9 +117,7 @@ def _print_alone(title: Sequence[str], lines: Sequence[str], workdir: pathlib.Pa
     if not processes.is_first_process():
         return
     print("\n".join(lines), flush=True)
-    workdir.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([*title, "", "```", *lines, "```", ""])
-    (workdir / "table.md").write_text(text, encoding="utf-8")
+    disk.write_text(workdir / "table.md", "\n".join([*title, "", "```", *lines, "```", ""]))
 
 
 def _is_done(plan: Plan) -> bool:
@@ -236,4 +233,4 @@ def _write(
 ) -> None:
     """Writes the table as Markdown."""
     text = [f"# {place}", "", *tables.markdown([_HEADER, *lines]), *_listing(left_out)]
-    (workdir / "table.md").write_text("\n".join([*text, ""]), encoding="utf-8")
+    disk.write_text(workdir / "table.md", "\n".join([*text, ""]))

@@ -9,13 +9,13 @@ import ml_collections
 import numpy as np
 from matplotlib import figure
 
-from byol_jax import keys, train
+from byol_jax import keys, prepare
 from byol_jax.augment import byol, compose
-from byol_jax.data import crops, images, pipeline, stored
+from byol_jax.data import crops, folder, images, pipeline, stored
 from byol_jax.data.views import examples
 from byol_jax.errors import UserError, require
 from byol_jax.method import check, views_of
-from byol_jax.runtime import processes
+from byol_jax.runtime import disk, paths, processes
 
 # Side of a cell in inches, and the least number of pixels per inch.
 _CELL, _DPI = 1.5, 100
@@ -125,7 +125,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     for name in ("images", "draws"):
         value = config.views[name]
         require(value >= 1, f"config.views.{name}={value} must be 1 or more")
-    image_set = train.load_images(config)
+    image_set = prepare.load_images(config)
     count = min(config.views.images, image_set.size)
     ids, _ = examples(config.seed, image_set.size, 0, count)
     pictures = [stored.picture(image_set, i, exif=config.data.exif) for i in ids.tolist()]
@@ -135,8 +135,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def _write(sheet: figure.Figure, path: pathlib.Path) -> None:
     if processes.is_first_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.savefig(path)
+        with disk.replacing(path) as file:
+            sheet.savefig(file)
         print(f"written: {path}", flush=True)
 
 
@@ -191,17 +191,17 @@ def center_crop(path: str, size: int) -> np.ndarray:
     Raises:
       UserError: the file does not exist, or is not a readable image.
     """
+    file = paths.outside(path, "config.image")
     try:
-        data = pathlib.Path(path).read_bytes()
-        images.prepare(data)
-    except (OSError, images.Unreadable) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        file.read_bytes()
+    except OSError as error:
         raise UserError(
-            f"config.image={path} cannot be read ({reason}): name another image file"
+            f"config.image={path} cannot be read ({error.strerror}): name another image file"
         ) from error
-    labels = np.full(1, -1, np.int32)
-    records = images.Records(1, lambda i: images.Encoded(data, -1), lambda i: path, lambda: labels)
-    picture = stored.picture(images.ImageSet(path, records, labels, 0), 0, exif=True)
+    image_set = folder.files_set(f"config.image={path}", [str(file)])
+    reason = stored.read_example(image_set, 0, exif=True).reason
+    require(not reason, f"config.image={path} cannot be read ({reason}): name another image file")
+    picture = stored.picture(image_set, 0, exif=True)
     if picture is None:
         raise UserError(f"config.image={path} is damaged: name another image file")
     height, width, _ = picture.shape

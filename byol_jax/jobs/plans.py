@@ -16,6 +16,7 @@ from byol_jax.checks import check_keys, one_of
 from byol_jax.data import sources, table10
 from byol_jax.errors import UserError, require
 from byol_jax.jobs import overrides, pretrained
+from byol_jax.runtime import paths
 
 # A `papers.cells.Cell` as plain values, with `place`; and `folder` and `config` if it can be run.
 Cell = Mapping[str, Any]
@@ -154,7 +155,7 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
         "network; leave it out",
     )
     require(
-        not config.released or pathlib.Path(config.released).is_dir(),
+        not config.released or paths.outside(config.released, "config.released").is_dir(),
         f"config.released={config.released} is no folder: give that of the authors' files",
     )
     require(
@@ -209,7 +210,7 @@ def _not_released(cell: Cell, context: _Context) -> str:
         return (
             "no released checkpoint: give the folder of BYOL's authors' files as --config.released"
         )
-    return "" if (pathlib.Path(folder) / file).is_file() else f"{folder} has no {file}"
+    return "" if (paths.outside(folder) / file).is_file() else f"{folder} has no {file}"
 
 
 def _planned(cell: Cell, context: _Context) -> tuple[Plan | None, str]:
@@ -224,7 +225,7 @@ def _planned(cell: Cell, context: _Context) -> tuple[Plan | None, str]:
     departures: list[str] = []
     step, name = None, cell["name"]
     if cell["released"]:
-        job_config.checkpoint = str(pathlib.Path(config.released) / cell["released"])
+        job_config.checkpoint = str(paths.outside(config.released) / cell["released"])
         job_config.network = config.network
     elif need and source:
         job_config.checkpoint = config.checkpoint

@@ -13,6 +13,7 @@ import ml_collections
 
 from byol_jax import train
 from byol_jax.errors import Stopped
+from byol_jax.evals import checkpoint
 from byol_jax.runtime import processes
 
 _logger = logging.getLogger(__name__)
@@ -94,9 +95,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError, Diverged, Stopped: see `train.pretrain`.
     """
-    ended = train.pretrain(config, workdir)
-    if ended.step == ended.total_steps and processes.is_first_process():
-        finish(config, workdir, ended.step)
+
+    def then(ended: train.Ended) -> None:
+        if ended.step == ended.total_steps and processes.is_first_process():
+            finish(config, workdir, ended.step)
+
+    train.pretrain(config, workdir, then)
 
 
 def finish(config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int) -> None:
@@ -117,7 +121,8 @@ def finish(config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int) 
         try:
             if name == "embed" and jax.process_count() > 1:
                 raise RuntimeError("the job embed is for one process")
-            product.make(workdir)
+            with checkpoint.own_run():
+                product.make(workdir)
         except Stopped:
             raise
         except KeyboardInterrupt:

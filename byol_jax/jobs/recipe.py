@@ -23,7 +23,7 @@ from byol_jax.checks import check_keys, flatten
 from byol_jax.data import images, pipeline, sources, stored
 from byol_jax.errors import UserError, require
 from byol_jax.method import RULES
-from byol_jax.runtime import checkpoints, metrics, processes, spmd
+from byol_jax.runtime import metrics, newest, processes, spmd
 
 _logger = logging.getLogger(__name__)
 
@@ -370,9 +370,9 @@ def fill(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     check_keys(config, RULES)
     given = {key: value for key, value in flatten(config.to_dict()).items() if value is not None}
-    steps = checkpoints.steps(workdir / "checkpoints")
-    if steps:
-        old = flatten(weights.read_record(workdir / "checkpoints", steps[-1])["config"])
+    start = newest.to_continue(workdir / "checkpoints", config.skip_damaged)
+    if start:
+        old = flatten(weights.read_record(workdir / "checkpoints", start)["config"])
         # Either of them is the length, whichever the user gave then.
         length = () if {"num_steps", "num_epochs"} & {*given} else ("num_steps",)
         names = [key for key in (*sorted(KEYS), *length) if key in old and key not in given]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pathlib
 import shlex
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from byol_jax.jobs import pictures, representations
 from byol_jax.jobs.embed import namer
 from byol_jax.method import views_of
 from byol_jax.results import curves, html, records, tables
-from byol_jax.runtime import checkpoints, processes
+from byol_jax.runtime import checkpoints, disk, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -132,6 +131,7 @@ def write(path: str, workdir: pathlib.Path, options: Options = _DEFAULT) -> path
         f"config.checkpoint={path}: there is no {metrics_file}, which a run writes as it goes: "
         "give the workdir of a run",
     )
+    records.check_place(checkpoints.workdir_of(path))
     metrics = curves.until(curves.read(metrics_file), trained.step)
     require(
         metrics,
@@ -142,11 +142,7 @@ def write(path: str, workdir: pathlib.Path, options: Options = _DEFAULT) -> path
     page = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     target = workdir / FILE
     is_new = not target.exists()
-    with checkpoints.disk_errors(workdir, f"{target} is not written"):
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = workdir / f".{FILE}.partial"
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, target)
+    disk.write_text(target, page)
     size = target.stat().st_size / 1e6
     print(f"{'written' if is_new else 'replaced'}: {target} ({size:.1f} MB)", flush=True)
     return target
@@ -255,8 +251,11 @@ def _images(
             trained,
         )
         split = options.split or _split_of(config)
-        shown = sources.load(dataset, split, data_dir)
-        contents = nothing | _views(sources.load(dataset, config.data.split, data_dir), config)
+        largest = trained.cropping.largest
+        shown = sources.load(dataset, split, data_dir)._replace(largest=largest)
+        stored.check_readable(shown)
+        learnt = sources.load(dataset, config.data.split, data_dir)._replace(largest=largest)
+        contents = nothing | _views(learnt, config)
         contents |= representations.contents(
             trained,
             representations.Shown(

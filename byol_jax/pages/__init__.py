@@ -8,6 +8,7 @@ import ast
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from byol_jax.checks import nearest
 from byol_jax.errors import require
@@ -68,3 +69,13 @@ def make_importable(page: pathlib.Path) -> None:
     is_shipped = page.resolve().parent == folder()
     has_own = not is_shipped and any((p / "experiments" / "__init__.py").is_file() for p in around)
     sys.path.insert(len(sys.path) if has_own else 0, str(folder().parent))
+
+
+def config_of(recipe: str) -> Mapping[str, Any] | None:
+    """The config of the page whose recipe has these words, as that page made it in this process.
+
+    None if no page did, as for a recipe of the user's own.
+    """
+    shared = sys.modules.get("experiments.base")
+    made: Mapping[str, Mapping[str, Any]] = getattr(shared, "MADE", {})
+    return made.get(recipe)

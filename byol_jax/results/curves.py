@@ -1,7 +1,6 @@
 """Curves of `metrics.jsonl`, each with what a healthy one looks like (docs/protocols.md)."""
 
 import io
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,9 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib import figure
+
+from byol_jax.results import healthy
+from byol_jax.runtime.metrics import read_lines
 
 # Points of a curve that are drawn: a picture has no more columns of pixels.
 POINTS = 400
@@ -64,8 +66,8 @@ _CURVES = (
         "spread of the projections (std x sqrt(d))",
         {"projection_std": "std x sqrt(d)"},
         "About 1 when projections spread over the whole sphere, 0 when all images get the same "
-        "one. Healthy runs may dip in the first steps, recover, and stay above 0.5. A value that "
-        "goes to 0 and stays there is a collapse.",
+        "one. Healthy runs may dip in the first steps, recover, and stay above "
+        f"{healthy.SPREAD:g}. A value that stays below {healthy.LEAST_SPREAD:g} is a collapse.",
     ),
     Curve(
         "effective rank of the representation",
@@ -73,7 +75,8 @@ _CURVES = (
         "In how many directions the representations of some 512 images spread, in effect: from 1 "
         "to the number of those images or of dimensions, the smaller one. It falls from that of "
         "drawn weights in the first tenth of a run, and then rises or stays. A steady fall while "
-        "the loss falls is a collapse into few directions; at 5 or less compare with the raw "
+        "the loss falls is a collapse into few directions; at "
+        f"{healthy.LEAST_RANK:g} or less compare with the raw "
         "pixels before the representation is used. Ranks compare only between runs of one network "
         "and batch.",
     ),
@@ -129,14 +132,11 @@ def curves_of(objective: str) -> tuple[Curve, ...]:
 
 
 def read(path: pathlib.Path) -> Metrics:
-    """All values of `metrics.jsonl`; those that are null, and an incomplete last line, are not."""
+    """All values of `metrics.jsonl`, without nulls and without lines that cannot be read."""
     rows: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            fields = json.loads(line)
-            step, split = int(fields.pop("step")), str(fields.pop("split"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # a run that was killed may leave half a line
+    lines, _ = read_lines(path)
+    for _, fields in lines:
+        step, split = int(fields.pop("step")), str(fields.pop("split", ""))
         for name, value in fields.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 rows.setdefault((split, name), []).append((step, float(value)))

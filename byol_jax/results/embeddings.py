@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from byol_jax.errors import UserError
+from byol_jax.runtime import disk
 
 # Key of what a part says of itself, as JSON, in the metadata of its schema.
 ABOUT = b"byol_jax"
@@ -157,22 +158,15 @@ def _foreign(path: pathlib.Path, error: Exception) -> UserError:
 
 def write_npz(path: pathlib.Path, rows: Rows, about: Mapping[str, Any]) -> None:
     """Writes all rows as one file, which gets its name once it is complete."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                embeddings=rows.embeddings,
-                labels=rows.labels,
-                paths=np.array(rows.paths, np.str_),
-                ids=rows.ids,
-                about=np.array(json.dumps(about)),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk.replacing(path) as file:
+        np.savez(
+            file,
+            embeddings=rows.embeddings,
+            labels=rows.labels,
+            paths=np.array(rows.paths, np.str_),
+            ids=rows.ids,
+            about=np.array(json.dumps(about)),
+        )
 
 
 def npz_about(path: pathlib.Path) -> dict[str, Any]:

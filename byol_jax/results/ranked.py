@@ -1,7 +1,6 @@
 """`predictions.npz`: what a network predicts for each image, so that two can be compared."""
 
 import json
-import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from byol_jax.errors import UserError, require
 from byol_jax.results.records import Record
+from byol_jax.runtime import disk
 
 FILE = "predictions.npz"
 # Number of ranked classes that are kept per image: enough for top-1 and top-5.
@@ -61,17 +61,9 @@ def require_free(path: pathlib.Path, about: dict[str, Any]) -> None:
 
 def write(path: pathlib.Path, predictions: Ranked) -> None:
     """Writes a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            arrays = predictions._asdict() | {"about": np.array(json.dumps(predictions.about))}
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk.replacing(path) as file:
+        arrays = predictions._asdict() | {"about": np.array(json.dumps(predictions.about))}
+        np.savez_compressed(file, **arrays)
 
 
 def read(path: pathlib.Path) -> Ranked:

@@ -1,18 +1,23 @@
 """The records of `results.json`: an accuracy never stands without its protocol."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from byol_jax.errors import UserError, require
+from byol_jax.errors import GuardError, UserError, require
 from byol_jax.results import scores
+from byol_jax.runtime import disk
 
 _logger = logging.getLogger(__name__)
 
+FILE = "results.json"
 # In the order of a table's rows: untrained features first.
 NETWORKS = ("pixels", "random", "target", "online")
 
@@ -119,7 +124,8 @@ def read_results(path: str | os.PathLike[str]) -> list[Record]:
       UserError: there is no such file, or it holds something other than records.
     """
     path = Path(path)
-    require(path.is_file(), f"{path} does not exist: an evaluation job writes it")
+    require(os.path.lexists(path), f"{path} does not exist: an evaluation job writes it")
+    require(path.is_file(), f"{path} is no file: move it away")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, list):
@@ -127,7 +133,7 @@ def read_results(path: str | os.PathLike[str]) -> list[Record]:
         records = [Record(**fields) for fields in content]
         for record in records:
             validate(record)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} is not a list of result records ({reason}): mend it or move it away"
@@ -148,18 +154,88 @@ def write_results(path: str | os.PathLike[str], records: Sequence[Record]) -> No
     new = {identity(record) for record in records}
     if len(new) != len(records):
         raise ValueError("two records with the same identity: one number would be lost")
-    old = read_results(path) if path.exists() else []
-    merged = [*(record for record in old if identity(record) not in new), *records]
-    fields = [record._asdict() for record in merged]
-    text = json.dumps(fields, indent=2, allow_nan=False, default=to_plain) + "\n"
+    with _locked(path.parent):
+        old = read_results(path) if path.exists() else []
+        merged = [*(record for record in old if identity(record) not in new), *records]
+        fields = [record._asdict() for record in merged]
+        text = json.dumps(fields, indent=2, allow_nan=False, default=to_plain) + "\n"
+        with disk.replacing(path) as file:
+            file.write(text.encode("utf-8"))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from merging into a file of this folder at the same time.
+
+    The lock is on the folder, since the file itself is replaced. It ends with the process.
+    """
+    opened = None
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        # Without a lock where the file system has none; what cannot be made is said by the writing.
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            opened = os.open(folder, os.O_RDONLY)
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        if opened is not None:
+            os.close(opened)
+
+
+def check_place(workdir: Path) -> None:
+    """Refuses a `results.json` to which nothing can be added, before there is something to add.
+
+    Raises:
+      UserError: it is a folder, or holds something other than records.
+    """
+    path = workdir / FILE
+    if os.path.lexists(path):
+        read_results(path)
+
+
+def publish(workdir: Path, records: Sequence[Record], text: str = "") -> None:
+    """Prints a table, then adds its records to `results.json`; no number is ever lost.
+
+    If the file cannot be written, the numbers go to a file beside it, or to one of another folder,
+    or to standard output.
+
+    Args:
+      workdir: folder of `results.json`.
+      records: the records.
+      text: the table; empty if it was printed before, or is not complete yet.
+
+    Raises:
+      UserError, GuardError: a disk or standard output cannot be written; says where the numbers
+        are.
+    """
+    failed: BaseException | None = None
+    if text:
+        try:
+            print(text, flush=True)
+        except BaseException as error:
+            failed = error  # the file counts more
+    path = workdir / FILE
+    try:
+        write_results(path, records)
+    except (UserError, GuardError) as error:
+        raise type(error)(f"{error}; {_kept_elsewhere(workdir, records)}") from error
+    if isinstance(failed, UserError | GuardError):
+        raise type(failed)(f"{failed}; the numbers are in {path}") from failed
+    if failed:
+        raise failed
+    if text:
+        print(f"written: {path}", flush=True)
+
+
+def _kept_elsewhere(workdir: Path, records: Sequence[Record]) -> str:
+    """Writes records where there is room, and says where that is."""
+    name = f"results-{os.getpid()}.json"
+    for folder in (workdir, Path(), Path(tempfile.gettempdir())):
+        try:
+            write_results(folder / name, records)
+            return f"the numbers are in {(folder / name).absolute()}"
+        except (UserError, GuardError):
+            continue
+    lines = (json.dumps(record._asdict(), default=to_plain) for record in records)
+    print("\n".join(lines), flush=True)
+    return "the numbers are on standard output, a record per line"

@@ -7,13 +7,19 @@ orbax refuses the outputs of a pmap over several processes.
 
 If there are several processes, the first one saves and each one reads for itself. Orbax is told
 that it works in a single process: its own barriers would hang where only some processes reach them.
+
+A run may be at work in the folder that is read: it adds steps and deletes old ones, file by file. A
+step that cannot be read is damaged only if it is still there, and no newer one has come.
 """
 
 import concurrent.futures
 import contextlib
-import errno
+import functools
+import logging
+import os
 import pathlib
-import zlib
+import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,11 +27,25 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byol_jax.errors import GuardError, UserError
-from byol_jax.runtime import processes
+from byol_jax.errors import UserError
+from byol_jax.runtime import disk, paths, processes, stored_step
+from byol_jax.runtime.stored_step import Record, UnreadableError
+
+_logger = logging.getLogger(__name__)
 
 PyTree = Any
-Record = dict[str, Any]
+
+# Seconds for which the files of an old step must stay as they are to count as damaged, not as being
+# deleted.
+_PATIENCE = 1.0
+
+
+class DamagedError(UserError):
+    """A step is there, and cannot be read."""
+
+
+class RemovedError(UserError):
+    """A step was there, and its run has deleted it."""
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -37,17 +57,6 @@ def flatten(tree: PyTree) -> dict[str, np.ndarray]:
     """Leaves by path name, as host arrays."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _describe(array: np.ndarray) -> dict[str, Any]:
-    # The bytes are read in place: copying a large array would take longer than its checksum.
-    checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-    index = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
 
 
 class Saver(NamedTuple):
@@ -64,50 +73,45 @@ class Saver(NamedTuple):
     pending: list[concurrent.futures.Future[None]]
 
 
-def saver(directory: pathlib.Path, keep: int | None) -> Saver | None:
+def saver(directory: pathlib.Path, keep: int | None, after: int | None = None) -> Saver | None:
     """A saver to `directory/STEP/` on the first process, None on all other processes.
 
     Args:
       directory: folder of the checkpoints; it is made if it does not exist.
       keep: number of steps to keep, the newest ones; None keeps all.
+      after: the step that a training goes on from. Later ones, which it could not read, are moved
+        aside, since it will save steps of these numbers.
     """
     if not processes.is_first_process():
         return None
-    directory.mkdir(parents=True, exist_ok=True)
+    with disk.writing(directory, "nothing is trained"):
+        directory.mkdir(parents=True, exist_ok=True)
+        if after is not None:
+            _set_aside(directory, after)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=False,
         enable_async_checkpointing=True,
-        multiprocessing_options=_alone(),
+        multiprocessing_options=stored_step.alone(),
     )
     manager = ocp.CheckpointManager(directory.absolute(), options=options)
     worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     return Saver(manager, worker, [])
 
 
-@contextlib.contextmanager
-def disk_errors(
-    directory: pathlib.Path | str, kept: str = "the checkpoints in it are complete"
-) -> Iterator[None]:
-    """Turns the error of a full disk into a guard's.
+def _set_aside(directory: pathlib.Path, after: int) -> None:
+    """Renames steps later than `after`, and step 0, to `STEP.damaged`.
 
-    Args:
-      directory: what is written.
-      kept: what a user has after the error.
-
-    Raises:
-      GuardError: the disk is full.
+    Nothing reads or deletes a folder of that name.
     """
-    try:
-        yield
-    except Exception as error:
-        no_space = getattr(error, "errno", None) == errno.ENOSPC
-        if no_space or "no space left" in str(error).lower():
-            raise GuardError(
-                f"no space left on the disk of {directory}: free some and run the same command "
-                f"again; {kept}"
-            ) from error
-        raise
+    for step in steps(directory):
+        if step > after or not step:
+            target, copies = directory / f"{step}.damaged", 1
+            while target.exists():
+                copies += 1
+                target = directory / f"{step}.damaged-{copies}"
+            (directory / str(step)).rename(target)
+            _logger.warning("moved %s to %s", directory / str(step), target.name)
 
 
 def save(to: Saver | None, step: int, tree: PyTree, record: Record) -> None:
@@ -118,7 +122,8 @@ def save(to: Saver | None, step: int, tree: PyTree, record: Record) -> None:
       step: number of finished updates, so that no step runs twice after a resume. A step that was
         saved before stays as it is.
       tree: host arrays of one replica; the caller must not change them afterwards.
-      record: JSON-compatible entries of the record; `step` and `arrays` are added.
+      record: JSON-compatible entries of the record; `step`, `arrays` and a checksum of
+        the record are added.
 
     Raises:
       GuardError: the disk was full when an earlier step was saved.
@@ -134,8 +139,9 @@ def _write(
 ) -> None:
     if step in manager.all_steps():
         return
-    record = {**record, "step": step, "arrays": {k: _describe(v) for k, v in flat.items()}}
-    with disk_errors(manager.directory):
+    arrays = {name: stored_step.describe(array) for name, array in flat.items()}
+    record = stored_step.sealed({**record, "step": step, "arrays": arrays})
+    with disk.writing(manager.directory):
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -159,7 +165,7 @@ def finish(to: Saver | None) -> None:
     """
     if to is not None:
         _settle(to)
-        with disk_errors(to.manager.directory):
+        with disk.writing(to.manager.directory):
             to.manager.wait_until_finished()
 
 
@@ -167,79 +173,142 @@ def close(to: Saver | None) -> None:
     """Waits for all saves, then releases the saver's threads."""
     if to is not None:
         to.worker.shutdown()
-        with disk_errors(to.manager.directory):
+        with disk.writing(to.manager.directory):
             to.manager.close()
 
 
 def workdir_of(path: str | pathlib.Path) -> pathlib.Path:
     """The workdir of a run, from itself, its `checkpoints`, or one step of them."""
-    folder = pathlib.Path(path)
+    folder = paths.outside(path, "config.checkpoint")
     if folder.name.isdigit() and folder.parent.name == "checkpoints":
         folder = folder.parent
     return folder.parent if folder.name == "checkpoints" else folder
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """The complete steps in a checkpoint folder, in ascending order; may be empty."""
-    if not directory.is_dir():
+    """The complete steps in a checkpoint folder, in ascending order; may be empty.
+
+    Raises:
+      UserError: the folder is there and cannot be listed.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+    except OSError as error:
+        raise UserError(f"{directory} cannot be read here: {error.strerror}") from error
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+
+
+def verified_record(directory: pathlib.Path, step: int) -> Record:
+    """The record of a step, or an `UnreadableError`, which says nothing about the other steps."""
+    record = stored_step.read_record(directory / str(step))
+    if stored_step.CHECKSUM not in record:
+        log_once(
+            logging.INFO,
+            f"{directory} holds steps of an earlier version, whose records have no checksum: read "
+            "without one",
+        )
+    return record
+
+
+def verified(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], Record]:
+    """Arrays and record of a step, or an `UnreadableError`, as above."""
+    record = verified_record(directory, step)
+    return stored_step.read_arrays(directory / str(step), record), record
+
+
+@functools.cache
+def log_once(level: int, message: str) -> None:
+    """Logs a message that one process needs to say once."""
+    if processes.is_first_process():
+        _logger.log(level, "%s", message)
 
 
 def read_record(directory: pathlib.Path, step: int) -> Record:
     """The JSON record that was saved with the arrays of a step.
 
     Raises:
-      UserError: the folder is not a checkpoint of this project.
+      DamagedError: it cannot be read, or is that of another step.
+      RemovedError: its run has deleted it.
+      UserError: the files cannot be opened.
     """
-    try:
-        handler = ocp.Checkpointer(
-            ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
-            multiprocessing_options=_alone(),
-        )
-        return handler.restore((directory / str(step) / "record").absolute())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{directory / str(step)} is not a complete checkpoint of byol_jax ({error}): name a "
-            "workdir, or a folder checkpoints/STEP of one"
-        ) from error
+    with _explained(directory, step):
+        return verified_record(directory, step)
 
 
 def read(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], Record]:
     """All arrays of a step by path name, and its record.
 
     Raises:
-      UserError: the folder is not a checkpoint, or an array differs from its checksum.
+      DamagedError: one of them is missing, or differs from its checksum.
+      RemovedError: its run has deleted it.
+      UserError: the files cannot be opened, or memory is short.
     """
-    record = read_record(directory, step)
-    target = {
-        name: np.empty(array["shape"], array["dtype"]) for name, array in record["arrays"].items()
-    }
-    handler = ocp.Checkpointer(
-        ocp.StandardCheckpointHandler(multiprocessing_options=_alone()),
-        multiprocessing_options=_alone(),
-    )
+    with _explained(directory, step):
+        return verified(directory, step)
+
+
+@contextlib.contextmanager
+def _explained(directory: pathlib.Path, step: int) -> Iterator[None]:
+    """Says what it means that a step cannot be read, and what to do."""
     try:
-        flat = handler.restore(
-            (directory / str(step) / "state").absolute(), args=ocp.args.StandardRestore(target)
+        yield
+    except UnreadableError as error:
+        if _is_removed(directory, step):
+            raise RemovedError(
+                f"checkpoint {directory / str(step)} was removed by its run, which keeps the "
+                f"newest ones alone: the newest is {steps(directory)[-1]}"
+            ) from error
+        raise refusal(directory, step, error) from error
+
+
+def _is_removed(directory: pathlib.Path, step: int) -> bool:
+    """Whether a step is gone, or on its way: it is not the newest, and its files become fewer."""
+    folder, before = directory / str(step), None
+    while steps(directory)[-1:] > [step]:
+        if not folder.exists():
+            return True
+        now = sorted(map(str, folder.rglob("*")))
+        if now == before:
+            return False
+        before, deadline = now, time.monotonic() + _PATIENCE
+        while folder.exists() and time.monotonic() < deadline:
+            time.sleep(_PATIENCE / 20)
+    return False
+
+
+def refusal(directory: pathlib.Path, step: int, error: UnreadableError) -> UserError:
+    """What a user is told of a step that cannot be read."""
+    folder = directory / str(step)
+    if not folder.exists():
+        others = steps(directory)
+        known = f"the newest is {others[-1]}" if others else "there is none"
+        return RemovedError(f"checkpoint {folder} does not exist: {known} in {directory}")
+    if not error.is_damaged:
+        return UserError(
+            f"checkpoint {folder} cannot be read here ({error.reason}): let this user read it, and "
+            "leave it enough memory and open files"
         )
-    except (OSError, ValueError) as error:
-        raise UserError(_damaged(directory, step, str(error).splitlines()[0])) from error
-    flat = {name: np.asarray(value) for name, value in flat.items()}
-    for name, array in record["arrays"].items():
-        if _describe(flat[name]) != array:
-            raise UserError(_damaged(directory, step, f"{name} differs from its checksum"))
-    return flat, record
-
-
-def _damaged(directory: pathlib.Path, step: int, reason: str) -> str:
-    earlier = [s for s in steps(directory) if s < step]
+    earlier = _earlier(directory, step)
     remedy = (
-        f"move that folder away to continue from step {earlier[-1]}"
-        if earlier
+        f"move that folder away to continue from step {earlier} (a training does so by itself with "
+        "--config.skip_damaged=True)"
+        if earlier is not None
         else "there is no earlier checkpoint, so use another workdir to start again"
     )
-    return f"checkpoint {directory / str(step)} is damaged ({reason}): {remedy}"
+    return DamagedError(f"checkpoint {folder} is damaged ({error.reason}): {remedy}")
+
+
+def _earlier(directory: pathlib.Path, step: int) -> int | None:
+    """The newest step before another one whose record can be read."""
+    for earlier in reversed(steps(directory)):
+        if earlier < step:
+            with contextlib.suppress(UnreadableError):
+                stored_step.read_record(directory / str(earlier))
+                return earlier
+    return None
 
 
 def fill(tree: PyTree, flat: Mapping[str, np.ndarray], source: str) -> PyTree:

@@ -4,42 +4,105 @@ import contextlib
 import json
 import logging
 import math
-import os
 import pathlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import tensorboardX
 import tqdm
+from tensorboardX import record_writer
 
-from byol_jax.runtime import processes, spmd
+from byol_jax.runtime import disk, processes, spmd
 
 _logger = logging.getLogger(__name__)
+# It warns of each number that is not finite, without saying which; metrics.jsonl has null there.
+logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
     """Writes JSON atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    disk.write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Writes `config.json` into a workdir, unless it has one: that of a run stays its own."""
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     if not path.exists():
         write_json(path, config)
 
 
-def _is_kept(line: str, step: int) -> bool:
+def read_lines(path: pathlib.Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
+    """The lines of a `metrics.jsonl` that can be read, each with its fields; how many cannot.
+
+    The last line of a run that was killed may be incomplete, and a damaged disk may leave any bytes
+    in any line.
+    """
+    lines, bad = [], 0
+    for line in path.read_bytes().split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line.decode("utf-8"))
+            is_good = math.isfinite(fields["step"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_good = False
+        if is_good:
+            lines.append((line, fields))
+        else:
+            bad += 1
+    return lines, bad
+
+
+class _Kept:
+    """A binary file that keeps its first error, and takes nothing after it.
+
+    tensorboardX writes in a thread of its own. An error there would end the thread alone: nobody
+    would hear of it, and whoever adds values would wait forever once the queue is full.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        if self.error is None:
+            try:
+                work()
+            except OSError as error:
+                self.error = error
+
+    def write(self, data: bytes) -> None:
+        self._attempt(lambda: self._file.write(data))
+
+    def flush(self) -> None:
+        self._attempt(self._file.flush)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of what it could not write before
+            self._attempt(self._file.flush)
+            self._file.close()
+
+
+def _events(workdir: pathlib.Path, step: int) -> tuple[tensorboardX.SummaryWriter, _Kept]:
+    """A writer of TensorBoard events, and its file."""
+    files: list[_Kept] = []
+    opened = record_writer.open_file
+
+    def open_file(path: str) -> _Kept:
+        files.append(_Kept(opened(path)))
+        return files[-1]
+
+    record_writer.open_file = open_file
     try:
-        return json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):
-        return False  # the last line of a run that was killed may be incomplete
+        events = tensorboardX.SummaryWriter(
+            str(workdir), purge_step=step + 1, max_queue=100, flush_secs=30
+        )
+    finally:
+        record_writer.open_file = opened
+    return events, files[0]
 
 
 class Writer:
@@ -48,20 +111,31 @@ class Writer:
     Args:
       workdir: an existing folder.
       step: number of finished updates when the run resumes. Lines of later steps, which an
-        interrupted run wrote after its last checkpoint, are dropped: those steps run again.
+        interrupted run wrote after its last checkpoint, are dropped: those steps run again. So are
+        lines that cannot be read, and a message says how many.
+
+    Raises:
+      GuardError, UserError: the disk cannot be written, here and in `write`.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _is_kept(line, step)]
-            temporary = path.with_name(path.name + ".partial")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, path)
-        self._file = path.open("a")
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir), purge_step=step + 1, max_queue=100, flush_secs=30
-        )
+        self._path = workdir / "metrics.jsonl"
+        with disk.writing(self._path):
+            if self._path.exists():
+                self._keep(step)
+            # Without a buffer nothing is left to be written when the file is closed.
+            self._file = self._path.open("ab", buffering=0)
+        with disk.writing(workdir):
+            self._events, self._kept = _events(workdir, step)
+
+    def _keep(self, step: int) -> None:
+        lines, bad = read_lines(self._path)
+        if bad:
+            _logger.warning("%s: %d line(s) that cannot be read are dropped", self._path, bad)
+        with disk.replacing(self._path) as file:
+            for line, fields in lines:
+                if fields["step"] <= step:
+                    file.write(line + b"\n")
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes the scalars of one step; `step` counts finished updates.
@@ -69,15 +143,25 @@ class Writer:
         A value that is not finite becomes null in JSON, which has no NaN.
         """
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
-        self._file.flush()
+        line = (json.dumps({"step": step, "split": split, **finite}) + "\n").encode()
+        with disk.writing(self._path):
+            while line:  # a disk that is nearly full takes a part of it, then none
+                line = line[self._file.write(line) :]
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
+        self._check_events()
+
+    def _check_events(self) -> None:
+        with disk.writing(self._path.with_name("events.out.tfevents")):
+            if self._kept.error:
+                raise self._kept.error
 
     def close(self) -> None:
         """Flushes and closes both outputs."""
         self._file.close()
         self._events.close()
+        if sys.exc_info()[0] is None:  # what has ended the run counts more
+            self._check_events()
 
 
 class _BarHandler(logging.Handler):

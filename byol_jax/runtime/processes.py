@@ -1,5 +1,6 @@
 """Several processes: how they find each other, agree on values, and end together."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -8,7 +9,9 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+import time
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -180,6 +183,37 @@ def leave_soon(code: int, seconds: float = 10) -> None:
         timer.start()
 
 
+def gather_texts(text: str) -> list[str]:
+    """The texts of all processes, in their order; all must call it together."""
+    if jax.process_count() == 1:
+        return [text]
+    row = np.frombuffer(text.encode(), np.uint8)
+    sizes = spmd.gather_from_processes(np.asarray(len(row)))
+    # One byte more, since an array without elements cannot be gathered.
+    padded = np.pad(row, (0, int(np.max(sizes)) + 1 - len(row)))
+    rows = spmd.gather_from_processes(padded)
+    return [bytes(r[:n]).decode() for r, n in zip(rows, sizes, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A block that processes enter together, and that each may refuse for reasons of its own.
+
+    Raises:
+      UserError: some process has raised one, or another error. No process waits for it.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    texts = gather_texts("" if failure is None else str(failure) or repr(failure))
+    if failure is not None:
+        raise failure
+    for text in filter(None, texts):
+        raise UserError(text)
+
+
 def require_same(values: Mapping[str, Any]) -> None:
     """Compares JSON-compatible values by name; all processes must call it together.
 
@@ -188,11 +222,7 @@ def require_same(values: Mapping[str, Any]) -> None:
     """
     if jax.process_count() == 1:
         return
-    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
-    sizes = spmd.gather_from_processes(np.asarray(len(text)))
-    padded = np.pad(text, (0, int(np.max(sizes)) - len(text)))
-    rows = spmd.gather_from_processes(padded)
-    first, *rest = (json.loads(bytes(r[:n])) for r, n in zip(rows, sizes, strict=True))
+    first, *rest = (json.loads(text) for text in gather_texts(json.dumps(values)))
     for process, entries in enumerate(rest, start=1):
         names = [n for n in {**first, **entries} if first.get(n) != entries.get(n)]
         shown = ", ".join(f"{n}={entries.get(n)} instead of {first.get(n)}" for n in names[:3])
@@ -202,6 +232,17 @@ def require_same(values: Mapping[str, Any]) -> None:
             f"process {process} differs from process 0: {shown}{more}; give all processes the same "
             "command, data and workdir",
         )
+
+
+def count_on_this_host() -> int:
+    """The number of processes on this machine; all processes must call it together."""
+    if jax.process_count() == 1:
+        return 1
+    name = np.asarray(zlib.crc32(socket.gethostname().encode()), np.int64)
+    # In two halves, because JAX makes int64 int32.
+    halves = np.array([name >> 16, name & 0xFFFF], np.int32)
+    rows = spmd.gather_from_processes(halves)
+    return int(np.sum(np.all(np.asarray(rows) == halves, axis=-1)))
 
 
 def is_first_process() -> bool:
@@ -219,3 +260,51 @@ def any_process(flag: bool) -> bool:
 def wait_for_all() -> None:
     """Returns when all processes have called it."""
     any_process(False)
+
+
+class Agreement:
+    """Asks all processes every few seconds whether one of them wants to end.
+
+    The answer is fetched one step late, as logs are, so that no device waits for the host. All
+    processes must ask at the same steps: with each answer they get the step of the next question,
+    from the pace of process 0.
+
+    Args:
+      seconds: from one question to the next, where a step takes less.
+    """
+
+    def __init__(self, seconds: float = 5.0):
+        self._seconds = seconds
+        self._pending: jax.Array | None = None
+        self._asked, self._gap, self._at = 0, 1, time.monotonic()
+
+    def ask(self, step: int, wants_to_end: bool) -> bool:
+        """Whether some process wants to end; called by all processes behind each step they start.
+
+        Args:
+          step: number of the step that has just been started.
+          wants_to_end: whether this process does.
+        """
+        if jax.process_count() == 1:
+            return wants_to_end
+        if self._pending is not None:
+            flags, gaps = spmd.to_host(self._pending).T
+            self._pending, self._gap = None, int(max(gaps))
+            if flags.any():
+                return True
+        if step >= self._asked + self._gap:
+            gap = self._next_gap(step) if is_first_process() else 0
+            self._pending = spmd.start_gathering(np.array([wants_to_end, gap], np.int32))
+            self._asked = step
+        return False
+
+    def _next_gap(self, step: int) -> int:
+        """Steps from this question to the next.
+
+        At most twice as many as before: the host starts the first steps faster than devices end
+        them.
+        """
+        now = time.monotonic()
+        pace = (now - self._at) / max(step - self._asked, 1)
+        self._at = now
+        return max(1, min(2 * self._gap, int(self._seconds / max(pace, 1e-9))))

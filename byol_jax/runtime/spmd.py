@@ -5,6 +5,8 @@ one device. BatchNorm (networks/norms.py) takes the name `AXIS`.
 """
 
 import collections
+import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -199,6 +201,7 @@ def map_batches(
     batches: Iterable[np.ndarray],
     batch_size: int,
     shared: Sequence[PyTree] = (),
+    most: int | None = None,
 ) -> PyTree:
     """Applies a function of a batch to host batches, one after the other, on all local devices.
 
@@ -212,12 +215,30 @@ def map_batches(
       batch_size: rows per call, rounded up to a multiple of the number of local devices.
       shared: further arguments, the same for every batch. As arguments rather than constants they
         keep the program small, and other values need no compilation.
+      most: an upper bound of N, where there is one. Rows are then written where they stay, and need
+        no memory beside that; without it they take twice their size for a moment.
 
     Returns:
       A tree of host arrays `[N, ...]`.
     """
-    apply = on_batches(function, batch_size, shared)
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *map(apply, batches))
+    parts = map(on_batches(function, batch_size, shared), batches)
+    if most is None:
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    return _stacked(parts, most)
+
+
+def _stacked(parts: Iterator[PyTree], most: int) -> PyTree:
+    """Trees of `[b, ...]` as one of `[N, ...]`, N at most `most`."""
+    first = next(parts)
+    # Pages that no row is written to take no memory.
+    whole = jax.tree.map(lambda leaf: np.empty((most, *leaf.shape[1:]), leaf.dtype), first)
+    done = 0
+    for part in itertools.chain([first], parts):
+        count = len(jax.tree.leaves(part)[0])
+        rows = slice(done, done + count)
+        jax.tree.map(lambda to, leaf, rows=rows: operator.setitem(to, rows, leaf), whole, part)
+        done += count
+    return jax.tree.map(operator.itemgetter(slice(done)), whole)
 
 
 def on_batches(
@@ -266,3 +287,17 @@ def from_first_process(tree: PyTree) -> PyTree:
 def gather_from_processes(array: np.ndarray) -> np.ndarray:
     """The arrays of all processes, `[processes, ...]`; all processes must call it together."""
     return np.asarray(multihost_utils.process_allgather(array))
+
+
+@functools.cache
+def _gathering() -> Callable[..., Any]:
+    return pmap(lambda row: all_gather(row[None], AXIS))
+
+
+def start_gathering(row: np.ndarray) -> jax.Array:
+    """Starts to gather a row of each process, and waits for none of them.
+
+    All processes must call it at the same point. `to_host` of the result waits; it has the row of
+    each device of each process, `[devices, n]`.
+    """
+    return _gathering()(np.broadcast_to(row, (jax.local_device_count(), *row.shape)))

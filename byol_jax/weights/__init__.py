@@ -1,6 +1,6 @@
 """Trained weights, in and out."""
 
-from byol_jax.weights.checkpoint import read_record
+from byol_jax.weights.checkpoint import read_newest_record, read_record
 from byol_jax.weights.kinds import KINDS, is_single, load
 from byol_jax.weights.trained import Cropping, Trained, Tree, terms_of, trained_of
 from byol_jax.weights.upgrade import upgrade, upgrade_classifiers, upgrade_config
@@ -12,6 +12,7 @@ __all__ = [
     "Tree",
     "is_single",
     "load",
+    "read_newest_record",
     "read_record",
     "terms_of",
     "trained_of",

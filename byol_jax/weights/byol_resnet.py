@@ -180,7 +180,10 @@ def prepare(
     crops = []
     for file in files:
         with Image.open(file) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"), np.float32))
+            whole: Image.Image = image
+            if image.mode.startswith("I;16"):  # the high byte: Pillow would clip at 255
+                whole = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            pixels = torch.from_numpy(np.array(whole.convert("RGB"), np.float32))
         crops.append(_crop(pixels, about["image_size"], about["eval_crop"]))
     mean, std = (torch.tensor(about[key]).view(3, 1, 1) for key in ("mean", "std"))
     return (torch.stack(crops).permute(0, 3, 1, 2) / 255 - mean) / std

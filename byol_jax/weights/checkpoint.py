@@ -1,16 +1,28 @@
 """Reading trained networks: this project's checkpoints of pre-training and of fine-tuning."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from byol_jax.errors import UserError, require
 from byol_jax.networks import siamese
-from byol_jax.runtime import checkpoints
+from byol_jax.runtime import checkpoints, newest, paths
 from byol_jax.weights.trained import Trained, Tree, trained_of
 from byol_jax.weights.upgrade import upgrade
+
+# Looks for a step in a folder where a run may just be putting one in the place of another.
+_LOOKS = 3
+
+
+def names_step(path: pathlib.Path) -> bool:
+    """Whether a path means one step of a run, whatever is left of it."""
+    if not path.name.isdigit() or (path / "checkpoints").is_dir():
+        return False
+    return (path / "record").is_dir() or path.parent.name == "checkpoints"
 
 
 def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
@@ -22,14 +34,16 @@ def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     Raises:
       UserError: if there is no checkpoint.
     """
-    path = pathlib.Path(path)
-    require(path.is_dir(), f"checkpoint={path} is no folder: give a workdir or checkpoints/STEP")
-    if path.name.isdigit() and (path / "record").is_dir():
+    path = paths.outside(path, "checkpoint")
+    if names_step(path):
         return path.parent, int(path.name)
-    for folder in (path / "checkpoints", path):
-        steps = checkpoints.steps(folder)
-        if steps:
-            return folder, steps[-1]
+    require(path.is_dir(), f"checkpoint={path} is no folder: give a workdir or checkpoints/STEP")
+    for _ in range(_LOOKS):
+        for folder in (path / "checkpoints", path):
+            steps = checkpoints.steps(folder)
+            if steps:
+                return folder, steps[-1]
+        time.sleep(0.05)
     raise UserError(f"checkpoint={path} holds no checkpoint: expected {path}/checkpoints/STEP")
 
 
@@ -58,26 +72,62 @@ def read_record(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """
     record = checkpoints.read_record(folder, step)
     _require_encoder("config" in record, folder / str(step))
-    return upgrade({}, record)[1]
+    return _upgraded({}, record, folder / str(step))[1]
+
+
+def read_newest_record(folder: pathlib.Path) -> tuple[int, dict[str, Any]] | None:
+    """The newest step of a folder in which a run may be at work, and its record; None if empty.
+
+    Raises:
+      UserError: as in `read_record`.
+    """
+    return newest.read(folder, read_record)
 
 
 def read(path: str | pathlib.Path) -> Trained:
     """Reads a checkpoint of this project.
 
     Args:
-      path: as in `locate`.
+      path: as in `locate`. Of a workdir the newest step is read, also if its run deletes the one
+        that was the newest meanwhile.
 
     Raises:
       UserError: if there is none, it is damaged, or it holds no encoder.
     """
     folder, step = locate(path)
-    flat, record = checkpoints.read(folder, step)
+    if names_step(paths.outside(path, "checkpoint")):
+        flat, record = checkpoints.read(folder, step)
+    else:
+        found = newest.read(folder, checkpoints.read)
+        require(found, f"checkpoint={path} holds no checkpoint: its last one was just deleted")
+        assert found
+        step, (flat, record) = found
     # Classifiers and cells of a grid are saved without a config.
     _require_encoder("config" in record, path)
     _require_encoder(siamese.encoder_params(haiku_tree(flat, "online_params")), path)
-    flat, record = upgrade(flat, record)
+    flat, record = _upgraded(flat, record, folder / str(step))
     trees = {
         name: haiku_tree(flat, name)
         for name in ("online_params", "online_state", "target_params", "target_state")
     }
-    return trained_of(record, step, **trees)
+    with _understood(folder / str(step)):
+        return trained_of(record, step, **trees)
+
+
+def _upgraded(
+    flat: dict[str, np.ndarray], record: dict[str, Any], path: pathlib.Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with _understood(path):
+        return upgrade(flat, record)
+
+
+@contextlib.contextmanager
+def _understood(path: pathlib.Path) -> Iterator[None]:
+    """Refuses a record that lacks what every version saved: only one without a checksum can."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"checkpoint {path} has a record that this version does not understand "
+            f"({type(error).__name__}: {error}): it is damaged, or of a later version"
+        ) from error

@@ -13,8 +13,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from byol_jax.data.depth import of_record, to_record
 from byol_jax.errors import UserError, require
 from byol_jax.networks import siamese
+from byol_jax.runtime import paths
 from byol_jax.weights import layout
 from byol_jax.weights.trained import Trained, Tree, of_weights, trained_of
 from byol_jax.weights.upgrade import upgrade
@@ -67,6 +69,7 @@ def about(trained: Trained, name: str) -> dict[str, Any]:
         "origin": trained.origin,
         "licence": trained.licence,
         "config": dict(trained.config),
+        **to_record(trained.depth),
     }
 
 
@@ -99,7 +102,7 @@ def read(path: str | pathlib.Path) -> Trained:
     Raises:
       UserError: it is no export, a damaged one, or one of a later version.
     """
-    file = pathlib.Path(path)
+    file = paths.outside(path, "checkpoint")
     file = file / FILE if file.is_dir() else file
     require(file.is_file(), f"checkpoint={path}: there is no file {file}")
     try:
@@ -150,4 +153,4 @@ def _rebuilt(values: Mapping[str, Any], arrays: layout.Flat) -> Trained:
         )
     layout.require_fit(arrays, trained.network)
     params, state = layout.from_torch(arrays, trained.network, untold=0)
-    return trained._replace(online_params=params, online_state=state)
+    return trained._replace(online_params=params, online_state=state, depth=of_record(values))

@@ -5,6 +5,7 @@ import pathlib
 
 from byol_jax.errors import require
 from byol_jax.networks import resnet
+from byol_jax.runtime import paths
 from byol_jax.weights import checkpoint, exported, pytorch, released
 from byol_jax.weights.trained import Trained
 
@@ -19,7 +20,7 @@ KINDS = (
 
 def is_single(path: str | pathlib.Path) -> bool:
     """Whether a path names one network of fixed weights: a file, by its ending, or an export."""
-    path = pathlib.Path(str(path).partition(":padding=")[0])
+    path = paths.outside(str(path).partition(":padding=")[0], "checkpoint")
     is_file = path.suffix in (".pkl", pytorch.SAFETENSORS, *pytorch.TORCH) and not path.is_dir()
     return is_file or exported.is_export(path)
 
@@ -32,12 +33,12 @@ def _options(path: str) -> tuple[pathlib.Path, str | None]:
     """
     file, colon, padding = path.rpartition(":padding=")
     if not colon:
-        return pathlib.Path(path), None
+        return paths.outside(path, "checkpoint"), None
     require(
         padding in resnet.PADDINGS,
         f"checkpoint={path}: padding={padding} must be one of: {', '.join(resnet.PADDINGS)}",
     )
-    return pathlib.Path(file), padding
+    return paths.outside(file, "checkpoint"), padding
 
 
 def load(path: str | pathlib.Path) -> Trained:
@@ -60,8 +61,9 @@ def load(path: str | pathlib.Path) -> Trained:
     if exported.is_export(path):
         trained = exported.read(path)
     elif not is_single(path):
-        require(path.exists(), f"checkpoint={path}: there is no such path; give {KINDS}")
-        require(path.is_dir(), f"checkpoint={path} must be {KINDS}")
+        if not checkpoint.names_step(path):
+            require(path.exists(), f"checkpoint={path}: there is no such path; give {KINDS}")
+            require(path.is_dir(), f"checkpoint={path} must be {KINDS}")
         trained = checkpoint.read(path)
     elif path.suffix == ".pkl":
         trained = released.read(path)

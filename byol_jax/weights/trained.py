@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from byol_jax.augment import compose
+from byol_jax.data.depth import UNSEEN, Depth, of_record
+from byol_jax.data.images import LARGEST, Decoding
 from byol_jax.networks import siamese
 
 # A haiku tree of numpy arrays: module path -> leaf -> value.
@@ -22,6 +24,7 @@ class Cropping(NamedTuple):
       aspect_range: smallest and largest width over height of a random crop.
       eval_crop: one of `crops.EVALUATION_MODES`.
       exif: whether images are turned as EXIF says.
+      largest: megapixels above which an image counts as unreadable.
     """
 
     view: compose.AugmentParams = compose.AugmentParams()
@@ -29,6 +32,12 @@ class Cropping(NamedTuple):
     aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
     eval_crop: str = "paper"
     exif: bool = False
+    largest: float = LARGEST
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the training read stored images."""
+        return Decoding(self.exif, self.largest)
 
 
 class Trained(NamedTuple):
@@ -61,6 +70,7 @@ class Trained(NamedTuple):
       origin: whose weights they are, or were trained from, in words; None if they are of this
         project alone.
       licence: terms of the origin; None if there is none.
+      depth: how values of more than 8 bits became levels; unseen if the source does not say.
     """
 
     network: siamese.NetworkSpec
@@ -82,6 +92,12 @@ class Trained(NamedTuple):
     config: Mapping[str, Any]
     origin: str | None = None
     licence: str | None = None
+    depth: Depth = UNSEEN
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the images of its training were read."""
+        return self.cropping.decoding._replace(depth=self.depth)
 
 
 def terms_of(trained: Trained) -> dict[str, str]:
@@ -112,7 +128,7 @@ def of_weights(
       image_size, step, method, origin, licence: as in `Trained`.
     """
     words = {module.partition("/")[0] for module in trees["online_params"]}
-    arrays = {"target_params": {}, "target_state": {}, **trees}
+    arrays: dict[str, Any] = {"target_params": {}, "target_state": {}, **trees}
     return Trained(
         network=network,
         has_heads=not words.isdisjoint(siamese.HEADS),
@@ -167,6 +183,7 @@ def trained_of(
             aspect_range=(data["aspect_min"], data["aspect_max"]),
             eval_crop=data["eval_crop"],
             exif=data["exif"],
+            largest=data.get("largest_image", LARGEST),  # which came later
         ),
         view2=compose.from_config(columns["view2"]) if "view2" in columns else None,
         dataset=config["dataset"],
@@ -183,4 +200,5 @@ def trained_of(
         config=config,
         origin=record.get("origin"),
         licence=record.get("licence"),
+        depth=of_record(record),
     )

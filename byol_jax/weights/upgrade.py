@@ -72,11 +72,25 @@ _OBJECTIVE_KEYS = {
     "nt_logistic": ("temperature", "l2", "semi_hard"),
     "margin_triplet": ("margin", "l2", "semi_hard"),
 }
-# Dials that came later, at the values that they had all the time.
+# Dials that came later, at the values that they had all the time. A run that goes on compares its
+# config with the record's, so each key that decides a number and comes later has its place here
+# (tests/test_resume.py).
 _DIALS = {
+    "bn_statistics": "global",
+    "optimizer": {
+        "decayed": "weights",
+        "milestones": [],
+        "predictor_schedule": "cosine",
+        "rate_end": 0.0,
+        "rate_start": 0.0,
+        "schedule": "cosine",
+    },
     "augment": {"view1": {"jitter": "byol"}, "view2": {"jitter": "byol"}, "small": {"count": 0}},
     "objective": {"nt_xent": {"same_view": True}},
     "network": {
+        "padding": "same",
+        "shortcut": "projection",
+        "dense": {"kind": "none"},
         "projector": {"hidden_norm": True, "output_norm": "none"},
         "predictor": {"hidden_norm": True, "output_norm": "none"},
     },
@@ -94,7 +108,8 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
         config = {**config, "objective": {"name": objective["name"], **sections, "own": {}}}
     # Digits have no mirror images: classifiers on them had the flips and crops of their T.
     crops = "own" if config.get("dataset") == "digits" else "paper"
-    return _filled(config, {**_DIALS, "data": {"classifier_crops": crops}})
+    data = {"largest_image": 178.0, "classifier_crops": crops}
+    return _filled(config, {**_DIALS, "data": data})
 
 
 def move_objective_keys(flat: Flat, record: Record) -> tuple[Flat, Record]:

@@ -4,11 +4,14 @@ import contextlib
 import logging
 import os
 import pathlib
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from byol_jax.data import folder, images, sources
+from byol_jax.data import folder, formats, images, sources
 from byol_jax.errors import UserError
 
 
@@ -147,8 +150,8 @@ def test_the_order_is_that_of_the_paths(tmp_path, monkeypatch) -> None:
 
 
 def test_endings_in_any_case(tmp_path) -> None:
-    kept = ["1.JPG", "2.Jpeg", "3.jpe", "4.PNG", "5.webp", "6.bmp", "7.GIF"]
-    left = ["8.tiff", "9.txt", "jpg", "10.png.part", "11.jpgx"]
+    kept = ["1.JPG", "2.Jpeg", "3.jpe", "4.PNG", "5.webp", "6.bmp", "7.GIF", "8.tiff", "9.JFIF"]
+    left = ["9.txt", "jpg", "10.png.part", "11.jpgx", "12.mp4", "13.eps"]
     (train,) = folder.read(write(tmp_path, *kept, *left)).values()
     assert list(listed(train)) == kept
 
@@ -156,10 +159,11 @@ def test_endings_in_any_case(tmp_path) -> None:
 def test_files_that_are_left_out_are_logged(tmp_path, caplog) -> None:
     root = write(tmp_path, "a/1.png", "notes.txt", "a/z.csv", "a/y.md", "b/x.json")
     write(tmp_path, ".hidden.txt", ".cache/1.txt")
-    folder.read(root)
-    (message,) = messages(caplog)
-    assert message.startswith(f"{root}: ") and "4 file" in message
-    assert message.endswith(f"{root}/a/y.md, {root}/a/z.csv, {root}/b/x.json, ...")
+    (train,) = folder.read(root).values()
+    (lost,) = messages(caplog)
+    assert lost.startswith(f"{root}: none of the files in b/ is an image")
+    assert train.note.startswith("4 file(s)")
+    assert train.note.endswith(f"{root}/a/y.md, {root}/a/z.csv, {root}/b/x.json, ...")
 
 
 def test_what_is_left_out_is_said_once(tmp_path, caplog) -> None:
@@ -168,7 +172,12 @@ def test_what_is_left_out_is_said_once(tmp_path, caplog) -> None:
     for split in ("train", "valid", "test"):
         with contextlib.suppress(UserError):
             sources.load(f"folder:{root}", split)
-    assert len(messages(caplog)) == len(set(messages(caplog))) == 2
+    (message,) = messages(caplog)
+    assert message.endswith("extra")
+    sources.announce(sources.load(f"folder:{root}", "train"))
+    said = " ".join(messages(caplog))
+    assert said.count("extra") == said.count(f"{root}/train/notes.txt") == 1
+    assert said.count("left out") == 2
 
 
 def test_nothing_is_logged_when_nothing_is_left_out(tmp_path, caplog) -> None:
@@ -229,7 +238,7 @@ def test_missing(tmp_path) -> None:
     assert f"{tmp_path / 'file.png'}" in message_of(tmp_path / "file.png")
 
 
-@pytest.mark.parametrize("files", [[], ["a/notes.txt"], ["train/.x.png", "test/a/x.tiff"]])
+@pytest.mark.parametrize("files", [[], ["a/notes.txt"], ["train/.x.png", "test/a/x.csv"]])
 def test_no_image(tmp_path, files: list[str]) -> None:
     (tmp_path / "a").mkdir()
     write(tmp_path, *files)
@@ -246,6 +255,154 @@ def test_no_folder_to_train_on(tmp_path, folders: list[str], listed: str) -> Non
     write(tmp_path, *(f"{name}/1.png" for name in folders))
     message = message_of(tmp_path)
     assert all(part in message for part in (f"{tmp_path}", listed, "train/"))
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "test"),
+    [
+        ("training", "validation", "testing"),
+        ("Train", "Val", "Test"),
+        ("TRAINING", "VALID", "TESTING"),
+    ],
+)
+def test_splits_by_usual_names_in_any_case(tmp_path, train: str, valid: str, test: str) -> None:
+    root = write(tmp_path, f"{train}/a/1.png", f"{valid}/b/2.png", f"{test}/a/3.png")
+    splits = folder.read(root)
+    assert {split: listed(part) for split, part in splits.items()} == {
+        "train": {f"{train}/a/1.png": 0},
+        "valid": {f"{valid}/b/2.png": 1},
+        "test": {f"{test}/a/3.png": 0},
+    }
+    assert f"{valid}/ is valid" in sources.load(f"folder:{root}", "train").summary
+
+
+@pytest.mark.parametrize("pair", [("Train", "training"), ("test", "Testing")])
+def test_two_names_of_one_split_are_refused(tmp_path, pair: tuple[str, str]) -> None:
+    write(tmp_path, "train/1.png", *(f"{name}/1.png" for name in pair))
+    assert all(f"{name}/" in message_of(tmp_path) for name in pair)
+
+
+def warned(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def test_one_level_too_high_is_a_warning_with_the_folder_to_give(tmp_path, caplog) -> None:
+    root = write(tmp_path, "data/train/a/1.png", "data/val/a/2.png")
+    assert folder.read(root)["train"].classes == ("data",)
+    (message,) = warned(caplog)
+    assert f"folder:{root}/data" in message and "train, val" in message
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["images/a/1.png", "images/b/1.png"], ["one class, images", "a, b", "/images if"]),
+        (["train/x/a/1.png", "train/x/b/1.png"], ["has one class, x", "a, b", "move them up"]),
+        (["a/train/1.png", "b/train/1.png", "b/test/1.png"], ["test, train", "above the classes"]),
+        (["train_images/1.png", "dev/1.png"], ["dev, train_images", "named train, val"]),
+        (["train/a/1.png", "dev/a/1.png"], ["beside train/", "dev"]),
+    ],
+)
+def test_levels_and_names_that_look_wrong_are_warnings(tmp_path, caplog, files, words) -> None:
+    root = write(tmp_path, *files)
+    folder.read(root)
+    (message,) = warned(caplog)
+    assert all(part in message for part in (root, *words)), message
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["a/1.png", "b/x/1.png", "b/y/1.png"],
+        ["train/a/1.png", "val/a/1.png", "notes.txt"],
+        ["only/1.png"],
+        ["trainers/1.png", "tester/1.png"],
+    ],
+)
+def test_usual_layouts_are_no_warning(tmp_path, caplog, files) -> None:
+    folder.read(write(tmp_path, *files))
+    assert warned(caplog) == []
+
+
+def test_a_class_without_images_is_a_warning(tmp_path, caplog) -> None:
+    root = write(tmp_path, "train/a/1.png", "train/b/1.heic", "train/b/2.heic", "train/a/x.csv")
+    folder.read(root)
+    (message,) = warned(caplog)
+    assert "b/" in message and "a/" not in message.removeprefix(root).replace("class", "")
+
+
+def saved(path: pathlib.Path, file_format: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (9, 7), (10, 20, 30)).save(path, file_format)
+
+
+def test_files_are_known_by_their_first_bytes(tmp_path, monkeypatch) -> None:
+    """Only those are opened whose ending says nothing."""
+    kinds = {"a/1": "JPEG", "a/2.data": "PNG", "b/3.0001": "TIFF", "b/4.x": "WEBP", "b/5.y": "BMP"}
+    for name, kind in kinds.items():
+        saved(tmp_path / name, kind)
+    saved(tmp_path / "a/6.png.part", "PNG")  # not yet written to its end
+    write(tmp_path, "a/README", "a/BMW")
+    opened: list[str] = []
+    monkeypatch.setattr(formats, "by_content", lambda path: opened.append(path) or True)
+    write(tmp_path, "b/7.jpg", "b/8.tif", "b/9.txt")
+    folder.read(str(tmp_path))
+    expected = {*kinds, "a/README", "a/BMW"}
+    assert {os.path.relpath(path, tmp_path) for path in opened} == expected
+    monkeypatch.undo()
+    (train,) = folder.read(str(tmp_path)).values()
+    assert listed_files(train) == sorted([*kinds, "b/7.jpg", "b/8.tif"])
+    for i, name in enumerate(listed_files(train)):
+        if name in kinds:
+            assert images.prepare(train.images.read(i).data).width == 9
+
+
+def test_images_known_by_their_first_bytes_are_named(tmp_path, caplog) -> None:
+    saved(tmp_path / "a/1", "JPEG")
+    saved(tmp_path / "a/2.0001", "PNG")
+    saved(tmp_path / "a/3.png", "PNG")
+    folder.read(str(tmp_path))
+    (message,) = messages(caplog)
+    assert "2 file(s) are taken as images by their first bytes" in message
+    assert message.endswith(f"{tmp_path}/a/1, {tmp_path}/a/2.0001")
+
+
+def test_backups_raw_files_and_thumbnails_are_no_images(tmp_path) -> None:
+    """Their first bytes are those of images."""
+    kinds = {"0.jpg_original": "JPEG", "0.jpg~": "JPEG", "0.THM": "JPEG", "0.jpg.bak": "JPEG"}
+    kinds |= {"0.orig": "PNG", "0.NEF": "TIFF", "0.cr2": "TIFF", "0.dng": "TIFF", "0~": "PNG"}
+    for name, kind in kinds.items():
+        saved(tmp_path / "a" / name, kind)
+    saved(tmp_path / "a/0.jpg", "JPEG")
+    saved(tmp_path / "a/photo_original", "JPEG")
+    assert listed_files(folder.read(str(tmp_path))["train"]) == ["a/0.jpg", "a/photo_original"]
+
+
+def test_point_clouds_and_other_files_with_endings_that_pillow_knows(tmp_path, monkeypatch) -> None:
+    """Pillow registers .pcd, .fits, .im and others, which other programs use as well."""
+    saved(tmp_path / "a/0.jpg", "JPEG")
+    saved(tmp_path / "a/1.pcx", "PCX")
+    saved(tmp_path / "a/2.ppm", "PPM")
+    for name in ("3.pcd", "4.fits", "5.im", "6.ras", "7.iim"):
+        (tmp_path / "a" / name).write_bytes(b"VERSION 0.7\nFIELDS x y z\n")
+    expected = ["a/0.jpg", "a/1.pcx", "a/2.ppm"]
+    assert listed_files(folder.read(str(tmp_path))["train"]) == expected
+    monkeypatch.setattr(formats, "by_content", lambda path: True)
+    assert "a/3.pcd" not in listed_files(folder.read(str(tmp_path))["train"])
+
+
+def test_archives_are_to_be_unpacked(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.txt", "a")
+    assert "archive" in message_of(tmp_path / "x.zip") and "unpack" in message_of(
+        tmp_path / "x.zip"
+    )
+    with tarfile.open(tmp_path / "y.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "x.zip")
+    assert "unpack" in message_of(tmp_path / "y.tar.gz")
+    assert "x.zip: unpack" in message_of(tmp_path)
+    write(tmp_path, "note.md")
+    assert "is a file, not a folder" in message_of(tmp_path / "note.md")
 
 
 def test_two_folders_for_validation(tmp_path) -> None:
@@ -276,11 +433,33 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch) -> None:
     assert f"{tmp_path / 'a'}" in message and "Permission denied" in message
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["the folder", "what is beside train/"])
+def test_a_folder_whose_names_cannot_be_read(tmp_path, monkeypatch, whole: bool) -> None:
+    """Mode 0300; a folder that turns so between two looks is named too."""
+    write(tmp_path, "train/1.png")
+    listdir, calls = os.listdir, []
+
+    def refusing(path):
+        calls.append(path)
+        if whole or len(calls) > 1:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    message = message_of(tmp_path)
+    assert f"the folder {tmp_path} cannot be read (Permission denied): make it" in message
+
+
 def test_files_beside_train_are_left_out_and_logged(tmp_path, caplog) -> None:
     root = write(tmp_path, "train/a/1.png", "extra/2.png", "notes.txt", ".hidden/3.png")
     assert [splits.size for splits in folder.read(root).values()] == [1]
     (message,) = messages(caplog)
     assert message.startswith(f"{root}: ") and message.endswith("extra, notes.txt")
+    caplog.clear()
+    (tmp_path / "extra").rename(tmp_path / ".extra")
+    (train,) = folder.read(root).values()
+    assert train.note == "what is beside train/ is left out: notes.txt"
+    assert messages(caplog) == []
 
 
 def test_a_link_to_a_folder_above_is_not_followed(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import struct
 import zlib
 
@@ -154,6 +155,45 @@ def test_without_labels() -> None:
             assert bare.images.describe(2) == image_set.images.describe(2)
 
 
+def test_the_fingerprint_of_images_in_memory() -> None:
+    found = images.fingerprint(in_memory(3))
+    assert found["count"] == 3
+    pixels = bytes([0] * 18 + [1] * 18 + [2] * 18)
+    assert found["pixels_crc32"] == zlib.crc32(pixels)
+    assert found["labels_crc32"] == zlib.crc32(struct.pack("<3i", 0, 1, 2))
+    assert images.fingerprint(images.select(in_memory(3), np.array([1, 0, 2]))) != found
+
+
+def test_the_fingerprint_of_records_reads_no_image() -> None:
+    found = images.fingerprint(stored(2, first=5, with_labels=False))
+    assert found == {"count": 2, "names_crc32": zlib.crc32(b"name 5\nname 6\n")}
+
+
+def files_at(root: str, *names: str, offsets: list[int] | None = None) -> images.ImageSet:
+    """Files that need not exist."""
+    files = images.Files(
+        [f"{root}/{name}" for name in names],
+        np.arange(len(names)),
+        np.array(offsets) if offsets else None,
+    )
+    records = stored(len(names)).images
+    assert isinstance(records, images.Records)
+    return images.ImageSet("folder:x", records._replace(files=files), None, 0)
+
+
+def test_the_fingerprint_of_a_folder_moves_with_it() -> None:
+    here = images.fingerprint(files_at("/here/x", "a/1.jpg", "b/2\udcff.jpg"))
+    assert here == {"count": 2, "names_crc32": zlib.crc32(b"/a/1.jpg\n/b/2\xff.jpg\n")}
+    assert here == images.fingerprint(files_at("/there", "a/1.jpg", "b/2\udcff.jpg"))
+    assert here != images.fingerprint(files_at("/here/x", "a/1.jpg", "b/3.jpg"))
+    assert here != images.fingerprint(files_at("/here/x", "a/1.jpg"))
+
+
+def test_the_fingerprint_of_record_files_has_their_version() -> None:
+    found = images.fingerprint(files_at("/data/cifar10/1.0.0", "t-0", "t-1", offsets=[0, 80]))
+    assert found["names_crc32"] == zlib.crc32(b"1.0.0/t-0 0\n1.0.0/t-1 80\n")
+
+
 def counted(count: int, missing: int = -1) -> tuple[images.ImageSet, list[int]]:
     """Records of 16 bytes, and the list of what has been read; one may have no file."""
     seen: list[int] = []
@@ -194,20 +234,48 @@ def test_arrays_need_no_cache() -> None:
 def test_a_cache_larger_than_the_memory_is_refused(monkeypatch, caplog) -> None:
     """2**26 images of 16 bytes are a GiB."""
     image_set, _ = counted(2**26)
-    monkeypatch.setattr(images, "_memory", lambda: 2**30)
+    monkeypatch.setattr(images, "free_memory", lambda: 2**30)
     with pytest.raises(UserError) as error:
         images.cached(image_set)
     message = str(error.value)
     assert all(part in message for part in ("config.data.cache", "counted", "1.0 GiB"))
-    monkeypatch.setattr(images, "_memory", lambda: 2**30 + 1)
+    monkeypatch.setattr(images, "free_memory", lambda: 2**30 + 1)
     monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
     caplog.set_level(logging.INFO, "byol_jax")
     images.cached(image_set)
     assert "1.0 GiB" in caplog.text and "config.data.cache" in caplog.text
 
 
+def test_a_cache_is_counted_for_all_processes_of_a_machine(monkeypatch) -> None:
+    """Eight processes that would each keep an eighth of the memory: 200 images of 16 bytes."""
+    image_set, _ = counted(200)
+    monkeypatch.setattr(images, "free_memory", lambda: 8 * 200 * 16)
+    with pytest.raises(UserError, match="in each of 8 processes"):
+        images.cached(image_set, 8)
+    images.cached(image_set, 7)
+
+
 def test_the_memory_of_this_machine() -> None:
-    assert images._memory() > 2**28
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**28 < images.free_memory() <= physical
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 7000 * 1024),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "3000"}, 3000),
+        ({"sys/fs/cgroup/memory.max": "max\n"}, 7000 * 1024),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "1000"}, 1000),
+        ({"sys/fs/cgroup/memory.max": str(2**40)}, 7000 * 1024),
+    ],
+)
+def test_the_memory_of_a_container(tmp_path, files, free) -> None:
+    files = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:   7000 kB\n", **files}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert images.free_memory(str(tmp_path)) == free
 
 
 def test_concatenate_sizes_that_differ() -> None:
@@ -351,3 +419,31 @@ def test_too_many_pixels_are_unreadable() -> None:
     data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
     assert len(data) < 50_000
     assert "200000000 pixels" in reason(data)
+
+
+def test_the_largest_image_is_the_users() -> None:
+    """300 x 200 pixels are 0.06 megapixels."""
+    data = saved(np.zeros((200, 300, 3), np.uint8), "PNG")
+    assert images.prepare(data, largest=0.06).width == 300
+    with pytest.raises(images.Unreadable) as error:
+        images.prepare(data, largest=0.0599)
+    assert all(
+        part in str(error.value) for part in ("300 x 200", "0.06 mega", "largest_image=0.0599")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"count": 9}, "9 images (was 8)"),
+        ({"count": 9, "names_crc32": 0}, "9 images (was 8)"),
+        ({"names_crc32": 0}, "8 images of other names"),
+        ({"names_crc32": 0, "labels_crc32": 0}, "8 images of other names and labels"),
+        # Of a set that was in files, and is in memory now.
+        ({"pixels_crc32": 0}, ""),
+    ],
+)
+def test_what_tells_two_fingerprints_apart(changes, words):
+    old = {"count": 8, "names_crc32": 1, "labels_crc32": 2}
+    assert images.difference(old, {**old, **changes}) == words

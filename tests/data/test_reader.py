@@ -1,5 +1,6 @@
 """Stored images on their way to crops: order, damage, substitutes, host augmentation."""
 
+import errno
 import io
 import itertools
 import logging
@@ -15,9 +16,9 @@ from PIL import Image
 import tiny_runs
 from byol_jax import keys
 from byol_jax.augment import compose
-from byol_jax.data import crops, images, pipeline, sources, stored, tensorflow
+from byol_jax.data import crops, images, pipeline, reader, sources, stored, tensorflow, tolerance
 from byol_jax.data.views import Reading, Request, Stream, View, examples
-from byol_jax.errors import UserError
+from byol_jax.errors import GuardError, UserError
 
 SHARED = pathlib.Path(os.environ.get("BYOL_SHARED", "../shared"))
 SIZE = 6
@@ -278,6 +279,92 @@ def test_a_substitute_fixed_by_the_keys(kind: str, shards: int, warnings_seen) -
     assert "image 42" in warnings_seen.text
 
 
+def jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue()
+
+
+OPTIONS = {
+    "exif": (Reading(exif=True), {}),
+    "scaled": (Reading(scaled=True), {}),
+    "on the host": (Reading(on_host=True), {}),
+    "one thread": (Reading(threads=1), {}),
+    "no prefetch": (Reading(prefetch=0), {}),
+    "accumulated": (Reading(), {"micro_batches": 2}),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_has_the_same_substitutes(option: str) -> None:
+    """A JPEG that is cut off, of 100 with a grey level of their own that can be halved once."""
+    data = [jpeg(np.full((24, 24, 3), 2 * i, np.uint8)) for i in range(100)]
+    data[42] = data[42][:-200]
+    labels = np.arange(100, dtype=np.int32)
+    records = images.Records(100, lambda i: images.Encoded(data[i], i), str, lambda: labels)
+    image_set = images.ImageSet("levels", records, labels, 100)
+    reading, changes = OPTIONS[option]
+    stream = {"batch_size": 20, "stop": 5, **changes}
+    plain, made = batches(image_set, **stream), batches(image_set, reading=reading, **stream)
+    shown = {i: i for i in range(100)} | {42: substitute(image_set, 42, 0, {42})}
+    for batch, expected in zip(made, plain, strict=True):
+        assert batch["ids"].tolist() == expected["ids"].tolist()
+        assert batch["labels"].tolist() == [shown[i] for i in batch["ids"].tolist()]
+        for row, label in enumerate(batch["labels"].tolist()):
+            if not reading.on_host:
+                assert (np.abs(batch["view1"][row].astype(int) - 2 * label) <= 1).all()
+
+
+def test_a_resident_set_names_the_damaged_image() -> None:
+    with pytest.raises(UserError, match=r"config\.data\.resident=True: image 0 cannot be read"):
+        stored.decoded(stored_set(8, {0: DAMAGE["cut off"]}))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_large_images_are_decoded_by_themselves_to_the_same_pixels(
+    monkeypatch, scaled: bool
+) -> None:
+    """Rows beyond the budget, one of which is damaged, in batches with an incomplete chunk."""
+    shapes = np.random.default_rng(3).integers(8, 60, (100, 2))
+    encode = (jpeg, png)
+    noise = [tiny_runs.images(1, 60, seed=i)[0] for i in range(100)]
+    data = [encode[i % 2](noise[i][:h, :w]) for i, (h, w) in enumerate(shapes.tolist())]
+    data[42] = data[42][:-100]
+    labels = np.zeros(100, np.int32)
+    records = images.Records(100, lambda i: images.Encoded(data[i], 0), str, lambda: labels)
+    image_set = images.ImageSet("noise", records, labels, 1)
+    settings = {"batch_size": 19, "stop": 6, "reading": Reading(scaled=scaled)}
+    expected = batches(image_set, **settings)
+    monkeypatch.setattr(reader, "_IMAGE_PIXELS", 1500)
+    monkeypatch.setattr(reader, "_CHUNK_PIXELS", 4000)
+    largest, in_chunks = 0, reader._in_chunks
+
+    def seen(loaded, size):
+        nonlocal largest
+        inputs = in_chunks(loaded, size)
+        for part in inputs["data"]:
+            kinds = [images.prepare(x) if x != data[42] else None for x in part]
+            areas = [kind.height * kind.width for kind in kinds if kind]
+            pngs = [a for a, x in zip(areas, part, strict=False) if x.startswith(b"\x89PNG")]
+            largest = max(largest, sum(pngs))
+        return inputs
+
+    monkeypatch.setattr(reader, "_in_chunks", seen)
+    assert_same(batches(image_set, **settings), expected)
+    assert 1500 < largest <= 4000
+
+
+def test_the_images_that_are_decoded_by_themselves(monkeypatch) -> None:
+    """At most 10 pixels per image and 20 per chunk; the last chunk of 4 has two rows."""
+    monkeypatch.setattr(reader, "_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(reader, "_CHUNK_PIXELS", 20)
+    none = np.zeros(0)
+    areas = np.array([9, 11, 6, 4, 5, 5, 5, 5, 5, 6])
+    loaded = reader._Loaded(Request(none, none), none, {}, none, none, [], areas)
+    alone = [sorted(reader._alone(loaded, start, 4)) for start in (0, 4, 8)]
+    assert alone == [[1], [], [9]]
+
+
 def test_substitutes_that_have_several_classes(warnings_seen) -> None:
     """A row of labels for each image; where none stands in, no row."""
     whole = stored_set(100, {42: b"x"})
@@ -331,6 +418,37 @@ def test_more_than_one_percent_ends_the_run() -> None:
         list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=30))
 
 
+@pytest.mark.parametrize(("count", "limit"), [(6, 0), (7, 1), (100, 1), (199, 1.99), (700, 7)])
+def test_how_many_unreadable_images_are_tolerated(count: int, limit: float) -> None:
+    assert int(stored.tolerated(count)) == int(limit)
+    stored.check_readable(stored_set(count, dict.fromkeys(range(int(limit)), b"")))
+    damaged = stored_set(count, dict.fromkeys(range(int(limit) + 1), b""))
+    words = {0: "more than none", 1: "more than 1%" if count >= 100 else "more than one"}
+    with pytest.raises(UserError, match=words.get(int(limit), "more than 1%")):
+        stored.check_readable(damaged)
+
+
+def test_images_that_go_away_are_no_mistake_of_the_user() -> None:
+    """All can be read at the start; then the files of three are missing, or are no images."""
+    whole = stored_set(100)
+    stored.check_readable(whole)
+
+    def missing(i: int) -> images.Encoded:
+        if i % 40 == 7:
+            raise FileNotFoundError(errno.ENOENT, "No such file", f"image {i}")
+        return whole.images.read(i)
+
+    seen = threading.Event()
+    away = whole._replace(images=whole.images._replace(read=missing, seen=seen))
+    with pytest.raises(UserError, match=r"stored: 2 of 100 images cannot be read, more than"):
+        batches(away)  # none was read before
+    seen.set()
+    with pytest.raises(GuardError, match=r"stored: 2 of 100 images cannot be read any more"):
+        batches(away)
+    with pytest.raises(UserError, match=r"2 of 100 images cannot be read, more than 1%"):
+        batches(stored_set(100, {7: b"", 47: b"", 87: b""}))
+
+
 def test_evaluation_leaves_unreadable_images_out(warnings_seen) -> None:
     damaged = stored_set(100, {42: b"x"})
     parts = list(pipeline.evaluation_batches(damaged, image_size=8, mode="paper", batch_size=1))
@@ -357,7 +475,7 @@ def test_a_large_set_is_judged_by_a_sample(monkeypatch) -> None:
 
 
 def test_damaged_images_of_many_names_are_counted(monkeypatch, warnings_seen) -> None:
-    monkeypatch.setattr(stored, "TOLERATED_SHARE", 0.5)
+    monkeypatch.setattr(tolerance, "TOLERATED_SHARE", 0.5)
     damaged = stored_set(100, dict.fromkeys(range(25), b""))
     batches(damaged)
     *named, last = [record.getMessage() for record in warnings_seen.records]
@@ -424,11 +542,13 @@ def test_real_files_that_break_decoders(oddities, monkeypatch) -> None:
     """CMYK, grey, 16-bit tables, EXIF, progressive, a PNG called JPEG; one is cut off."""
     names = [pathlib.Path(oddities.images.describe(i)).name for i in range(oddities.size)]
     cut_off = names.index("truncated_jpeg.jpg")
-    with pytest.raises(UserError, match=r"1 of 15 images .* 1%.*truncated_jpeg\.jpg"):
+    monkeypatch.setattr(tolerance, "_TOLERATES_ONE", 16)
+    with pytest.raises(UserError, match=r"1 of 15 images .* none.*truncated_jpeg\.jpg"):
         stored.check_readable(oddities)
     with pytest.raises(UserError, match=r"truncated_jpeg.jpg"):
         batches(oddities, batch_size=15, stop=1)
-    monkeypatch.setattr(stored, "TOLERATED_SHARE", 0.1)
+    monkeypatch.setattr(tolerance, "_TOLERATES_ONE", 15)
+    stored.check_readable(oddities)
     (batch,) = batches(oddities, batch_size=15, stop=1)
     assert sorted(batch["ids"].tolist()) == list(range(15))
     parts = pipeline.evaluation_batches(oddities, image_size=8, mode="paper", batch_size=4)

@@ -20,9 +20,9 @@ from PIL import Image
 import tiny_runs
 from byol_jax import keys, train
 from byol_jax.augment import boxes
-from byol_jax.data import background, images, pipeline, service, sources, tensorflow
+from byol_jax.data import background, depth, images, pipeline, service, sources, tensorflow
 from byol_jax.data.views import Reading, Stream, View, examples
-from byol_jax.errors import UserError
+from byol_jax.errors import GuardError, UserError
 from byol_jax.runtime import checkpoints
 
 SCRIPT = tiny_runs.ROOT / "launch" / "data_service.py"
@@ -111,6 +111,32 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path):
     ]
     ids, _ = examples(1, 6, 0, 18)
     assert np.concatenate(delivered).tolist() == [i for i in ids if i != number][:15]
+
+
+def test_an_image_that_is_too_large_is_left_out(folder_set):
+    """More pixels than the median of the images, in megapixels."""
+    sizes = [images.prepare(folder_set.images.read(i).data) for i in range(folder_set.size)]
+    areas = np.array([size.height * size.width for size in sizes])
+    limit = int(np.median(areas))
+    small = folder_set._replace(largest=limit / 1e6)
+    graph = service.dataset(small, Stream(1, small.size, 5), (View(8),))
+    delivered = [b["ids"] for b, _ in zip(graph.as_numpy_iterator(), range(3), strict=False)]
+    ids, _ = examples(1, small.size, 0, 3 * small.size)
+    assert np.concatenate(delivered).tolist() == [i for i in ids if areas[i] <= limit][:15]
+
+
+def test_a_depth_that_a_graph_cannot_scale_is_refused(folder_set):
+    deep = folder_set._replace(depth=depth.Depth(bits=12))
+    with pytest.raises(UserError, match=r"config\.data\.service .* values of 12 bits"):
+        service.dataset(deep, Stream(1, deep.size, 5), (View(8),))
+
+
+@pytest.mark.parametrize(("came", "error"), [([], UserError), ([True], GuardError)])
+def test_a_service_that_stops_while_it_runs_is_no_mistake(came, error):
+    wait = service._waiting("grpc://x:1", came)
+    wait(service.PATIENCE - 1)
+    with pytest.raises(error, match="no batch for 300 s"):
+        wait(service.PATIENCE)
 
 
 def test_boxes_are_those_of_numpy():

@@ -204,7 +204,7 @@ def fake_source(monkeypatch, name: str, count: int, *own: str) -> list[str]:
         return images.ImageSet(name, records, None, 2)
 
     readers = {split: lambda split=split: reader(split) for split in ("train", *own)}
-    monkeypatch.setattr(sources, "_readers", lambda dataset, data_dir: readers)
+    monkeypatch.setattr(sources, "_readers", lambda *_: readers)
     return asked
 
 
@@ -289,7 +289,7 @@ def test_the_labels_of_the_test_split_decide_where_the_rule_says_so(monkeypatch)
             for split, labels in arrays.items()
         }
     )
-    monkeypatch.setattr(sources, "_readers", lambda dataset, data_dir: readers)
+    monkeypatch.setattr(sources, "_readers", lambda *_: readers)
     valid = sources.load("npz:x", "valid", benchmark="birdsnap")
     assert np.bincount(valid.labels).tolist() == [2, 3]
     monkeypatch.setattr(sources, "_readers", lambda *_: {"train": readers["train"]})
@@ -397,7 +397,9 @@ def test_what_is_read_and_what_is_set_aside(tmp_path) -> None:
 def test_splits_of_the_source_are_not_set_aside(tmp_path) -> None:
     dataset = tiny_runs.write_folder(tmp_path, train=10, test=4)
     for count, split in ((10, "train+valid"), (14, "test+train+valid")):
-        assert summary(dataset, split) == f"{count} images in {dataset}, 2 classes ({split})"
+        assert summary(dataset, split) == (
+            f"{count} images in {dataset}, 2 classes ({split}); splits of its own: train, test"
+        )
 
 
 def test_several_classes_per_image_are_no_plain_labels(monkeypatch) -> None:
@@ -463,6 +465,18 @@ def test_data_dir_is_for_tfds(dataset: str) -> None:
 def test_not_an_npz(tmp_path, content: bytes) -> None:
     (tmp_path / "set.npz").write_bytes(content)
     assert "numpy.savez" in message_of(f"npz:{tmp_path / 'set.npz'}")
+
+
+def test_an_npz_that_this_user_may_not_read(tmp_path, monkeypatch) -> None:
+    dataset = saved(tmp_path, train_images=IMAGES)
+
+    def refuse(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    message = message_of(dataset)
+    assert "cannot be read (Permission denied): make it readable" in message
+    assert "numpy.savez" not in message
 
 
 def test_a_single_array_is_not_an_npz(tmp_path) -> None:

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import train
+from byol_jax import prepare
 from byol_jax.data import images, pipeline, sources, splits, tfds_sets
+from byol_jax.data.stored import picture
 from byol_jax.data.views import Stream, View
 from byol_jax.errors import UserError
 
@@ -30,6 +31,7 @@ SETS = {
     "tiny_words": {"train": 2},
     "tiny_test_only": {"test": 2},
     "tiny_unprepared": {"train": 2},
+    "tiny_deep": {"train": 2, "test": 2},
     "tiny_several": {"train": 7, "test": 4},
     "tiny_several_sure": {"train": 7, "test": 1},
 }
@@ -65,6 +67,10 @@ def builders() -> dict[str, type]:
         }
         if name == "tiny_unlabelled":
             del features["label"]
+        if name == "tiny_deep":
+            features["image"] = tfds.features.Image(
+                shape=(None, None, 1), dtype=np.uint16, encoding_format="png"
+            )
         if name == "tiny_words":
             del features["image"]
         if name in SEVERAL:
@@ -87,6 +93,9 @@ def builders() -> dict[str, type]:
             for i in range(splits[split]):
                 pixels = np.full((4 + i % 3, 5, 3), 10 * i + len(split), np.uint8)
                 example = {"words": f"{split} {i}", "image": pixels, "label": i % 3}
+                if name == "tiny_deep":
+                    high = 4000 if split == "test" else 200
+                    example["image"] = np.full((4, 4, 1), high, np.uint16)
                 if name in SEVERAL:
                     example["labels"] = SHOWN[i]
                     example["labels_no_difficult"] = CERTAIN[i]
@@ -318,7 +327,7 @@ def test_pretraining_leaves_several_classes_out(prepared) -> None:
     config = tiny_runs.tiny_config(
         "tfds:tiny_several", data_dir=str(prepared / "tfrecord"), data__split="train+valid"
     )
-    image_set = train.load_images(config)
+    image_set = prepare.load_images(config)
     assert (image_set.multi_label, image_set.num_classes) == (False, 0)
     assert images.all_labels(image_set).tolist() == [-1] * 7
     tfds_records = stored(load(prepared, "train+valid", "tiny_several"))
@@ -703,3 +712,12 @@ def test_where_tfds_looks(prepared, tmp_path, monkeypatch) -> None:
         with pytest.raises(UserError, match=r"^it cannot be opened: enough"):
             tfds_sets.open_builder("x:1", data_dir)
     assert seen == [("x:1", "gs://bucket/sets"), ("x:1", "/a/b"), ("x:1", None)]
+
+
+def test_all_splits_have_one_depth(prepared) -> None:
+    """The training images alone would be taken as 8 bits."""
+    for split, high in (("train", 200), ("test", 4000)):
+        image_set = sources.load("tfds:tiny_deep", split, str(prepared / "tfrecord"))
+        assert image_set.depth.bits == 12
+        pixels = picture(image_set, 0)
+        assert pixels is not None and (pixels == high >> 4).all()

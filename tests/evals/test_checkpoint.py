@@ -1,5 +1,7 @@
 """The networks of a checkpoint, and the data set that a job takes from it."""
 
+import logging
+
 import jax
 import ml_collections
 import numpy as np
@@ -61,3 +63,52 @@ def test_a_job_needs_a_data_set(trained):
 def test_a_job_needs_a_checkpoint():
     with pytest.raises(UserError, match=r"config\.checkpoint"):
         checkpoint.load_weights(ml_collections.ConfigDict({"checkpoint": ""}))
+
+
+def trained_on(dataset, data_dir=None):
+    """A checkpoint whose record says this."""
+    return ml_collections.ConfigDict({"dataset": dataset, "data_dir": data_dir})
+
+
+def job(dataset=None, data_dir=None):
+    return ml_collections.ConfigDict({"dataset": dataset, "data_dir": data_dir})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "data_dir", "words"),
+    [
+        ("folder:/etc", None, "folder:/etc, which the checkpoint names: give --config.dataset"),
+        ("npz:/x.npz", None, "npz:/x.npz, which the checkpoint names: give --config.dataset"),
+        ("tfds:a", "/x", "tfds:a in /x, which the checkpoint names: give --config.data_dir"),
+    ],
+)
+def test_a_place_that_a_checkpoint_names_is_said_before_it_is_opened(
+    caplog, dataset, data_dir, words
+):
+    checkpoint._tell.cache_clear()
+    stranger = trained_on(dataset, data_dir)
+    with caplog.at_level(logging.INFO, "byol_jax"):
+        with checkpoint.own_run():
+            checkpoint.dataset_of(job(), stranger)
+        assert not caplog.messages
+        checkpoint.dataset_of(job(dataset, data_dir), stranger)
+        assert not caplog.messages
+        for _ in range(2):  # said once
+            assert checkpoint.dataset_of(job(), stranger) == (dataset, data_dir)
+    (message,) = caplog.messages
+    assert message == f"reading {words} to read another"
+
+
+@pytest.mark.parametrize("name", ["digits", "tfds:mnist", "tfds:mnist:3.0.1", "tfds:a/b:1.*.*"])
+def test_sets_without_a_place_are_not_named(caplog, name):
+    checkpoint._tell.cache_clear()
+    with caplog.at_level(logging.INFO, "byol_jax"):
+        assert checkpoint.dataset_of(job(), trained_on(name)) == (name, None)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["tfds:space:mnist", "tfds:space:mnist:1.0.0", "tfds:a:b/c"])
+def test_a_namespace_is_taken_from_the_command_alone(name):
+    with pytest.raises(UserError, match=f"give --config.dataset={name} if you trust it"):
+        checkpoint.dataset_of(job(), trained_on(name))
+    assert checkpoint.dataset_of(job(name), trained_on(name)) == (name, None)

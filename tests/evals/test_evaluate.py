@@ -5,10 +5,11 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tiny_checkpoints
 import tiny_runs
-from byol_jax import train
+from byol_jax import prepare, train
 from byol_jax.errors import UserError
 from byol_jax.evals import evaluate, features
 from byol_jax.evals.probes import few_label, knn, logistic
@@ -67,7 +68,7 @@ def config_of(source, **changes):
 def test_the_section_is_checked_by_the_job_and_by_a_pre_training(
     tmp_path, refused, monkeypatch, changes, words
 ) -> None:
-    monkeypatch.setattr(train, "load_images", lambda config: pytest.fail("loaded"))
+    monkeypatch.setattr(prepare, "load_images", lambda config: pytest.fail("loaded"))
     refused(evaluate.run, config_of(tmp_path, evaluation=changes), words)
     config = tiny_runs.tiny_config("digits", **{f"evaluation__{k}": v for k, v in changes.items()})
     refused(train.pretrain, config, words)
@@ -200,6 +201,27 @@ def test_why_accuracies_are_left_out_is_said_once_for_all_networks(evaluated) ->
     assert [line.partition(" needs ")[0].partition(" draws ")[0] for line in said] == [
         *("left out: choosing l2", "left out: few-label regression")
     ]
+
+
+def test_the_job_sees_the_depth_of_the_training(tmp_path, monkeypatch) -> None:
+    """The images alone would be taken as 8 bits."""
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            pixels = np.full((8, 8), 200, np.uint16)
+            Image.fromarray(pixels).save(tmp_path / split / name / "0.png")
+    run = tiny_checkpoints.save(
+        tmp_path / "run", f"folder:{tmp_path}", marks={"depth": {"bits": 12}}
+    )
+    seen: list[int] = []
+
+    def spy(trained, data, settings):
+        seen.extend(int(batch["images"].max()) for batch in data.score.batches())
+        return []
+
+    monkeypatch.setattr(evaluate, "evaluate", spy)
+    evaluate.run(config_of(run), tmp_path / "out")
+    assert seen == [200 >> 4]
 
 
 @pytest.mark.slow

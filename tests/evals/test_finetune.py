@@ -19,7 +19,7 @@ from byol_jax.evals.sgd.identity import identity
 from byol_jax.evals.splits import load_split
 from byol_jax.results import ranked
 from byol_jax.results.records import read_results, validate
-from byol_jax.runtime import checkpoints
+from byol_jax.runtime import checkpoints, lock
 from experiments import classification, semi, supervised
 from experiments import finetune as transfer_page
 from experiments import linear as linear_page
@@ -544,3 +544,14 @@ def test_the_program_refuses_with_exit_code_2(tmp_path):
     )
     assert "config.dataset=digit: unknown data set" in tiny_runs.refusal(*arguments)
     assert not (tmp_path / "finetune").exists()
+
+
+def test_a_second_grid_in_the_same_folder_is_refused(checkpoint, dataset, tmp_path):
+    folder = tmp_path / "a" / "training" / "finetune-online-6"
+    with lock.held(folder), pytest.raises(UserError, match=f"{folder} is in use by process"):
+        finetune.run(config_of(checkpoint, protocol="finetune"), tmp_path / "a")
+    # A network is saved beside its grid, where a pre-training may be at work.
+    workdir = tmp_path / "b"
+    with lock.held(workdir), pytest.raises(UserError, match=f"{workdir} is in use by process"):
+        finetune.run(scratch_config(dataset, num_steps=1), workdir)
+    assert not workdir.exists()

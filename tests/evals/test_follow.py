@@ -7,9 +7,11 @@ import pytest
 
 import tiny_checkpoints
 from byol_jax import weights
-from byol_jax.errors import UserError
+from byol_jax.errors import GuardError, UserError
 from byol_jax.evals import checkpoint, follow
 from byol_jax.results.records import read_results, validate, write_results
+from byol_jax.runtime import checkpoints
+from tiny_records import make_record
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,9 @@ def test_a_step_that_is_being_deleted_is_left_out_and_a_damaged_one_refused(
     shutil.rmtree(folder / "2" / "state")
     with pytest.raises(UserError, match="2 is damaged"):
         follow.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
-    Clock(monkeypatch, lambda: shutil.rmtree(folder / "2"))
+    monkeypatch.setattr(
+        checkpoints.time, "sleep", lambda seconds: shutil.rmtree(folder / "2", ignore_errors=True)
+    )
     follow.for_each_checkpoint(make_config(tmp_path / "run"), one_record, tmp_path / "out")
     (record,) = read_results(tmp_path / "out" / "results.json")
     assert record.checkpoint_step == 6
@@ -255,3 +259,18 @@ def test_other_settings_are_refused_even_where_every_step_is_done(run, tmp_path)
     assert not seen and (tmp_path / "results.json").read_text() == before
     follow_with(seen, k=20, rates=(0.1, 0.2), new=1)
     assert seen == [6]
+
+
+def test_numbers_are_reported_if_what_stands_beside_them_cannot_be_written(tmp_path, capsys):
+    """As predictions, or the network of a fine-tuning, on a full disk."""
+    record = make_record(n_examples=400, value=90.0)
+
+    def save():
+        with follow.numbers_first([record], tmp_path):
+            raise GuardError("no space left on the disk of predictions.npz")
+
+    with pytest.raises(GuardError, match=r"predictions.npz"):
+        save()
+    assert "90.0 +- 1.5" in capsys.readouterr().out
+    (written,) = read_results(tmp_path / "results.json")
+    assert written.value == 90.0

@@ -15,7 +15,7 @@ from byol_jax.evals.sgd import predictions, recipes
 from byol_jax.evals.splits import load_split
 from byol_jax.results import ranked
 from byol_jax.results.records import read_results, validate
-from byol_jax.runtime import checkpoints
+from byol_jax.runtime import checkpoints, lock
 from experiments import linear as page
 
 
@@ -96,7 +96,7 @@ def test_records_say_all_of_the_protocol(finished, dataset):
 
 def test_the_workdir_keeps_the_curves_and_the_last_state(finished):
     folder = finished / "training" / "linear-online-6"
-    assert checkpoints.steps(folder / "checkpoints") == [9]
+    assert checkpoints.steps(folder / "checkpoints") == [8, 9]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 10))
     assert {"loss_0", "loss_1", "top1_0", "top1_1", "learning_rate"} <= lines[0].keys()
@@ -176,6 +176,30 @@ def test_a_stopped_training_goes_on_bit_for_bit(checkpoint, finished, tmp_path, 
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     curves = "training/linear-online-6/metrics.jsonl"
     assert (tmp_path / curves).read_text() == (finished / curves).read_text()
+
+
+def test_a_damaged_checkpoint_is_passed_over_on_request(checkpoint, finished, tmp_path, caplog):
+    workdir = shutil.copytree(finished, tmp_path / "copied")
+    folder = workdir / "training" / "linear-online-6" / "checkpoints"
+    (folder / "9" / "record" / "metadata").write_bytes(b"{")
+    with pytest.raises(UserError, match=r"9 is damaged .*continue from step 8"):
+        linear.run(config_of(checkpoint), workdir)
+    linear.run(config_of(checkpoint, skip_damaged=True), workdir)
+    assert [m for m in caplog.messages if "goes on from step 8" in m]
+    resumed, whole = only_training(workdir), only_training(finished)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    assert (folder / "9.damaged").is_dir()
+
+
+def test_a_second_training_is_refused_and_another_one_beside_it_is_not(
+    checkpoint, finished, no_training
+):
+    folder = finished / "training" / "linear-online-6"
+    with lock.held(folder), pytest.raises(UserError, match=f"{folder} is in use by process"):
+        linear.run(config_of(checkpoint), finished)
+    with lock.held(finished):
+        linear.run(config_of(checkpoint), finished)
 
 
 def test_a_finished_training_is_not_repeated(checkpoint, finished, no_training):
@@ -271,9 +295,8 @@ def test_numbers_that_are_not_finite_at_any_rate_end_the_evaluation(checkpoint, 
     with pytest.raises(Diverged, match=r"not finite.*2e\+38"):
         linear.run(config, tmp_path)
     assert not (tmp_path / "results.json").exists()
-    # The last good state is saved: here the first one, as the first update is too large.
-    assert checkpoints.steps(tmp_path / "training" / "linear-online-6" / "checkpoints") == [0]
-    assert all(np.isfinite(value).all() for value in only_training(tmp_path).values())
+    # The first update is too large, and a state of step 0 is drawn again.
+    assert not checkpoints.steps(tmp_path / "training" / "linear-online-6" / "checkpoints")
 
 
 def test_a_training_of_an_earlier_version_goes_on(checkpoint, finished, tmp_path, no_training):

@@ -1,12 +1,14 @@
 """The rows of an ablation table, trained, refused, diverged, and gone on with."""
 
 import json
+import pathlib
 
 import ml_collections
 import pytest
 
+import tiny_checkpoints
 import tiny_runs
-from byol_jax import train
+from byol_jax import prepare, train
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.jobs import ablate
 from byol_jax.results.records import Record, read_results, write_results
@@ -122,7 +124,7 @@ def test_a_collapse_is_marked(tmp_path):
     )
     write_results(folder / "results.json", [record])
     runs = [ablate.Run(0, ml_collections.ConfigDict(single["config"]), folder)]
-    assert "0.01 collapsed" in ablate._write(config, tmp_path, runs, {}, {})
+    assert "0.01 collapsed" in ablate._table(config, runs, {}, {})
 
 
 @pytest.mark.slow
@@ -247,3 +249,61 @@ def test_an_override_of_a_moved_key_names_the_new_one(tmp_path):
     config.override = "objective.beta=0.5"
     with pytest.raises(UserError, match=r"config\.objective\.info_nce\.beta"):
         ablate.plan(config, tmp_path)
+
+
+def test_a_row_with_labels_in_a_table_is_the_same_run_the_next_time(tmp_path):
+    """The config.json of a run has the data set by its whole name."""
+    config = page.get_config("table=5b,rows=2,base=digits")
+    config.override = f"dataset=folder:{tmp_path},data.labels=x.csv"
+    (run,) = ablate.plan(config, tmp_path)
+    assert run.config.dataset == f"folder:{tmp_path},labels=x.csv"
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps(run.config.to_dict()))
+    ablate.plan(config, tmp_path)
+    config.override = f"dataset=folder:{tmp_path},labels=x.csv"
+    ablate.plan(config, tmp_path)
+    config.override = f"dataset=folder:{tmp_path},labels=y.csv"
+    with pytest.raises(UserError, match=r"other settings .*now folder:"):
+        ablate.plan(config, tmp_path)
+
+
+def damage(folder: pathlib.Path) -> None:
+    """Empties the files of the newest of two checkpoints of a run."""
+    tiny_checkpoints.save(folder, "digits", steps=(1, 2), total_steps=2)
+    for file in (folder / "checkpoints" / "2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+def test_a_damaged_checkpoint_fails_its_row_alone(dataset, tmp_path, monkeypatch):
+    config = config_of(dataset, rows=(row(1, dataset, {}), row(3, dataset, {})))
+    runs = ablate.plan(config, tmp_path)
+    damage(runs[0].folder)
+    trained, pretrain = [], train.pretrain
+
+    def of_the_first(config, workdir):
+        if workdir != runs[0].folder:
+            trained.append(workdir)
+        else:
+            pretrain(config, workdir)
+
+    monkeypatch.setattr(train, "pretrain", of_the_first)
+    with pytest.raises(UserError, match=r"1 of 2 runs .*row1.*damaged") as told:
+        ablate.run(config, tmp_path)
+    assert "\n" not in str(told.value)
+    assert trained == [runs[1].folder]
+
+
+def test_a_row_may_skip_its_damaged_checkpoint(dataset, tmp_path, monkeypatch):
+    config = config_of(dataset, rows=(row(1, dataset, {}),), override="skip_damaged=True")
+    (run,) = ablate.plan(config, tmp_path)
+    damage(run.folder)
+    starts = []
+
+    def pretrain(config, workdir):
+        start = prepare.newest.to_continue(workdir / "checkpoints", config.skip_damaged)
+        starts.append(start)
+
+    monkeypatch.setattr(train, "pretrain", pretrain)
+    ablate.run(config, tmp_path)
+    assert starts == [1]

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import zlib
 from unittest import mock
 
 import jax
@@ -128,6 +129,8 @@ def test_files_columns_and_what_they_say_of_themselves(finished, run_dir, pictur
     assert column.compression == "ZSTD" and "BYTE_STREAM_SPLIT" in column.encodings
     about = json.loads(schema.metadata[b"byol_jax"])
     assert about.pop("weights_crc32") and about.pop("images_crc32")
+    labels = np.array(pq.read_table(finished / "embeddings")["label"], "<i4")
+    assert about.pop("labels_crc32") == zlib.crc32(labels)
     assert about == {
         "byol_jax": byol_jax.__version__,
         "checkpoint": str(run_dir),
@@ -207,7 +210,7 @@ def test_records_have_the_name_that_messages_give_them(run_dir, tmp_path):
 def test_labels_stay_empty_where_an_image_has_several(run_dir, tmp_path, monkeypatch):
     labels = np.eye(3, dtype=np.int32)
     several = ImageSet("several", tiny_runs.images(3), labels, 3, True, ("a", "b", "c"))
-    monkeypatch.setattr(sources, "load", lambda *_: several)
+    monkeypatch.setattr(sources, "load", lambda *_, **__: several)
     embed.run(config_of(run_dir, "npz:several"), tmp_path)
     assert table(tmp_path)["label"].to_pylist() == [None] * 3
 
@@ -337,6 +340,24 @@ def test_a_full_disk_keeps_the_finished_parts(run_dir, pictures, tmp_path, monke
 # ---------------------------------------------------------------- npz
 
 
+def test_other_labels_or_depth_are_another_command(run_dir, pictures, tmp_path):
+    """Labels of a table change without a change of the images."""
+    lines = [f"{p.relative_to(pictures)},{i % 2}" for i, p in enumerate(pictures.rglob("*.*"))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    dataset = f"folder:{pictures},labels={tmp_path / 'labels.csv'}"
+    embed.run(config_of(run_dir, dataset), tmp_path / "out")
+    part = tmp_path / "out/embeddings/part-00001.parquet"
+    part.unlink()
+    (tmp_path / "labels.csv").write_text("\n".join([lines[0][:-1] + "1", *lines[1:]]))
+    before = contents(tmp_path / "out")
+    with pytest.raises(UserError, match="labels_crc32="):
+        embed.run(config_of(run_dir, dataset), tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    with pytest.raises(UserError, match="depth="):
+        embed.check_same(part, {"depth": {"bits": 12}}, {"depth": {"bits": 8}})
+    embed.check_same(part, {}, {"depth": {"bits": 8}, "labels_crc32": 5})  # of earlier versions
+
+
 def test_one_npz_file_has_the_same_rows(run_dir, pictures, finished, tmp_path, capsys):
     config = config_of(run_dir, f"folder:{pictures}", format="npz")
     embed.run(config, tmp_path)
@@ -435,8 +456,8 @@ def test_what_no_job_could_use_is_named(run_dir, pictures, refused, changes, wor
 def test_bad_folders_and_several_processes_are_refused(run_dir, tmp_path, refused, monkeypatch):
     (tmp_path / "empty").mkdir()
     refused(embed.run, config_of(run_dir, f"folder:{tmp_path / 'empty'}"), "has no image")
-    damaged = config_of(run_dir, write_damaged(tmp_path / "images", 20, {3}))
-    refused(embed.run, damaged, "1 of 20 images .* more than 1%: .*003.png")
+    damaged = config_of(run_dir, write_damaged(tmp_path / "images", 20, {3, 9}))
+    refused(embed.run, damaged, "2 of 20 images .* more than one: .*003.png")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     refused(embed.run, config_of(run_dir, "digits"), "one process, and there are 2")
 
@@ -448,3 +469,16 @@ def test_the_program_embeds(run_dir, pictures, tmp_path):
     done = tiny_runs.program("--config=experiments/embed.py", *flags, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "written: " in done.stdout and len(table(tmp_path)) == COUNT
+
+
+def test_a_darker_folder_has_the_depth_of_the_training(tmp_path):
+    """Its files alone would be taken as 8 bits."""
+    (tmp_path / "dark").mkdir()
+    ramp = np.linspace(0, 200, 64).reshape(8, 8).astype(np.uint16)
+    for i in range(3):
+        Image.fromarray(ramp + i).save(tmp_path / "dark" / f"{i}.png")
+    run = tiny_checkpoints.save(tmp_path / "run", "digits", marks={"depth": {"bits": 12}})
+    embed.run(config_of(run, f"folder:{tmp_path / 'dark'}"), tmp_path / "out")
+    arrays = np.stack([np.repeat(((ramp + i) >> 4)[..., None], 3, axis=-1) for i in range(3)])
+    expected = byol_jax.load_encoder(run)(arrays.astype(np.uint8))
+    np.testing.assert_allclose(values(table(tmp_path / "out")), expected, rtol=1e-5, atol=1e-6)

@@ -296,3 +296,17 @@ def test_an_export_is_a_checkpoint(run, tmp_path):
     first, second = (safetensors.numpy.load_file(p / "model.safetensors") for p in (out, again))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        (None, "not known"),
+        ("digits", "digits"),
+        ("npz:/data/x.npz", "npz:x.npz"),
+        ("folder:/data/photos/", "folder:photos"),
+        ("folder:/data/photos,labels=/x/labels.csv", "folder:photos,labels=labels.csv"),
+    ],
+)
+def test_a_card_names_no_folder_above_the_images(dataset, name):
+    assert card._set_name(dataset) == name

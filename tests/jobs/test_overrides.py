@@ -55,3 +55,20 @@ def test_an_open_key_takes_its_own_type_alone(text):
     config = ml_collections.ConfigDict({"num_steps": config_dict.placeholder(int)})
     with pytest.raises(UserError, match="num_steps"):
         overrides.apply(config, {"num_steps": text})
+
+
+def test_labels_of_a_folder_are_no_pair_of_their_own():
+    assert overrides.parse_pairs("override", "dataset=folder:/a b,labels=/l.csv,seed=3") == {
+        "dataset": "folder:/a b,labels=/l.csv",
+        "seed": "3",
+    }
+    assert overrides.parse_pairs("datasets", "A=folder:/a,labels=l,B=folder:/b,C=npz:c") == {
+        "A": "folder:/a,labels=l",
+        "B": "folder:/b",
+        "C": "npz:c",
+    }
+    # Of no folder, or twice: a pair, whose key nothing has.
+    assert overrides.parse_pairs("override", "dataset=digits,labels=l")["labels"] == "l"
+    assert overrides.parse_pairs("override", "a=folder:d,labels=l,labels=m")["labels"] == "m"
+    with pytest.raises(UserError, match=r"config\.datasets: 'labels=' must be NAME=VALUE"):
+        overrides.parse_pairs("datasets", "A=folder:/a,labels=")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import tiny_runs
-from byol_jax import jobs, train
+from byol_jax import jobs, prepare
 from byol_jax.augment import byol, compose
 from byol_jax.data import pipeline
 from byol_jax.data.views import View
@@ -29,7 +29,7 @@ def test_views_are_the_crops_of_the_run_where_nothing_is_augmented(dataset) -> N
     config = config_of(dataset)
     config.augment.view1.update(IDENTITY)
     config.augment.view2.update(IDENTITY)
-    image_set = train.load_images(config)
+    image_set = prepare.load_images(config)
     ids = np.array([5, 0, 11])
     views = pictures.draw(image_set, ids, 2, config)
     assert views.shape == (3, 2, 2, 8, 8, 3) and views.dtype == np.uint8
@@ -45,7 +45,7 @@ def test_each_row_of_views_has_its_own_column_of_table_6(dataset) -> None:
     config = config_of(dataset)
     config.augment.view1.update(IDENTITY | {"grayscale": 1.0})
     config.augment.view2.update(IDENTITY | {"solarize": 1.0})
-    image_set = train.load_images(config)
+    image_set = prepare.load_images(config)
     ids = np.array([1, 2, 9])
     views = pictures.draw(image_set, ids, 1, config)
     crops = pipeline.example_views(image_set, ids, np.zeros(3, int), 1337, (View(8), View(8)))
@@ -82,7 +82,7 @@ def test_views_share_their_crop_as_the_run_does(dataset) -> None:
     config = config_of(dataset, data__same_crop=True)
     config.augment.view1.update(IDENTITY)
     config.augment.view2.update(IDENTITY)
-    views = pictures.draw(train.load_images(config), np.array([5, 0, 11]), 1, config)
+    views = pictures.draw(prepare.load_images(config), np.array([5, 0, 11]), 1, config)
     assert np.array_equal(views[:, 0], views[:, 1])
 
 

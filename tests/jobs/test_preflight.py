@@ -6,9 +6,10 @@ import re
 
 import jax
 import pytest
+from PIL import Image
 
 import tiny_runs
-from byol_jax import train
+from byol_jax import prepare, train
 from byol_jax.data import table10
 from byol_jax.errors import UserError
 from byol_jax.jobs.preflight import chips, hlo, report
@@ -53,6 +54,7 @@ def test_mistakes_exit_with_2_and_one_line(arguments, words):
         ("v3", {}, "--preflight=v3:.*v3:2x2"),
         ("v4:2x2", {}, "--preflight=v4:2x2:.*v4:2x2x1"),
         ("v3:2x2", {"tau_base": 2.0}, "config.tau_base=2"),
+        ("v3:2x2", {"data__labels": "x.csv"}, r"config.data.labels=x\.csv is for folder:DIR"),
         ("v3:2x2", {"batch_size": 8, "accumulate": 2}, "batch_size=8 .*8 devices.*batch_size=16"),
         ("v3:2x2", {"job": "evaluate"}, "config.job=evaluate"),
     ],
@@ -60,6 +62,29 @@ def test_mistakes_exit_with_2_and_one_line(arguments, words):
 def test_configs_refused_before_anything_is_compiled(topology, changes, words):
     with pytest.raises(UserError, match=words):
         report.run(tiny_runs.tiny_config("digits", **changes), topology)
+
+
+def test_labels_in_a_table_are_counted(tmp_path, monkeypatch):
+    """Without the table the folders would be two classes."""
+    (tmp_path / "labels.csv").write_text("".join(f"c{i % 2}/{i}.png,{i % 3}\n" for i in range(30)))
+    for i in range(30):
+        file = tmp_path / f"c{i % 2}" / f"{i}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(tiny_runs.images(1, seed=i)[0]).save(file)
+    config = tiny_runs.tiny_config(
+        f"folder:{tmp_path}", data__labels=str(tmp_path / "labels.csv"), batch_size=16
+    )
+    monkeypatch.setattr(report, "topology_of", lambda pod: (jax.devices()[0],) * pod.devices)
+    counted = []
+
+    def describe(config, data, pod, hosts):
+        counted.append(data.num_classes)
+        raise UserError("seen")
+
+    monkeypatch.setattr(report, "describe", describe)
+    with pytest.raises(UserError, match="seen"):
+        report.run(config, "v3:2x2")
+    assert counted == [3]
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
@@ -142,7 +167,7 @@ def test_the_shapes_are_those_that_a_run_passes(dataset, tmp_path, monkeypatch, 
     with pytest.raises(Seen):
         train.pretrain(config, tmp_path / "run")
     ((program, arguments),) = passed
-    assert program == train.program_of(config, num_classes=2)
+    assert program == prepare.program_of(config, num_classes=2)
     hparams = hyperparameters(config, 24, 1)
     shapes = report.arguments(config, program, hparams, 24, jax.device_count())
     assert jax.tree.structure(shapes) == jax.tree.structure(arguments)
@@ -234,8 +259,8 @@ def test_the_numbers_of_a_compiled_step(dataset):
     config = tiny_runs.tiny_config(dataset)
     pod, devices = POD._replace(chips=1), tuple(jax.devices()[:2])
     analysis = report.compile_step(config, report.data_of(config), pod, devices)
-    program = train.program_of(config, num_classes=2)
-    state = init_state(0, program, train.sizes_of(config))
+    program = prepare.program_of(config, num_classes=2)
+    state = init_state(0, program, prepare.sizes_of(config))
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.online_params))
     # Gradients, and the few statistics of BatchNorm.
     assert 4 * weights < analysis.collectives.payload < 4 * weights + 20_000
@@ -354,7 +379,7 @@ def operand_types(hlo, operation):
 def test_half_precision_is_what_the_chip_convolves_in(dataset):
     config = tiny_runs.tiny_config(dataset, precision="bfloat16", batch_size=8)
     devices = chips.topology_of(chips.pod_of("v3:2x2"))
-    program = train.program_of(config, 2)
+    program = prepare.program_of(config, 2)
     hparams = hyperparameters(config, 24, 1)
     shapes = report.arguments(config, program, hparams, 24, len(devices))
     step = train.mapped_step(program, devices=devices)

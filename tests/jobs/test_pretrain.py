@@ -108,8 +108,8 @@ def test_products_of_an_earlier_end_are_made_anew_if_that_was_interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(report, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            pretrain.run(config_of(folder, "report", num_steps=4), run)
-    pretrain.run(config_of(folder, "report", num_steps=4), run)
+            pretrain.run(config_of(folder, "report", num_steps=4, resume_changed=True), run)
+    pretrain.run(config_of(folder, "report", num_steps=4, resume_changed=True), run)
     assert len(without_reports) == 2
 
 
@@ -121,7 +121,7 @@ def test_embeddings_of_an_earlier_end_are_kept_and_that_is_said(
     before = (run / "embeddings" / "part-00000.parquet").read_bytes()
     capsys.readouterr()
     with caplog.at_level("WARNING", "byol_jax"):
-        pretrain.run(config_of(folder, "embed", num_steps=4), run)
+        pretrain.run(config_of(folder, "embed", num_steps=4, resume_changed=True), run)
     assert (run / "embeddings" / "part-00000.parquet").read_bytes() == before
     assert "config.finish.embed: not written" in caplog.text
     assert "embeddings " not in capsys.readouterr().out

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from byol_jax import train, update
+from byol_jax import prepare, update
 from byol_jax.errors import UserError
 from byol_jax.method import check, hyperparameters, method_of
 from byol_jax.networks import siamese
@@ -46,7 +46,7 @@ def shrunk(row, base="byol"):
 
 
 def compiled_of(config):
-    return train.program_of(config, num_classes=2)
+    return prepare.program_of(config, num_classes=2)
 
 
 def hparams_of(config):
@@ -178,7 +178,7 @@ def initial_shapes(config):
         return init_state(
             config.seed,
             compiled_of(config),
-            train.sizes_of(config),
+            prepare.sizes_of(config),
             target_init=config.target_init,
         )
 

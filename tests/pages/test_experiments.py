@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 import tiny_runs
-from byol_jax import jobs, train
+from byol_jax import checks, jobs, pages, train
 from byol_jax.data import pipeline
 from byol_jax.evals import finetune as finetune_job
 from byol_jax.evals.sgd import recipes, search
@@ -162,6 +162,23 @@ def test_rates_after_scaling_are_the_printed_ones(page, options, rates):
 def test_byol_says_whether_its_setting_is_published(options, published):
     config = config_of("byol", options)
     assert config.recipe.startswith("published: ") == published
+
+
+@pytest.mark.parametrize(("page", "options"), PRETRAINING)
+def test_a_recipe_is_published_until_something_is_changed_of_it(page, options):
+    """By the command line, or by a page that starts from this one."""
+    config = config_of(page, options)
+    words, made = config.recipe, pages.config_of(config.recipe)
+    assert checks.with_changes(words, config.to_dict(), ["batch_size"], made) == words
+    config.dataset, config.seed, config.log_every = "folder:mine", 3, 7
+    assert checks.with_changes(words, config.to_dict(), [], made) == words
+    config.optimizer.momentum = 0.5
+    changed = checks.with_changes(words, config.to_dict(), [], made)
+    assert changed == f"{words.removeprefix('published: ')}; changed: optimizer.momentum"
+
+
+def test_a_recipe_of_ones_own_is_nobodys_page():
+    assert pages.config_of("mine") is None
 
 
 def test_a_length_without_a_recipe_takes_the_next_longer_one():

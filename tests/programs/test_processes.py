@@ -63,7 +63,7 @@ process = jax.process_index()
 report = functools.partial(print, file=open(sys.argv[1], "w"), flush=True)
 report(jax.process_count(), jax.device_count(), jax.local_device_count())
 flags = [processes.any_process(process == 1), processes.any_process(False)]
-report(flags, processes.is_joined())
+report(flags, processes.is_joined(), processes.count_on_this_host())
 processes.require_same({"config.seed": 0, "config.network": {"depth": 18}, "data": [1, None]})
 different = {"config.tau": 1, "config.a": 1, "config.b": 1, "config.new": "x"} if process else {}
 try:
@@ -93,7 +93,7 @@ def test_processes_started_by_slurm_meet_and_compare_values(tmp_path):
     for path in reports:
         lines = path.read_text().splitlines()
         assert lines[0] == "2 4 2"
-        assert lines[1] == "[True, False] True"
+        assert lines[1] == "[True, False] True 2"
         assert lines[2].startswith("process 1 ")
         # The first three that differ, with the values of both; the rest are counted.
         for words in ("config.tau=1", "0.9", "config.a=1", "config.b=1", "None", "1 more"):
@@ -150,7 +150,12 @@ def test_two_processes_train_as_one_does_and_one_continues(tmp_path):
     assert record["step"] == 20
 
     # One process continues from the checkpoint of two.
-    done = run((*python, *TINY, data, "--config.num_steps=22", f"--workdir={together}"), devices=4)
+    longer = (*steps, "--config.num_steps=22")
+    done = run((*cluster, *TINY, data, *longer, f"--workdir={together}"), devices=2)
+    assert done.returncode == 2, done.stderr
+    assert "22 steps in all (was 20; config.num_steps=22)" in done.stderr
+    longer = (*longer, "--config.resume_changed=True")
+    done = run((*python, *TINY, data, *longer, f"--workdir={together}"), devices=4)
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in tiny_runs.metrics(together)] == list(range(1, 23))
 

@@ -26,6 +26,13 @@ def test_the_last_line_of_a_step_counts_and_half_a_line_is_left_out(tmp_path):
     assert metrics["train", "loss"].values.tolist() == [4.0, 3.0, 2.5]
 
 
+def test_bytes_of_no_text_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "split": "train", "loss": 2.0}\n\xff\xfe\n\0\0\n')
+    read = curves.read(path)
+    assert read["train", "loss"].steps.tolist() == [1]
+
+
 def test_values_behind_a_step_are_left_out():
     metrics = {("train", "a"): Series(np.array([1, 5, 9]), np.array([1.0, 2.0, 3.0]))}
     assert curves.until(metrics, 5)["train", "a"].values.tolist() == [1.0, 2.0]

@@ -4,11 +4,14 @@ import contextlib
 import json
 import logging
 import math
+import pathlib
 import re
 import time
 
 import pytest
+from tensorboardX import record_writer
 
+from byol_jax.errors import GuardError
 from byol_jax.runtime import metrics
 
 
@@ -40,6 +43,48 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
         (2, 2.0),
         (3, 30.0),
     ]
+
+
+def test_bad_lines_are_dropped_and_counted(tmp_path, caplog):
+    good = [b'{"step": 1, "loss": 2.0}', '{"step": 2, "split": "träin"}'.encode()]
+    bad = [b'{"step": 1, "loss": \xff}', b"\0" * 100, b'{"step": "1"}', b"7", b"[" * 10**5, b'{"st']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], *bad[:5], good[1], bad[5]]))
+    with (
+        caplog.at_level(logging.WARNING, "byol_jax"),
+        contextlib.closing(metrics.Writer(tmp_path, 2)),
+    ):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"\n".join([*good, b""])
+    (message,) = caplog.messages
+    assert message.endswith("metrics.jsonl: 6 line(s) that cannot be read are dropped")
+
+
+def test_a_full_disk_is_said_by_the_step_that_meets_it(tmp_path):
+    full = pathlib.Path("/dev/full")
+    with contextlib.closing(metrics.Writer(tmp_path, 0)) as writer, full.open("wb", 0) as file:
+        writer._file.close()
+        writer._file = file
+        with pytest.raises(GuardError, match=r"no space left on the disk of .*metrics.jsonl"):
+            writer.write(1, "train", {"loss": 1.0})
+
+
+def test_a_full_disk_of_events_is_said_too(tmp_path, monkeypatch):
+    full = pathlib.Path("/dev/full")
+    monkeypatch.setattr(record_writer, "open_file", lambda path: full.open("wb"))
+    writer = metrics.Writer(tmp_path, 0)
+
+    def write():
+        for step in range(1, 1000):
+            writer.write(step, "train", {"loss": 1.0})
+            time.sleep(0.01)
+
+    with pytest.raises(GuardError, match=r"no space left on the disk of .*events.out.tfevents"):
+        write()
+    with pytest.raises(GuardError):
+        writer.close()
+    # All values are in the other file.
+    written = [line["step"] for line in lines(tmp_path)]
+    assert written and written == [*range(1, len(written) + 1)]
 
 
 def test_progress_shows_speed_and_time_left_from_the_second_call_on(capsys, monkeypatch):

@@ -78,13 +78,15 @@ def test_gradients_through_gathered_rows_average_to_the_gradient_of_the_whole(re
     np.testing.assert_allclose(mapped(x.reshape(replicas, -1)), 3 * 4 * 4.5 * 204)
 
 
+@pytest.mark.parametrize("most", [None, 13, 20])
 @pytest.mark.parametrize("count", [1, 5, 8, 13])
-def test_map_batches_keeps_order_for_any_number_of_rows(count):
+def test_map_batches_keeps_order_for_any_number_of_rows(count, most):
     array = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
     out = spmd.map_batches(
         lambda x: {"sum": jnp.sum(x, axis=1), "twice": 2 * x},
         (array[i : i + 4] for i in range(0, count, 4)),
         batch_size=4,
+        most=most,
     )
     np.testing.assert_array_equal(out["sum"], array.sum(axis=1))
     np.testing.assert_array_equal(out["twice"], 2 * array)

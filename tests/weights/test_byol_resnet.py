@@ -85,3 +85,17 @@ def test_files_become_the_crops_of_evaluations(torch, folders, tmp_path, mode, h
     assert differs.max() <= 1 and (differs > 0).mean() < 1e-2
     short = Image.fromarray(pixels).resize((24, 24), Image.Resampling.BICUBIC)
     assert height == 24 or np.abs(np.asarray(short) - levels[0]).mean() > 10
+
+
+def test_files_of_sixteen_bits_keep_their_high_byte(torch, tmp_path):
+    from byol_jax.weights import byol_resnet
+
+    values = np.random.default_rng(0).integers(0, 2**16, (24, 24), np.uint16)
+    Image.fromarray(values).save(tmp_path / "image.png")
+    about = {"image_size": 24, "eval_crop": "full", "mean": [0.0] * 3, "std": [1.0] * 3}
+    (tmp_path / "config.json").write_text(json.dumps({"byol_jax": about}))
+    own = byol_resnet.prepare(tmp_path, [tmp_path / "image.png"]).numpy() * 255
+    assert np.array_equal(np.rint(own[0, 1]).astype(int), values >> 8)
+    image_set = folder.files_set("image", [str(tmp_path / "image.png")])
+    (batch,) = pipeline.evaluation_batches(image_set, image_size=24, mode="full", batch_size=1)
+    assert np.array_equal(batch["images"][0, ..., 0], values >> 8)

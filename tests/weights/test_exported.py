@@ -11,6 +11,7 @@ import safetensors.numpy
 import tiny_checkpoints
 import tiny_encoders
 from byol_jax import weights
+from byol_jax.data.depth import Depth
 from byol_jax.errors import UserError
 from byol_jax.weights import exported, layout
 from tiny_encoders import SPECS
@@ -74,6 +75,11 @@ def test_an_export_of_an_export_is_the_same_file(tmp_path, trained):
     one, two = (safetensors.numpy.load_file(tmp_path / name) for name in "12")
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_an_export_keeps_the_depth_of_the_training(tmp_path, trained):
+    exported.write(tmp_path / "1", trained._replace(depth=Depth(bits=12)), "online")
+    assert exported.read(tmp_path / "1").depth == Depth(bits=12)
 
 
 def test_names_and_shapes_are_those_of_torchvision(tmp_path):

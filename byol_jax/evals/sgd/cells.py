@@ -3,9 +3,12 @@
 import json
 import logging
 import pathlib
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from byol_jax.runtime import processes
+from byol_jax.data import images
+from byol_jax.errors import require
+from byol_jax.runtime import disk, processes
 
 _logger = logging.getLogger(__name__)
 
@@ -31,31 +34,67 @@ class Cell(NamedTuple):
 
 
 def append_score(
-    path: pathlib.Path, cell: Cell, fingerprint: int, metric: str, value: float | None
+    path: pathlib.Path,
+    cell: Cell,
+    fingerprint: int,
+    metric: str,
+    value: float | None,
+    data: Mapping[str, int],
 ) -> None:
-    """Writes down the score of a cell, None where it diverged."""
+    """Writes down the score of a cell, None where it diverged.
+
+    `fingerprint` is that of its settings, and `data` that of its images (`images.fingerprint`).
+    """
     score = "diverged" if value is None else f"validation {metric} {value:.2f}"
     _logger.info("%s: %s", cell.name, score)
     if processes.is_first_process():
         line = {"cell": cell.name, "fingerprint": fingerprint, "metric": metric, "value": value}
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with disk.writing(path), path.open("a") as file:
+            file.write(json.dumps({**line, "data": dict(data)}) + "\n")
 
 
 def read_scores(path: pathlib.Path) -> dict[int, float | None]:
-    """Scores of cells by fingerprint; a cell whose line is torn is scored again."""
+    """Scores of cells by fingerprint; a cell whose line cannot be read is scored again."""
     scores: dict[int, float | None] = {}
+    for line in _lines(path):
+        scores[line["fingerprint"]] = line["value"]
+    return scores
+
+
+def check_images(
+    path: pathlib.Path, fingerprints: Collection[int], data: Mapping[str, int]
+) -> None:
+    """Refuses scores of the same cells on other images.
+
+    Lines of earlier versions do not say which images they are of.
+
+    Raises:
+      UserError: names the first of these cells.
+    """
+    for line in _lines(path):
+        if line["fingerprint"] in fingerprints and line.get("data"):
+            other = images.difference(line["data"], data)
+            require(
+                not other,
+                f"{path} has the score of {line['cell']} on other images, these are {other}: give "
+                "another --workdir, or move that folder away",
+            )
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines that are whole; the next one is written below one that is torn."""
     if not path.exists():
-        return scores
-    *lines, torn = path.read_text().split("\n")
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
     if torn and processes.is_first_process():
         # The next line would be lost if it went on from here.
-        with path.open("a") as file:
+        with disk.writing(path), path.open("a") as file:
             file.write("\n")
+    found = []
     for line in lines:
         try:
             values = json.loads(line)
-            scores[values["fingerprint"]] = values["value"]
-        except (KeyError, TypeError, ValueError):
+            found += [values] if {"fingerprint", "value"} <= {*values} else []
+        except (TypeError, ValueError, RecursionError):
             continue
-    return scores
+    return found

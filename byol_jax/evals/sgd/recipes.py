@@ -14,10 +14,12 @@ from byol_jax.checks import (
     at_least,
     check_keys,
     each,
+    is_finite,
     one_of,
     within,
 )
 from byol_jax.data import crops, images, pipeline, table10
+from byol_jax.data.depth import UNSEEN, Depth
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint
 from byol_jax.evals.sgd import classifiers
@@ -114,6 +116,7 @@ class Data(NamedTuple):
       batch_size: evaluation crops per call.
       crops: one of `crops.CLASSIFIER_CROPS`.
       cropping: how views and evaluation crops are made.
+      depth: that of the images that the network was trained on.
     """
 
     dataset: str
@@ -124,6 +127,7 @@ class Data(NamedTuple):
     batch_size: int
     crops: str
     cropping: weights.Cropping
+    depth: Depth = UNSEEN
 
     def train_set(self, split: str) -> images.ImageSet:
         """A split to learn labels from; see `labelled_set`.
@@ -131,7 +135,11 @@ class Data(NamedTuple):
         Raises:
           UserError: the metric does not go with its labels.
         """
-        image_set = labelled_set(self.dataset, split, self.data_dir, self.benchmark)
+        image_set = labelled_set(
+            *(self.dataset, split, self.data_dir, self.benchmark),
+            largest=self.cropping.largest,
+            depth=self.depth,
+        )
         check_metric(self.metric, image_set.multi_label)
         return image_set
 
@@ -144,7 +152,7 @@ class Data(NamedTuple):
             eval_crop=self.cropping.eval_crop,
             data_dir=self.data_dir,
             benchmark=self.benchmark,
-            exif=self.cropping.exif,
+            decoding=self.cropping.decoding._replace(depth=self.depth),
             batch_size=self.batch_size,
         )
 
@@ -158,6 +166,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_keys(config, RULES)
     check_keys(config.view, dict.fromkeys(compose.PROBABILITIES, PROBABILITY), "config.view")
     spmd.check_batch(config.batch_size, 1)
+    require(
+        all(is_finite(rate) for rate in scaled_rates(config)),
+        f"config.learning_rates={config.learning_rates} are more than float32 holds at config."
+        f"batch_size={config.batch_size}: lower them",
+    )
 
 
 def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
@@ -188,6 +201,7 @@ def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) 
         batch_size=config.eval_batch_size,
         crops=spatial,
         cropping=_cropping(config, trained.cropping if trained else weights.Cropping(), spatial),
+        depth=trained.depth if trained else UNSEEN,
     )
 
 

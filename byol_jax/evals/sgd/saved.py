@@ -81,5 +81,6 @@ def config_of(
             "aspect_max": aspect_max,
             "eval_crop": cropping.eval_crop,
             "exif": cropping.exif,
+            "largest_image": cropping.largest,
         },
     }

@@ -1,5 +1,6 @@
 """A grid of trainings of the whole network, and the choice of its best cell."""
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -15,7 +16,7 @@ from byol_jax.data import images
 from byol_jax.errors import Diverged, GuardError
 from byol_jax.evals import grid
 from byol_jax.evals.sgd import classifiers, predictions, recipes, training
-from byol_jax.evals.sgd.cells import Cell, append_score, read_scores
+from byol_jax.evals.sgd.cells import Cell, append_score, check_images, read_scores
 from byol_jax.evals.sgd.identity import training_record
 from byol_jax.evals.splits import Split
 from byol_jax.networks import siamese
@@ -116,6 +117,7 @@ class Job(NamedTuple):
             description=f"{self.identity['protocol']}, {name}",
             log_every=self.config.log_every,
             checkpoint_every=self.config.checkpoint_every,
+            skip_damaged=self.config.skip_damaged,
         )
 
     def train(
@@ -151,7 +153,10 @@ def refit_name(cell: Cell) -> str:
 
 
 def check_folders(
-    job: Job, cells: Sequence[Cell], num_examples: int, num_refitted: int | None
+    job: Job,
+    cells: Sequence[Cell],
+    fit_set: images.ImageSet,
+    refit_set: images.ImageSet | None,
 ) -> None:
     """Refuses, before any cell is trained, a folder with the training of another grid.
 
@@ -161,20 +166,22 @@ def check_folders(
     Args:
       job: the grid.
       cells: its cells.
-      num_examples: images that they are trained on.
-      num_refitted: images that the best cell is trained on again; None if it is not.
+      fit_set: images that they are trained on.
+      refit_set: images that the best cell is trained on again; None if it is not.
 
     Raises:
       UserError: names the folder and the first value that differs.
     """
-    finished = read_scores(job.folder / "cells.jsonl")
-    for cell in cells:
-        if job.fingerprint(cell, num_examples) not in finished:
-            recipe = job.recipe(cell, num_examples)
-            training.check_place(job.place(cell.name), recipe, num_examples)
-        if num_refitted is not None:
-            recipe = job.recipe(cell, num_refitted)
-            training.check_place(job.place(refit_name(cell)), recipe, num_refitted)
+    path = job.folder / "cells.jsonl"
+    marks = {cell: job.fingerprint(cell, fit_set.size) for cell in cells}
+    check_images(path, {*marks.values()}, images.fingerprint(fit_set))
+    finished = read_scores(path)
+    for cell, mark in marks.items():
+        if mark not in finished:
+            training.check_place(job.place(cell.name), job.recipe(cell, fit_set.size), fit_set)
+        if refit_set is not None:
+            recipe = job.recipe(cell, refit_set.size)
+            training.check_place(job.place(refit_name(cell)), recipe, refit_set)
 
 
 def search(job: Job, fit_set: images.ImageSet, valid_split: Split) -> tuple[Cell, dict[str, Any]]:
@@ -187,6 +194,7 @@ def search(job: Job, fit_set: images.ImageSet, valid_split: Split) -> tuple[Cell
       GuardError: every cell diverged.
     """
     path, cells = job.folder / "cells.jsonl", cells_of(job.config)
+    data = images.fingerprint(fit_set)
     finished = read_scores(path)
     best: Cell | None = None
     values: dict[Cell, float | None] = {}
@@ -195,7 +203,7 @@ def search(job: Job, fit_set: images.ImageSet, valid_split: Split) -> tuple[Cell
         if mark not in finished:
             _logger.info("cell %d of %d: %s", number, len(cells), cell.name)
             finished[mark] = _score(job, cell, fit_set, valid_split)
-            append_score(path, cell, mark, job.data.metric, finished[mark])
+            append_score(path, cell, mark, job.data.metric, finished[mark], data)
         values[cell] = finished[mark]
         before, best = best, _best(values)
         for worse in {cell, before} - {best}:
@@ -239,11 +247,16 @@ def _forget(job: Job, cell: Cell, num_examples: int) -> None:
     """Deletes a network of this grid: its score is kept, and dozens of them would fill a disk."""
     directory = job.folder / cell.name / "checkpoints"
     steps = checkpoints.steps(directory)
-    if not processes.is_first_process() or not steps:
+    if not processes.is_first_process():
+        return
+    if not steps:  # it diverged in its first step, and nothing was saved
+        with contextlib.suppress(OSError):
+            directory.rmdir()
         return
     own = training_record(job.identity, job.recipe(cell, num_examples), num_examples)
-    if own.items() <= checkpoints.read_record(directory, steps[-1]).items():
-        shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(checkpoints.DamagedError):  # then it is not known whose it is
+        if own.items() <= checkpoints.read_record(directory, steps[-1]).items():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _score(job: Job, cell: Cell, fit_set: images.ImageSet, valid_split: Split) -> float | None:

@@ -20,9 +20,12 @@ from byol_jax.evals.sgd import classifiers
 from byol_jax.evals.sgd.identity import training_record
 from byol_jax.evals.sgd.recipes import Recipe
 from byol_jax.networks import siamese
-from byol_jax.runtime import checkpoints, metrics, processes, spmd
+from byol_jax.runtime import checkpoints, metrics, newest, processes, spmd
 
 Encoder = classifiers.Encoder
+
+# Checkpoints of a training: the newest, and one to go back to where that is damaged.
+_KEPT = 2
 
 
 class Place(NamedTuple):
@@ -35,6 +38,7 @@ class Place(NamedTuple):
       description: text in front of the progress line.
       log_every: steps from one line of `metrics.jsonl` to the next.
       checkpoint_every: steps from one checkpoint to the next.
+      skip_damaged: whether a damaged checkpoint is passed over for an earlier one.
     """
 
     directory: pathlib.Path
@@ -42,6 +46,7 @@ class Place(NamedTuple):
     description: str
     log_every: int = 50
     checkpoint_every: int = 1000
+    skip_damaged: bool = False
 
 
 def encoder_of(
@@ -101,44 +106,58 @@ def _mapped_step(network: hk.TransformedWithState, augmentation: str) -> Any:
 
 
 def _restore(
-    directory: pathlib.Path, state: classifiers.State, record: dict[str, Any]
+    directory: pathlib.Path, state: classifiers.State, record: dict[str, Any], skip_damaged: bool
 ) -> classifiers.State:
     """The newest state in a folder, or the given one, on the host.
 
     Raises:
       UserError: the folder holds another training.
     """
-    steps = checkpoints.steps(directory)
-    if not steps:
+    step = newest.to_continue(directory, skip_damaged)
+    if not step:
         return state
-    flat, saved = checkpoints.read(directory, steps[-1])
+    flat, saved = checkpoints.read(directory, step)
     _require_same(directory, saved, record)
     flat = weights.upgrade_classifiers(flat)
-    return checkpoints.fill(state, flat, f"checkpoint {directory / str(steps[-1])}")
+    return checkpoints.fill(state, flat, f"checkpoint {directory / str(step)}")
 
 
 def _require_same(
     directory: pathlib.Path, saved: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
+    # A setting says more than the images that it leads to.
     for key in record:
         require(
-            saved.get(key) == record[key],
+            key == "data" or saved.get(key) == record[key],
             f"{directory} holds a training with {key}={saved.get(key)}, this one has "
             f"{key}={record[key]}: give another --workdir, or move that folder away",
         )
+    # Records of earlier versions do not say which images they are of.
+    other = images.difference(saved["data"], record["data"]) if "data" in saved else ""
+    require(
+        not other,
+        f"{directory} holds a training on other images, these are {other}: give another "
+        "--workdir, or move that folder away",
+    )
 
 
-def check_place(place: Place, recipe: Recipe, num_images: int) -> None:
+def record_of(place: Place, recipe: Recipe, train_set: images.ImageSet) -> dict[str, Any]:
+    """What is saved beside the arrays of a training: all that decides its result."""
+    record = training_record(place.identity, recipe, train_set.size)
+    return {**record, "data": images.fingerprint(train_set)}
+
+
+def check_place(place: Place, recipe: Recipe, train_set: images.ImageSet) -> None:
     """Refuses a folder that holds another training than that of a recipe; reads no array.
 
     Raises:
       UserError: names the first value that differs.
     """
     directory = place.directory / "checkpoints"
-    steps = checkpoints.steps(directory)
-    if steps:
-        saved = checkpoints.read_record(directory, steps[-1])
-        _require_same(directory, saved, training_record(place.identity, recipe, num_images))
+    step = newest.to_continue(directory, place.skip_damaged)
+    if step:
+        saved = checkpoints.read_record(directory, step)
+        _require_same(directory, saved, record_of(place, recipe, train_set))
 
 
 def _batches(train_set: images.ImageSet, recipe: Recipe, start: int) -> background.Batches:
@@ -192,23 +211,24 @@ def fit(
       Diverged: numbers that are not finite, with the last good state saved.
       Stopped: after SIGINT or SIGTERM, with the state saved.
     """
-    record = training_record(place.identity, recipe, train_set.size)
+    record = record_of(place, recipe, train_set)
     directory = place.directory / "checkpoints"
     # On the host from here on: the devices hold the replicas alone.
-    state = _restore(directory, jax.device_get(state), record)
+    state = _restore(directory, jax.device_get(state), record, place.skip_damaged)
     start, end = int(state.step), recipe.total_steps
     processes.require_same(
-        {f"the newest checkpoint in {place.directory}": start, "training images": train_set.size}
+        {f"the newest checkpoint in {place.directory}": start}
+        | {f"{name} of the training images": value for name, value in record["data"].items()}
     )
     if start == end:
         return state
     batches = _batches(train_set, recipe, start)
     mapped = _mapped_step(network, recipe.augmentation)
     shared = spmd.replicate((np.int32(recipe.seed), hyperparameters(recipe), frozen))
-
+    hint = f"lower the learning rate {max(recipe.learning_rates):g}, or look at its images"
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(batches))
-        saver = checkpoints.saver(directory, 1)
+        saver = checkpoints.saver(directory, _KEPT, start)
         stack.callback(checkpoints.close, saver)
         show = None
         if processes.is_first_process():
@@ -216,13 +236,12 @@ def fit(
             progress = metrics.Progress(end * recipe.batch_size, place.description)
             stack.enter_context(contextlib.closing(progress))
             show = _display(writer, progress, recipe.batch_size)
-        hint = f"lower the learning rate {max(recipe.learning_rates):g}, or look at its images"
         replicas = loop.run(
             lambda state, batch: mapped(state, batch, *shared),
             spmd.replicate(state),
             spmd.prefetch(_checked(batches, state.heads["w"].shape[-1]), 1, recipe.prefetch),
             loop.Span(start, end, place.log_every, place.checkpoint_every),
-            saving=loop.Saving(saver, record, str(directory), hint),
+            saving=loop.Saving(saver, record, str(directory), lambda *_: hint),
             show=show,
         )
         return spmd.to_host(replicas)

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from byol_jax import train
+from byol_jax import prepare, train
 from byol_jax.data import pipeline, table10
 from byol_jax.errors import UserError, require
 from byol_jax.jobs.preflight.chips import GIB, Pod, pod_of, topology_of
@@ -28,7 +28,7 @@ from byol_jax.jobs.preflight.hlo import (
     needed,
     traffic,
 )
-from byol_jax.method import check, hyperparameters
+from byol_jax.method import check, hyperparameters, name_labels
 from byol_jax.program import Hyperparameters, Program, init_state
 
 _logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def data_of(config: ml_collections.ConfigDict) -> Data:
         classes = 0 if row.metric == "map_11" else row.stored_classes or row.classes
         return Data(count, classes, "BYOL Table 10")
     try:
-        train_set = train.load_images(config)
+        train_set = prepare.load_images(config)
     except UserError as error:
         return Data(None, 0, f"assumed to have no labels, so that there is no probe: {error}")
     return Data(train_set.size, train_set.num_classes, "counted")
@@ -80,7 +80,7 @@ def arguments(
             (devices, *leaf.shape), jax.dtypes.canonicalize_dtype(leaf.dtype)
         )
 
-    sizes = train.sizes_of(config)
+    sizes = prepare.sizes_of(config)
     state = jax.eval_shape(
         lambda: init_state(config.seed, program, sizes, num_examples, config.target_init)
     )
@@ -107,7 +107,7 @@ def compile_step(
     Raises:
       TooLarge: the step does not fit a device.
     """
-    program = train.program_of(config, data.num_classes)
+    program = prepare.program_of(config, data.num_classes)
     # Numbers are traced, so any valid ones will do.
     count = data.num_examples or config.batch_size
     hparams = hyperparameters(config, count, 1)
@@ -144,7 +144,7 @@ def compile_step(
 def image_bytes(config: ml_collections.ConfigDict) -> int:
     """Bytes per image in a batch on a device: its views, label, id and epoch."""
     number = 4 if config.augment.placement == "host" else 1
-    return sum(3 * number * side**2 for side in train.sizes_of(config)) + 3 * 4
+    return sum(3 * number * side**2 for side in prepare.sizes_of(config)) + 3 * 4
 
 
 def waiting_bytes(config: ml_collections.ConfigDict, pod: Pod) -> int:
@@ -244,7 +244,7 @@ def cost(
         f"{1e3 * limit.links:.1f})",
         f"{'':<16}so {most} {rate:,.0f} images/s{hours}",
         f"{'input':<16}at that rate each of {hosts} hosts must deliver {rate / hosts:,.0f} "
-        f"images/s (decoded once, {len(train.sizes_of(config))} views per image), "
+        f"images/s (decoded once, {len(prepare.sizes_of(config))} views per image), "
         f"{rate * image_bytes(config) / hosts / 1e6:,.0f} MB/s to its devices",
     ]
 
@@ -299,13 +299,14 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
         "config.data.resident=True has no pre-flight: set it to False, and add the images' bytes",
     )
     pod = pod_of(topology)
+    name_labels(config)
     check(config, pod.devices)
     devices = topology_of(pod)
     assert len(devices) == pod.devices, f"{topology} has {len(devices)} devices"
     hosts = len({device.process_index for device in devices})
     data = data_of(config)
     if data.num_examples is not None:
-        train.check_labels(config, data.num_classes)
+        prepare.check_labels(config, data.num_classes)
     lines, steps = describe(config, data, pod, hosts)
     print("\n".join(lines), flush=True)
     _logger.info("compiling; a large network takes minutes")

@@ -5,6 +5,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from byol_jax.errors import UserError
+from byol_jax.evals.probes import knn
 from byol_jax.evals.probes.knn import knn_predict
 
 
@@ -123,3 +124,16 @@ def test_settings_out_of_range(settings):
 def test_nothing_labelled():
     with pytest.raises(UserError, match="labelled"):
         knn_predict(np.zeros((0, 2)), np.zeros(0, int), np.ones((1, 2)), num_classes=2)
+
+
+@pytest.mark.parametrize(("rows", "numbers"), [(1, 2**20), (7, 2**20), (2**20, 12 * 16)])
+def test_pieces_of_the_training_set_do_not_matter(monkeypatch, rows, numbers):
+    train, labels, test = make_set(60, 37, 4, seed=0)
+    monkeypatch.setattr(knn, "_PIECE_ROWS", rows)
+    monkeypatch.setattr(knn, "_PIECE_NUMBERS", numbers)
+    predictions = knn_predict(train, labels, test, num_classes=4, k=5, batch_size=16)
+    np.testing.assert_array_equal(predictions, naive_knn(train, labels, test, 4, 5, 0.07))
+    # Of equal rows the first one counts, in whichever piece the others are.
+    doubled = np.concatenate([train, train]), np.concatenate([labels, (labels + 1) % 4])
+    nearest = knn_predict(*doubled, test, num_classes=4, k=1)
+    np.testing.assert_array_equal(nearest, naive_knn(train, labels, test, 4, 1, 0.07))

@@ -5,10 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tiny_checkpoints
 from byol_jax import weights
 from byol_jax.augment import compose
+from byol_jax.data.depth import Depth
+from byol_jax.errors import UserError
 from byol_jax.evals.sgd import recipes, training
 from byol_jax.evals.sgd.identity import training_record
 from experiments import ablations, digits, finetune, linear, semi
@@ -38,6 +41,18 @@ def test_what_a_config_leaves_open_is_the_runs_own():
         compose.AugmentParams(flip=0.25, blur=0.0), (0.2, 1.0), (0.75, 1.5), "full", exif=True
     )
     assert (data.metric, data.benchmark, data.batch_size) == ("top1", None, 256)
+
+
+def test_classifiers_see_the_depth_of_the_training(tmp_path):
+    """The images alone would be taken as 8 bits."""
+    for name, level in (("a/0", 100), ("b/0", 200)):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.full((4, 4), level, np.uint16)).save(tmp_path / f"{name}.png")
+    trained = TRAINED._replace(depth=Depth(bits=12))
+    data = recipes.data_of(config_of(dataset=f"folder:{tmp_path}"), trained)
+    assert data.train_set("train+valid+test").depth.bits == 12
+    (batch,) = data.split("train+valid+test").batches()
+    assert batch["images"].max() == 200 >> 4
 
 
 @pytest.mark.parametrize("protocol", [linear, semi, finetune])
@@ -176,3 +191,11 @@ def test_a_record_of_a_training_has_all_but_what_changes_no_bit():
     assert record == json.loads(json.dumps(record))
     fields = {*recipes.Recipe._fields} - {"threads", "prefetch"}
     assert record.keys() == fields | {"dataset", "num_images"}
+
+
+def test_rates_that_overflow_with_the_batch_are_refused():
+    config = config_of(learning_rates=(1e38,), batch_size=1024, rate_scaling="none")
+    recipes.check(config)
+    config.rate_scaling = "linear"
+    with pytest.raises(UserError, match=r"config\.learning_rates=\(1e\+38,\) are more than"):
+        recipes.check(config)

@@ -10,6 +10,7 @@ from byol_jax.errors import UserError
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.evals.sgd.recipes import Recipe
 from byol_jax.networks import siamese
+from byol_jax.runtime import checkpoints
 
 
 def test_labels_outside_of_the_classes_end_a_training(tmp_path):
@@ -27,3 +28,22 @@ def test_labels_outside_of_the_classes_end_a_training(tmp_path):
     place = training.Place(tmp_path, {}, "test")
     with pytest.raises(UserError, match=r"label is 2.* 2 classes"):
         training.fit(network, train_set, state, encoder, recipe, place)
+
+
+def test_a_training_on_other_images_is_refused(tmp_path, monkeypatch):
+    train_set = tiny_runs.labelled_set([8, 8])
+    recipe = Recipe(
+        seed=0, image_size=8, batch_size=8, total_steps=2, warmup_steps=0, learning_rates=(0.1,)
+    )
+    place = training.Place(tmp_path, {"protocol": "linear"}, "test")
+    saved = training.record_of(place, recipe, train_set)
+    monkeypatch.setattr(checkpoints, "steps", lambda _: [1])
+    monkeypatch.setattr(checkpoints, "read_record", lambda *_: saved)
+    training.check_place(place, recipe, train_set)
+    other = train_set._replace(images=train_set.images + 1)
+    with pytest.raises(UserError, match="other images, these are 16 images of other pixels: give"):
+        training.check_place(place, recipe, other)
+    del saved["data"]  # of an earlier version
+    training.check_place(place, recipe, other)
+    with pytest.raises(UserError, match="a training with seed=0, this one has seed=1"):
+        training.check_place(place, recipe._replace(seed=1), train_set)
