@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-ci test-slow check format bench clean
+.PHONY: help install demo test test-ci test-slow faults check format bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -53,6 +53,11 @@ test-ci: $(TORCH) ## run the slow tests that CI runs beside `make test` (JOBS=2)
 
 test-slow: $(TORCH) ## run every test, slow ones too (JOBS=2)
 	$(PYTEST)
+
+faults: $(INSTALLED) ## inject faults for about an hour: kills, disks, images (docs/reliability.md)
+	for fault in kills checkpoints full_disk mutants signals memory; do \
+		echo "== $$fault" && $(BIN)/python -m tests.faults.$$fault || exit 1; \
+	done
 
 check: $(INSTALLED) ## lint, formatting, types, and which room imports which
 	$(BIN)/ruff check
