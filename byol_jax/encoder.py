@@ -187,8 +187,7 @@ def _crops(encoder: Encoder, paths: list[str], name: str) -> Iterator[np.ndarray
     Raises:
       UserError: a file cannot be read.
     """
-    image_set = folder.files_set(name, paths, encoder.trained.depth)
-    image_set = image_set._replace(largest=encoder.trained.cropping.largest)
+    image_set = folder.files_set(name, paths, encoder.trained.decoding)
     batches = pipeline.evaluation_batches(
         image_set,
         image_size=encoder.image_size,

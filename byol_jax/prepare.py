@@ -61,6 +61,10 @@ def sizes_of(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     return tuple(view.size for view in views_of(config))
 
 
+def _decoding(config: ml_collections.ConfigDict) -> images.Decoding:
+    return images.Decoding(config.data.exif, config.data.largest_image)
+
+
 def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
     """What a config trains on; without labels where an image has several, as the probe has one.
 
@@ -69,8 +73,9 @@ def load_images(config: ml_collections.ConfigDict) -> images.ImageSet:
     """
     require(config.dataset, f"config.dataset is needed: {', '.join(sources.KINDS)}")
     with metrics.announced(f"reading images of {config.dataset}"):
-        image_set = sources.load(config.dataset, config.data.split, config.data_dir)
-        image_set = image_set._replace(largest=config.data.largest_image)
+        image_set = sources.load(
+            *(config.dataset, config.data.split, config.data_dir), decoding=_decoding(config)
+        )
         if config.data.cache:
             image_set = images.cached(image_set, processes.count_on_this_host())
         stored.check_readable(image_set)
@@ -159,7 +164,7 @@ def _evaluation_data(config: ml_collections.ConfigDict) -> evaluate.Data | None:
         fit_split=evaluation.fit_split,
         score_split=evaluation.score_split,
         data_dir=config.data_dir,
-        decoding=images.Decoding(config.data.exif, config.data.largest_image),
+        decoding=_decoding(config),
         batch_size=evaluation.batch_size,
     )
     has_one = data.num_classes and not data.fit.multi_label

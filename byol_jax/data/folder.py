@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from byol_jax.data import depth, formats, labels
-from byol_jax.data.images import Encoded, Files, ImageSet, Records
+from byol_jax.data.images import AS_STORED, Decoding, Encoded, Files, ImageSet, Records
 from byol_jax.data.patient import patient
 from byol_jax.errors import UserError, require
 from byol_jax.runtime import paths
@@ -258,13 +258,13 @@ def image_files(root: pathlib.Path) -> list[str]:
     return _image_files(root, [], [])
 
 
-def files_set(name: str, listed: list[str], known: depth.Depth = depth.UNSEEN) -> ImageSet:
+def files_set(name: str, listed: list[str], decoding: Decoding = AS_STORED) -> ImageSet:
     """Image files in the given order, without labels.
 
     Args:
       name: what messages call them.
       listed: their paths.
-      known: their depth; without it the files are looked at, all together.
+      decoding: how they are to be read; without a depth the files are looked at, all together.
     """
     none, seen = np.full(len(listed), -1, np.int32), threading.Event()
 
@@ -281,8 +281,9 @@ def files_set(name: str, listed: list[str], known: depth.Depth = depth.UNSEEN) -
         ),
         seen=seen,
     )
+    known = decoding.depth
     found = depth.of_files(name, listed) if known == depth.UNSEEN else known
-    return ImageSet(name, records, none, 0, depth=found)
+    return ImageSet(name, records, none, 0, largest=decoding.largest, depth=found)
 
 
 @functools.cache

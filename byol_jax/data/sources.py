@@ -12,7 +12,7 @@ import numpy as np
 from byol_jax.data import folder, splits, table10, tfds_sets
 from byol_jax.data.arrays import read_digits, read_npz
 from byol_jax.data.depth import UNSEEN, Depth
-from byol_jax.data.images import ImageSet, concatenate
+from byol_jax.data.images import AS_STORED, Decoding, ImageSet, concatenate
 from byol_jax.data.splits import Readers
 from byol_jax.data.table10 import Benchmark
 from byol_jax.errors import UserError, require
@@ -56,7 +56,7 @@ def load(
     benchmark: str | None = None,
     *,
     key: str = "config.dataset",
-    depth: Depth = UNSEEN,
+    decoding: Decoding = AS_STORED,
 ) -> ImageSet:
     """One split of a data set, or several of them joined.
 
@@ -68,8 +68,8 @@ def load(
       benchmark: which row of BYOL Table 10 the images are (`table10.TABLE_10`); by default that
         of `tfds:NAME`, if there is one. Its rule makes a validation split that the source lacks.
       key: the key of the config that names the data set; empty if none does.
-      depth: that of the images of a training, where the network of one is to see these
-        (`depth.of_images`).
+      decoding: how they are to be read. Its depth is that of the images of a training, where the
+        network of one is to see these (`depth.of_images`); its `exif` is for who decodes them.
 
     Raises:
       UserError: unknown data set, split or benchmark, unusable files, a split without images, or
@@ -78,7 +78,7 @@ def load(
     row = table10.find(dataset, benchmark)
     wanted = split.split("+")
     with _named(f"{key}={dataset}" if key else dataset):
-        readers = _checked(_readers(dataset, data_dir, depth), row)
+        readers = _checked(_readers(dataset, data_dir, decoding.depth), row)
         allowed = list(dict.fromkeys([*SPLITS, *readers]))
         unknown = [name for name in wanted if name not in allowed]
         require(
@@ -96,7 +96,7 @@ def load(
     if len(readers) > 1:
         words.append(f"splits of its own: {', '.join(readers)}")
     summary = "; ".join(filter(None, [*words, image_set.note]))
-    return image_set._replace(key=key, summary=summary)
+    return image_set._replace(key=key, summary=summary, largest=decoding.largest)
 
 
 def _way_out(wanted: set[str], readers: Readers) -> str:

@@ -217,8 +217,7 @@ def _fit_set(config: ml_collections.ConfigDict, data: recipes.Data) -> images.Im
             "train",
             data.data_dir,
             key="config.train_dataset",
-            largest=data.cropping.largest,
-            depth=data.depth,
+            decoding=data.decoding,
         )
         require(
             other.num_classes == whole.num_classes,

@@ -57,8 +57,7 @@ def load_split(
     Raises:
       UserError: if it, or more of its images than `stored.tolerated`, cannot be read.
     """
-    image_set = sources.load(dataset, name, data_dir, benchmark, depth=decoding.depth)
-    image_set = image_set._replace(largest=decoding.largest)
+    image_set = sources.load(dataset, name, data_dir, benchmark, decoding=decoding)
     stored.check_readable(image_set)
     crop = functools.partial(
         pipeline.evaluation_batches,

@@ -16,7 +16,6 @@ from byol_jax import weights
 from byol_jax.augment import compose
 from byol_jax.checks import SEED, Rule, above, at_least, check_keys
 from byol_jax.data import images, sources, stored
-from byol_jax.data.depth import Depth
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, follow
 from byol_jax.evals.probes import logistic, mlp, transformed
@@ -93,9 +92,9 @@ def format_table(records: Sequence[Record]) -> str:
 
 
 def _load(
-    dataset: str, split: str, data_dir: str | None, largest: float, depth: Depth
+    dataset: str, split: str, data_dir: str | None, decoding: images.Decoding
 ) -> images.ImageSet:
-    image_set = sources.load(dataset, split, data_dir, depth=depth)._replace(largest=largest)
+    image_set = sources.load(dataset, split, data_dir, decoding=decoding)
     stored.check_readable(image_set)
     return image_set
 
@@ -120,7 +119,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         image_size, cropping = config.image_size or trained.image_size, trained.cropping
         fit, score = (
             transformed.Source(
-                load(dataset, split, data_dir, cropping.largest, trained.depth),
+                load(dataset, split, data_dir, trained.decoding),
                 image_size,
                 cropping,
             )

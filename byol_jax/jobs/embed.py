@@ -91,8 +91,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     encode = encoder.load_encoder(config.checkpoint, config.network)
     dataset, data_dir = checkpoint.dataset_of(config, encode.trained)
     dataset = dataset.rstrip("/")  # folder:DIR/ is folder:DIR
-    image_set = sources.load(dataset, config.split, data_dir, depth=encode.trained.depth)
-    image_set = image_set._replace(largest=encode.trained.cropping.largest)
+    image_set = sources.load(dataset, config.split, data_dir, decoding=encode.trained.decoding)
     work = Work(
         encode=encode,
         image_set=image_set,

@@ -251,10 +251,10 @@ def _images(
             trained,
         )
         split = options.split or _split_of(config)
-        largest = trained.cropping.largest
-        shown = sources.load(dataset, split, data_dir)._replace(largest=largest)
+        decoding = trained.cropping.decoding
+        shown = sources.load(dataset, split, data_dir, decoding=decoding)
         stored.check_readable(shown)
-        learnt = sources.load(dataset, config.data.split, data_dir)._replace(largest=largest)
+        learnt = sources.load(dataset, config.data.split, data_dir, decoding=decoding)
         contents = nothing | _views(learnt, config)
         contents |= representations.contents(
             trained,

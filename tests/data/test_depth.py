@@ -228,7 +228,9 @@ def test_replaced_files_are_looked_at_again(tmp_path) -> None:
 def test_a_darker_set_has_the_depth_of_the_training(tmp_path, caplog) -> None:
     ramps = write(tmp_path, 200)
     known = depth.Depth(bits=12)
-    image_set = sources.load(f"folder:{tmp_path}", "train+valid+test", depth=known)
+    image_set = sources.load(
+        f"folder:{tmp_path}", "train+valid+test", decoding=images.Decoding(depth=known)
+    )
     assert image_set.depth == known
     pixels = stored.picture(image_set, 3)
     assert pixels is not None and np.array_equal(pixels[..., 0], ramps[3] >> 4)
@@ -238,7 +240,8 @@ def test_a_darker_set_has_the_depth_of_the_training(tmp_path, caplog) -> None:
 def test_a_brighter_set_has_its_own_depth_with_a_warning(tmp_path, caplog) -> None:
     write(tmp_path, 4095)
     image_set = sources.load(
-        f"folder:{tmp_path}", "train+valid+test", depth=depth.Depth(bits=10, white=1.0)
+        *(f"folder:{tmp_path}", "train+valid+test"),
+        decoding=images.Decoding(depth=depth.Depth(bits=10, white=1.0)),
     )
     assert image_set.depth == depth.Depth(bits=12, white=1.0)
     assert "though the training has 10" in caplog.messages[0]

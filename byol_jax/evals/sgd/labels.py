@@ -1,7 +1,6 @@
 """Labelled images to learn from, and the metric that goes with their labels."""
 
 from byol_jax.data import images, sources, stored
-from byol_jax.data.depth import UNSEEN, Depth
 from byol_jax.errors import require
 
 
@@ -11,20 +10,17 @@ def labelled_set(
     data_dir: str | None,
     benchmark: str | None = None,
     key: str = "config.dataset",
-    largest: float = images.LARGEST,
-    depth: Depth = UNSEEN,
+    decoding: images.Decoding = images.AS_STORED,
 ) -> images.ImageSet:
     """A split to learn labels from.
 
     Args:
-      dataset, split, data_dir, benchmark, key, depth: as in `sources.load`.
-      largest: megapixels above which an image counts as unreadable.
+      dataset, split, data_dir, benchmark, key, decoding: as in `sources.load`.
 
     Raises:
       UserError: it cannot be read, or has no labels.
     """
-    image_set = sources.load(dataset, split, data_dir, benchmark, key=key, depth=depth)
-    image_set = image_set._replace(largest=largest)
+    image_set = sources.load(dataset, split, data_dir, benchmark, key=key, decoding=decoding)
     stored.check_readable(image_set)
     require(
         image_set.num_classes > 1,

@@ -129,6 +129,11 @@ class Data(NamedTuple):
     cropping: weights.Cropping
     depth: Depth = UNSEEN
 
+    @property
+    def decoding(self) -> images.Decoding:
+        """How the images are read."""
+        return self.cropping.decoding._replace(depth=self.depth)
+
     def train_set(self, split: str) -> images.ImageSet:
         """A split to learn labels from; see `labelled_set`.
 
@@ -137,8 +142,7 @@ class Data(NamedTuple):
         """
         image_set = labelled_set(
             *(self.dataset, split, self.data_dir, self.benchmark),
-            largest=self.cropping.largest,
-            depth=self.depth,
+            decoding=self.decoding,
         )
         check_metric(self.metric, image_set.multi_label)
         return image_set
@@ -152,7 +156,7 @@ class Data(NamedTuple):
             eval_crop=self.cropping.eval_crop,
             data_dir=self.data_dir,
             benchmark=self.benchmark,
-            decoding=self.cropping.decoding._replace(depth=self.depth),
+            decoding=self.decoding,
             batch_size=self.batch_size,
         )
 
