@@ -19,9 +19,9 @@ _logger = logging.getLogger(__name__)
 SMALLEST_GROUP = 32
 # (1 - tau_base) K, the length of a run in time constants of its target. BYOL Table 5a, in 93,835
 # steps, has tau_base 0.999 at 94 of them and 0.9 at 9,384. Runs of few steps have fewer: the limit
-# is where the target ends with this share of its random start.
+# is where the target ends with this share of its random start, and has more for most of the run.
 MOST_TIME_CONSTANTS, FEWEST_OF_TABLE = 9_384, 94
-LARGEST_REST = 0.01
+LARGEST_REST = 0.2
 LOWEST_TAU = 0.9  # of the moving averages of BYOL Table 5a
 # The authors' preset for 40 epochs has a warm-up of 10; the papers' longest share is 10 of 100
 # (SimCLR section 2.3).
