@@ -24,7 +24,7 @@ CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 own_cache = None if CACHE_VARIABLE in os.environ else tempfile.mkdtemp(prefix="byol_jax_tests_")
 if own_cache:
     os.environ[CACHE_VARIABLE] = own_cache
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Most of the time of the tests is LLVM's. Set to 0, it may take its time everywhere.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

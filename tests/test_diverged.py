@@ -135,6 +135,8 @@ def test_a_step_is_found_among_the_last_ones():
     assert rare._kept.maxlen is not None and rare._kept.maxlen < 300
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("change", "words", "saved"),
     [

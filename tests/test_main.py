@@ -121,6 +121,8 @@ def test_results_that_cannot_be_added_to_are_refused_first(tmp_path, job, conten
     assert [*tmp_path.iterdir()] == [path]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["cuda", "tpu", "cup"])
 def test_a_platform_that_is_not_here_is_refused_first(tmp_path, name):
     command = tiny_runs.command(DIGITS, f"--workdir={tmp_path / 'run'}", "--config.dataset=absent")
@@ -167,6 +169,7 @@ def test_nobody_has_to_read_all_of_the_help():
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "arguments", "unset", "kept"),
     [
@@ -283,6 +286,7 @@ def test_guard_exits_with_3(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "words"),
     [

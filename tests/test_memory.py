@@ -28,6 +28,7 @@ def config(tmp_path: pathlib.Path):
     return tiny_runs.tiny_config(tiny_runs.write_npz(tmp_path / "images.npz"), num_steps=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_checkpoint", [False, True], ids=["from nothing", "resumed"])
 def test_a_run_holds_one_state(config, tmp_path, monkeypatch, from_checkpoint) -> None:
     """Two would be 2: the first one that was drawn, or what was read, must not live on."""

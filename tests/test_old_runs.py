@@ -90,7 +90,6 @@ def test_it_goes_on_with_the_same_numbers(resumed, expected) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_from_there_stopping_changes_no_bit(resumed, tmp_path) -> None:
     workdir = unpack(tmp_path)
     train.pretrain(config_of(stop_at=9), workdir)

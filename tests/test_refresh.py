@@ -35,6 +35,8 @@ def saved(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     return checkpoints.read(workdir / "checkpoints", step)[0]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_it_runs_again_where_a_run_starts(dataset, tmp_path) -> None:
     """Due before steps 1, 3 and 5: stopped at 2, where it is due, and at 3, where it is not."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -74,6 +76,7 @@ def trained(dataset):
     return config, program, train_set, spmd.replicate(jax.device_get(state))
 
 
+@pytest.mark.slow
 def test_evaluation_features_are_in_id_order(trained) -> None:
     config, program, train_set, state = trained
     values, ids = refresh.evaluation_features(config, program, train_set, state)
@@ -93,6 +96,7 @@ def test_evaluation_features_are_in_id_order(trained) -> None:
     np.testing.assert_allclose(values["projection"], outputs["projection"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_features_are_those_of_an_epoch(trained) -> None:
     config, program, train_set, state = trained
     values, ids = refresh.training_features(config, program, train_set, state)

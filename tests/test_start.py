@@ -85,6 +85,7 @@ def test_a_run_without_a_target_takes_the_online_network(
     assert_same(state.online_params, weights.load(source).online_params)
 
 
+@pytest.mark.slow
 def test_a_source_without_a_target_starts_both(tmp_path: pathlib.Path) -> None:
     """Weights of another project: f from the file, heads drawn, target a copy of both."""
     import safetensors.numpy
@@ -107,6 +108,7 @@ def test_a_source_without_a_target_starts_both(tmp_path: pathlib.Path) -> None:
     assert run.record["licence"] == "unknown: ask its authors"
 
 
+@pytest.mark.slow
 def test_another_encoder_is_refused(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config = config_of(source, **{"network.width": 1.0})
     message = r"another encoder than config.network: give --config.network.width=2.0"
@@ -117,6 +119,8 @@ def test_another_encoder_is_refused(source: pathlib.Path, tmp_path: pathlib.Path
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_keeps_the_licence_of_its_start(tmp_path: pathlib.Path) -> None:
     """Two steps from a released pickle, then one more: the terms are in every checkpoint."""
     pickle = golden_data.folder() / "released_style.pkl"

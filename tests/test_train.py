@@ -89,7 +89,6 @@ def test_threads_change_no_bit(dataset, finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_trace_changes_no_bit(dataset, finished, tmp_path):
     config = tiny_runs.tiny_config(dataset, profile__steps=2, profile__first=3)
     train.pretrain(config, tmp_path)
@@ -98,7 +97,6 @@ def test_a_trace_changes_no_bit(dataset, finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_half_precision_is_what_the_step_computes_in(dataset, finished, tmp_path):
     """Until the first update that has a rate, losses are those of float32 but for rounding."""
     train.pretrain(tiny_runs.tiny_config(dataset, precision="bfloat16"), tmp_path)
@@ -324,7 +322,6 @@ def test_evaluation_at_the_end_and_while_training(dataset, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_host_placement_trains_on_the_same_views(dataset, finished, tmp_path):
     """Its first update differs by rounding alone: the same crops, keys and operations."""
     train.pretrain(tiny_runs.tiny_config(dataset, augment__placement="host", num_steps=2), tmp_path)
@@ -333,6 +330,8 @@ def test_host_placement_trains_on_the_same_views(dataset, finished, tmp_path):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_runs_on_a_folder_and_evaluates_its_splits(tmp_path, said, monkeypatch):
     dataset = tiny_runs.write_folder(tmp_path / "images")
     config = tiny_runs.tiny_config(
@@ -381,7 +380,6 @@ def test_a_large_set_is_left_to_the_evaluation_job(dataset, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_images_without_labels_train_without_a_probe(tmp_path, said, capsys):
     np.savez(tmp_path / "x.npz", train_images=tiny_runs.images(16), test_images=tiny_runs.images(8))
     config = tiny_runs.tiny_config(
@@ -581,7 +579,6 @@ def test_to_be_saved_state_is_not_the_donated_one(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_one_compilation_for_a_whole_run(dataset, tmp_path):
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(

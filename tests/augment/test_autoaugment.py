@@ -108,6 +108,7 @@ def test_weakest_and_strongest():
         np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.slow
 def test_an_image_is_its_pair_in_turn():
     augment = jax.jit(autoaugment.autoaugment)
     levels = noise((16, 16))

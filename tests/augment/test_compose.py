@@ -39,6 +39,7 @@ def make_view():
     return jax.jit(compose.make_view)
 
 
+@pytest.mark.slow
 def test_simclrs_jitter_is_its_pseudo_code_in_tensorflow(make_view):
     """SimCLR App. A: brightness, contrast, saturation, hue, clipped once, with our draws."""
     tf = pytest.importorskip("tensorflow")
@@ -64,6 +65,7 @@ def test_simclrs_jitter_is_its_pseudo_code_in_tensorflow(make_view):
     assert differ > 12
 
 
+@pytest.mark.slow
 def test_the_form_of_the_jitter_compiles_nothing(make_view, image):
     make_view(image, KEY, only("color_jitter"))
     size = make_view._cache_size()
@@ -220,7 +222,8 @@ def test_a_run_leaves_out_what_has_no_probability():
     assert second == AugmentParams(blur=0.1, solarize=0.2, sobel=0.25)
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 9])
 def test_batches_of_any_size_stay_in_range(size):
     levels = np.random.default_rng(size).integers(0, 256, (6, size, size, 3), np.uint8)
     levels[0], levels[1] = 0, 255

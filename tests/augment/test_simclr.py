@@ -58,6 +58,7 @@ def test_crop_is_the_box_resized(crop, shape):
         np.testing.assert_allclose(crop(image, uniforms), np.clip(expected, 0, 1), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_crop_is_that_of_the_input_pipeline(crop):
     levels = np.random.default_rng(2).integers(0, 256, (32, 32, 3), np.uint8)
     for uniforms in np.random.default_rng(3).random((4, 4)).astype(np.float32):

@@ -104,6 +104,8 @@ def image_set(request) -> images.ImageSet:
     return request.getfixturevalue(f"{request.param}_set")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_order_for_any_number_of_shards_and_threads_fresh_and_resumed(image_set) -> None:
     """Batches of 20 out of 44 images: the epoch ends within batches 2 and 4."""
     whole = batches(image_set)
@@ -584,7 +586,6 @@ def columns() -> tuple[compose.AugmentParams, compose.AugmentParams]:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_augmentation_on_the_host_equals_that_on_the_device() -> None:
     """The same crops through the same operations; two builds of XLA round differently.
 

@@ -121,7 +121,6 @@ def dataset(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_run_sees_the_same_images_and_resumes_with_the_same_bits(dataset, tmp_path):
     train.pretrain(tiny_runs.tiny_config(dataset, num_steps=1), tmp_path / "host")
     train.pretrain(tiny_runs.tiny_config(dataset, data__resident=True), tmp_path / "whole")
@@ -161,7 +160,7 @@ main.run()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resident", [pytest.param(True, marks=pytest.mark.ci), False])
+@pytest.mark.parametrize("resident", [True, False])
 def test_arrays_are_trained_on_without_tensorflow(tmp_path, resident):
     """The whole program on the digits, evaluation and report included."""
     tiny = ["network.projector.hidden_size=8", "network.predictor.hidden_size=8", "num_steps=1"]

@@ -76,6 +76,8 @@ def test_words_are_those_of_numpy(seed):
         np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "views", "changes"),
     [
@@ -177,7 +179,6 @@ def servers(count: int) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_dispatcher_and_two_workers(folder, folder_set, tmp_path):
     """What they deliver are batches of the stream, each once; a training takes them."""
     with servers(2) as address:
@@ -211,6 +212,7 @@ def test_a_dispatcher_and_two_workers(folder, folder_set, tmp_path):
         assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [4]
 
 
+@pytest.mark.slow
 def test_without_workers_the_run_ends(folder_set, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("byol_jax"), "propagate", True)
     monkeypatch.setattr(service, "WARNING", 1)
@@ -229,6 +231,7 @@ def test_a_malformed_address_is_refused(folder_set, address):
         from_service(folder_set, address)
 
 
+@pytest.mark.slow
 def test_an_address_that_does_not_answer(folder, tmp_path):
     config = tiny_runs.tiny_config(folder, data__service="grpc://localhost:1")
     message = r"config\.data\.service=.*launch/data_service\.py dispatcher"

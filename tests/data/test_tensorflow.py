@@ -166,6 +166,7 @@ logging.getLogger("byol_jax").info("read")
 """
 
 
+@pytest.mark.slow
 def test_reading_images_writes_nothing_to_standard_error(tmp_path) -> None:
     """With the devices that there are, JAX imported first, and T and T' on the host too."""
     dataset = tiny_runs.write_folder(tmp_path / "images", train=16, test=0)

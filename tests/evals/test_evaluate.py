@@ -225,7 +225,6 @@ def test_the_job_sees_the_depth_of_the_training(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_followed_run_is_evaluated_with_one_choice_of_settings(
     checkpoint, tmp_path, monkeypatch
 ) -> None:

@@ -59,9 +59,7 @@ def run(job: str, source: pathlib.Path, folder: pathlib.Path, **changes: Any) ->
     return read_results(folder / "out" / "results.json")
 
 
-@pytest.mark.parametrize(
-    "kind", ["torch", pytest.param("released", marks=(pytest.mark.slow, pytest.mark.ci))]
-)
+@pytest.mark.parametrize("kind", ["torch", pytest.param("released", marks=pytest.mark.slow)])
 def test_frozen_features(
     files: Mapping[str, pathlib.Path],
     tmp_path: pathlib.Path,
@@ -81,11 +79,10 @@ def test_frozen_features(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("job", "kind"),
     [
-        *(("linear", "torch"), ("finetune", "torch")),
+        *(("linear", "torch"), pytest.param("finetune", "torch", marks=pytest.mark.ci)),
         *(("transfer", "released"), ("transformations", "released")),
     ],
 )

@@ -49,7 +49,7 @@ SEVERAL = ("voc2007", "voc2012")
 # All of them take half an hour; these see each kind of set, of metric and of validation split.
 FAST_SETS = ("cifar10", "voc2007", "flowers")
 FAST = (("cifar10", "linear"), ("voc2007", "transfer"))
-IN_CI = (("flowers", "finetune"),)
+IN_CI = FAST
 
 TINY = {"batch_size": 16, "eval_batch_size": 64, "num_steps": 2}
 
@@ -126,6 +126,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Record
     return read_results(workdir / "results.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "protocol"), cases())
 def test_protocol(prepared, checkpoint, tmp_path, monkeypatch, key: str, protocol: str) -> None:
     config = page(protocol, key)

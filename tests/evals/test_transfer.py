@@ -173,6 +173,7 @@ def test_an_end_of_the_grid_is_warned_of_and_recorded(checkpoint, tmp_path, capl
     assert record["settings"]["l2_at_end_of_grid"] == "low"
 
 
+@pytest.mark.slow
 def test_a_benchmark_is_named(checkpoint, tmp_path):
     """Digits are not CIFAR-10, but they have ten classes too."""
     transfer.run(small_page(checkpoint, benchmark="cifar10", metric="mean_per_class"), tmp_path)

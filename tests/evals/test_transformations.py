@@ -101,6 +101,8 @@ def make_view():
     return jax.jit(transformed.make_view, static_argnums=0)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("task", SHARES)
 def test_the_operation_is_applied_exactly_if_the_label_says_so(make_view, image, task):
     """T of nothing else, whose own probability of the operation counts nothing."""
@@ -120,6 +122,7 @@ def test_the_operation_is_applied_exactly_if_the_label_says_so(make_view, image,
     assert np.abs(np.asarray(expected[1]) - image).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["grayscale", "rotation"])
 def test_all_else_is_drawn_as_t_draws_it(make_view, image, task):
     """In its own place of T, the same view as that of T where T applies the operation too."""

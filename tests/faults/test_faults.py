@@ -34,6 +34,8 @@ def test_a_run_survives_damaged_images(tmp_path, scaled):
     assert mutants.train(tmp_path / "images", tmp_path / "run", scaled) == "trained"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_knn_takes_little_memory_beside_the_features():
     # In a process of its own, whose memory no other test has used.
     program = "from tests.faults import memory; print(memory.beside(60_000, 1024, 256, 1000))"

@@ -6,7 +6,6 @@ from tests.faults import full_disk
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.skipif(not full_disk.is_possible(), reason="user namespaces are needed to mount disks")
 def test_a_full_disk_ends_each_job_in_one_line(capsys):
     assert full_disk.main(short=True) == 0, capsys.readouterr().out

@@ -81,6 +81,7 @@ def test_evaluation_crops_of_the_pipeline() -> None:
         assert error <= HALF_LEVEL + tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_random_crops_in_both_placements(placement: str) -> None:
     golden = golden_data.load("crop")

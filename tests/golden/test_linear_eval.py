@@ -156,6 +156,8 @@ def test_float32(mode: str, devices: int, others: list[float]) -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", MODES)
 def test_float64(mode: str) -> None:
     golden = golden_data.load("linear_eval")

@@ -218,6 +218,8 @@ def test_encoder(name: str) -> None:
     golden_data.check_any(golden, roundings, golden_data.compared_keys(golden), "1 device")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("name", [only_small(name) for name in golden_data.NETWORKS])
 def test_encoder_in_float64(name: str) -> None:
     golden = golden_data.load(name)
@@ -233,6 +235,7 @@ def splits_in_two(name: str) -> bool:
     return not path.is_file() or golden_data.load(name).meta["batch"] % 2 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", [only_small(n) for n in golden_data.NETWORKS if splits_in_two(n)])
 def test_encoder_on_two_devices(name: str, prefix: str) -> None:

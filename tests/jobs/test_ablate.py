@@ -105,7 +105,6 @@ def test_nothing_is_trained_twice_and_more_seeds_go_on(dataset, finished, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_row_that_diverges_says_so(dataset, tmp_path):
     numbers = {"top1": "72.5"}
     single = row(1, dataset, numbers, optimizer__base_learning_rate=1e38)
@@ -128,7 +127,6 @@ def test_a_collapse_is_marked(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_run_that_did_not_evaluate_itself_is_not_trained_again(dataset, tmp_path, monkeypatch):
     """As on ImageNet; once linear evaluation by SGD has run there, that is the number."""
     single = row(1, dataset, {}, evaluation__at_end=False, num_steps=1)

@@ -317,6 +317,8 @@ def test_table_10_is_what_is_there(tmp_path, capsys, run) -> None:
     assert "1,281,167" in (tmp_path / "table" / "table.md").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_table_end_to_end(tmp_path, checkpoint, capsys) -> None:
     """The job itself: App. E.2 on digits."""
     config = config_of(
@@ -344,6 +346,8 @@ def test_fine_tuning_end_to_end(tmp_path, checkpoint) -> None:
     assert record.settings["total_steps"] == 3
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_program_says_in_one_line_why_nothing_can_run(tmp_path) -> None:
     command = [sys.executable, "-m", "byol_jax.main", "--config=experiments/paper.py:table=8"]
     done = subprocess.run(

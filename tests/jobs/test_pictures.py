@@ -25,6 +25,7 @@ def config_of(dataset: str, **changes):
     return tiny_runs.tiny_config(dataset, views__images=3, views__draws=2, **changes)
 
 
+@pytest.mark.slow
 def test_views_are_the_crops_of_the_run_where_nothing_is_augmented(dataset) -> None:
     config = config_of(dataset)
     config.augment.view1.update(IDENTITY)
@@ -132,6 +133,7 @@ def test_panels_have_titles() -> None:
     assert [int(axis.images[0].get_array().max()) for axis in axes[:7]] == list(range(7))
 
 
+@pytest.mark.slow
 def test_the_job_operations_writes_a_png(photo, tmp_path, capsys) -> None:
     config = operations.get_config()
     config.image, config.image_size = photo[0], 9

@@ -139,6 +139,7 @@ def test_table_sizes():
     assert table10.table_size(row, "extra") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -38,6 +38,8 @@ def without_reports(monkeypatch):
     return made
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_whole_run_leaves_all_that_was_asked_for(folder, tmp_path, capsys):
     run = tmp_path / "run"
     pretrain.run(config_of(folder, "report", "export", "embed"), run)
@@ -113,6 +115,7 @@ def test_products_of_an_earlier_end_are_made_anew_if_that_was_interrupted(
     assert len(without_reports) == 2
 
 
+@pytest.mark.slow
 def test_embeddings_of_an_earlier_end_are_kept_and_that_is_said(
     folder, tmp_path, capsys, caplog, without_reports
 ):
@@ -127,6 +130,7 @@ def test_embeddings_of_an_earlier_end_are_kept_and_that_is_said(
     assert "embeddings " not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [UserError, GuardError, OSError, ValueError])
 def test_a_report_that_cannot_be_made_ends_no_finished_training(
     folder, tmp_path, caplog, capsys, monkeypatch, error

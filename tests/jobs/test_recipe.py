@@ -203,6 +203,8 @@ def test_each_choice_is_printed_with_its_reason(photographs, tmp_path, caplog):
     assert config.data.split == "train+valid+test"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_that_goes_on_keeps_its_recipe(photographs, tmp_path, caplog):
     first = config_of(photographs)
     first.update_from_flattened_dict(TINY)

@@ -134,6 +134,7 @@ def test_points_are_the_scored_images_with_their_labels(labelled, tmp_path):
         assert np.min(places) >= 0 and np.max(places) <= 500
 
 
+@pytest.mark.slow
 def test_a_set_without_labels_has_one_colour_and_says_so(unlabelled, tmp_path):
     text = written(unlabelled, tmp_path)
     points = points_of(text)
@@ -143,22 +144,26 @@ def test_a_set_without_labels_has_one_colour_and_says_so(unlabelled, tmp_path):
     assert "photo" in points["names"][0]
 
 
+@pytest.mark.slow
 def test_a_sample_is_drawn_of_a_large_set(unlabelled, tmp_path):
     text = written(unlabelled, tmp_path, points=9)
     assert len(points_of(text)["names"]) == 9
     assert "9 of the 16 images" in text  # a fifth of 20 is the test split
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(labelled, tmp_path):
     assert written(labelled, tmp_path / "a") == written(labelled, tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_too_few_images_say_so(unlabelled, tmp_path):
     text = written(unlabelled, tmp_path, points=7)
     assert "No representations are shown: there are too few images" in text
     assert '<script type="application/json"' not in text
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_leave_the_rest(unlabelled, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(unlabelled.parent, moved)
@@ -184,6 +189,7 @@ def config_of(run, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_a_second_report_replaces_the_first_and_says_so(labelled, tmp_path, capsys):
     job = jobs.job_of("report")
     job(config_of(labelled), tmp_path)
@@ -225,6 +231,7 @@ def test_mistakes(labelled, tmp_path, changes, words):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_without_a_workdir_it_goes_into_that_of_the_run(labelled, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(labelled, copy)
@@ -254,6 +261,7 @@ def test_the_use_of_labels_is_that_of_the_objective(labelled, method, words):
     assert report._use_of_labels(trained) == words
 
 
+@pytest.mark.slow
 def test_names_may_be_any_bytes(tmp_path):
     folder = os.fsencode(tmp_path / "images")
     for name in (b"caf\xe9", b"x"):

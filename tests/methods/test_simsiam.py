@@ -175,6 +175,7 @@ def test_heads(prefix: str) -> None:
     golden_methods.check(golden(), theirs(results), prefix)
 
 
+@pytest.mark.slow
 @PREFIXES
 def test_heads_of_full_size(prefix: str) -> None:
     dtype = np.float64 if prefix else np.float32

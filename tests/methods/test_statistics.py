@@ -38,6 +38,8 @@ def step_on_two_devices(statistics: str):
     return params, *result
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("statistics", ["local", pytest.param("global", marks=SLOW)])
 def test_statistics_are_those_of_a_device_or_of_all(statistics: str) -> None:
     """SimCLR section 2.2. The loss is over the global batch in both cases."""

@@ -95,6 +95,7 @@ def test_losses(prefix: str) -> None:
     golden_methods.check(golden(), results, prefix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [case for case in golden_methods.load("supcon").config["cases"] if case[-1] != "mask"],

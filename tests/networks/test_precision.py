@@ -43,6 +43,7 @@ def operands(program, operation):
     return collections.Counter(types)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_every_convolution_of_the_step_is_bfloat16(remat):
     step, arguments = step_of(HALF._replace(remat=remat))

@@ -89,6 +89,7 @@ def test_nt_xent_is_algorithm_1(tau, l2, same_view):
     assert logs.keys() == {"contrastive_top1", "contrastive_entropy", "mi_bound"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0.4, 1.6])
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "nt_xent"])
 def test_relatives_are_loops_over_triplets(make_outputs, name, number):
@@ -217,6 +218,7 @@ def test_semi_hard_losses_by_hand():
     np.testing.assert_allclose(loss, [math.log(1 + math.exp(-1))], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_replicas_agree(check_replicas, name):
     check_replicas(lambda axis: MAKERS[name](1.2, axis=axis))
@@ -239,6 +241,7 @@ def test_numbers_are_traced(make_outputs, name):
     np.testing.assert_allclose(results[1], fixed, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_extreme_numbers_are_finite(make_outputs, name, sign):

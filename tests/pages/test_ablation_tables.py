@@ -177,6 +177,7 @@ def test_simclr_in_byols_paper_has_byols_augmentations():
     assert simclr.augment.view1 == simclr.augment.view2 == base.simclr_augmentation()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ablations.BASES)
 def test_the_output_of_simclrs_projector_is_normalised_in_all_its_rows(on):
     """BYOL App. A: "Contrary to SimCLR, the output of this MLP is not batch normalized"."""

@@ -312,15 +312,17 @@ def test_a_wrong_option_exits_with_2_and_one_line(page, named, tmp_path):
 
 # ---------------------------------------------------------------- training
 
+# The others are of the same structure, or take minutes.
+IN_CI = (("byol", ""), ("simclr", ""), ("digits", ""))
+
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("page", "options"),
     # The bases of a page differ in numbers, most of which are shrunk here. MoCo v1 covers the
     # schedule that v2 lacks. SimSiam's resumed run is in methods/test_resume.py.
     [
-        (page, options)
+        pytest.param(page, options, marks=[pytest.mark.ci] * ((page, options) in IN_CI))
         for page, options in PRETRAINING
         if "base=" not in options and (page, options) not in (("moco", ""), ("simsiam", ""))
     ],

@@ -9,7 +9,6 @@ import tiny_runs
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_one_command(tmp_path):
     images, run = tmp_path / "images", tmp_path / "run"
     images.mkdir()

@@ -105,7 +105,6 @@ def test_other_images_are_refused(root, images, words):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_what_changes_no_number_is_silent(root):
     """And so is another place of the same images, of which a line tells."""
     before = contents(root / "run")

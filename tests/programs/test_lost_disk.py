@@ -42,7 +42,7 @@ def bring_back(images: pathlib.Path, away: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["folder", pytest.param("files", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("how", ["folder", "files"])
 def test_a_disk_that_goes_away(tmp_path, how: str) -> None:
     images, run = tmp_path / "images", tmp_path / "run"
     dataset = tiny_runs.write_folder(images)

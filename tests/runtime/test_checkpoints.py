@@ -143,6 +143,7 @@ def test_records_of_earlier_versions_are_read_with_one_remark(saved, caplog):
     assert str(saved) in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

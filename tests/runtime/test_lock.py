@@ -181,6 +181,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stale", ["dead", "elsewhere", "none"])
 def test_of_several_that_try_at_once_one_wins(tmp_path, stale):
     folder = tmp_path / "run"

@@ -13,7 +13,7 @@ from byol_jax.jobs import card, export
 from byol_jax.networks import resnet
 from tiny_encoders import SPECS
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def test_it_has_the_numbers_of_the_encoder_at_any_size(torch, folders, name, siz
     assert tiny_encoders.distance(run(torch, network, images), expected) < tiny_encoders.TOLERANCE
 
 
+@pytest.mark.ci
 def test_symmetric_padding_is_seen_by_the_same_measure(torch, folders):
     network = torch.hub.load(str(folders / "basic"), "encoder", source="local")
     network.conv1.is_same = False

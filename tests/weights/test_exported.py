@@ -58,6 +58,7 @@ def test_a_training_on_labels_that_started_from_other_weights_is_read_back(tmp_p
     assert (back.origin, back.licence) == ("its authors", "MIT")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bottleneck", "identity", "solo-learn"])
 def test_foreign_weights_are_read_back(tmp_path, name):
     weights_in = tiny_encoders.foreign(SPECS[name], licence=None)

@@ -19,6 +19,7 @@ SPECS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.depth}-{spec.stem}")
 def test_names_and_values_come_back(spec: NetworkSpec) -> None:
     arrays = torch_arrays(spec)
@@ -37,6 +38,7 @@ def test_the_spec_is_that_of_the_arrays(spec: NetworkSpec) -> None:
     assert layout.spec_of(torch_arrays(spec)) == spec._replace(padding="torch")
 
 
+@pytest.mark.slow
 def test_names_are_those_of_torchvision() -> None:
     """Some of the 318 names of `torchvision.models.resnet50`, with their shapes."""
     shapes = layout.expected(NetworkSpec("50"))

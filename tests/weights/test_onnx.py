@@ -21,6 +21,8 @@ def model_of(spec, **changes):
     return onnx.model_of(arrays, spec._replace(**changes), hub.dim_of(spec), {})
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [

@@ -99,6 +99,7 @@ def saved(path: pathlib.Path, arrays: Mapping[str, Any]) -> pathlib.Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_family_is_told_by_its_names(tmp_path: pathlib.Path, name: str) -> None:
     arrays, has_target = FILES[name]

@@ -222,6 +222,7 @@ BOMBS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_at_once(tmp_path: pathlib.Path, name: str) -> None:
     path = tmp_path / "weights.pkl"

@@ -7,7 +7,7 @@ from byol_jax.data.tensorflow import import_tensorflow
 from byol_jax.weights import layout, saved_model
 from tiny_encoders import SPECS
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 
 def written(folder, spec, **changes):

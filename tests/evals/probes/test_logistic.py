@@ -153,6 +153,7 @@ def test_two_examples_by_hand():
     np.testing.assert_allclose(model.bias, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_separable_classes_and_the_weakest_penalties(dtype):
     features, labels = make_set(60, 3, seed=1, noise=0.05)

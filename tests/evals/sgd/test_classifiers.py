@@ -216,6 +216,7 @@ def test_classifiers_do_not_mix() -> None:
     assert not np.allclose(together["w"][0], together["w"][2], rtol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_frozen", "several"), [(True, False), (False, True)])
 def test_missing_labels_weigh_nothing_on_any_number_of_devices(
     is_frozen: bool, several: bool
@@ -481,6 +482,7 @@ def test_train_step_is_a_step_on_augmented_views() -> None:
     assert not np.allclose(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", classifiers.AUGMENTATIONS)
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("is_frozen", [False, True])
