@@ -22,8 +22,8 @@ PRECISIONS = ("float32", "bfloat16")
 PROJECTORS = ("mlp", "linear", "none")
 # `optimal_linear` is no module: `update` computes that predictor from each batch (BYOL App. J.2).
 PREDICTORS = ("mlp", "linear", "optimal_linear", "none")
-# Names of all modules except f: g, q, the dense head and the probe.
-HEADS = ("projector", "predictor", "dense", "classifier")
+# Names of all modules except f: g, q, the dense head and the probe; heads of `dense.network`.
+HEADS = ("projector", "predictor", "dense", "classifier", "fcn_head", "depth_head")
 
 
 class NetworkSpec(NamedTuple):
@@ -177,7 +177,7 @@ def siamese(spec: NetworkSpec) -> hk.TransformedWithState:
     The probe reads the embedding behind a stop-gradient, so no label reaches the encoder through
     it (docs/deviations.md, 6). Labels train the encoder where the objective takes them: SupCon's.
     """
-    return _with_init(_transform, spec)
+    return with_init(_transform, spec)
 
 
 @functools.lru_cache(maxsize=8)
@@ -186,7 +186,7 @@ def encoder(spec: NetworkSpec) -> hk.TransformedWithState:
 
     Its parameters are `encoder_params` of those of `siamese`; `init` and `apply` work as there.
     """
-    return _with_init(_transform_encoder, spec)
+    return with_init(_transform_encoder, spec)
 
 
 def init_network(
@@ -204,9 +204,10 @@ def _draw(
     return network.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32), True)
 
 
-def _with_init(
+def with_init(
     transform: Callable[[NetworkSpec], hk.TransformedWithState], spec: NetworkSpec
 ) -> hk.TransformedWithState:
+    """The network of a spec, with an `init` that runs on one device, outside of any mapped axis."""
     # Shapes do not depend on the axis, which exists inside mapped functions only.
     drawn = transform(spec._replace(bn_axis=None, remat=False, precision="float32")).init
 
@@ -224,8 +225,15 @@ def _with_init(
 
 
 @contextlib.contextmanager
-def _computing_in(precision: str) -> Iterator[None]:
-    """Sets the number formats of modules that are made and called inside the context."""
+def computing_in(
+    precision: str, narrow_modules: Sequence[type[hk.Module]] = (resnet.ResNet, heads.MLP)
+) -> Iterator[None]:
+    """Sets the number formats of modules that are made and called inside the context.
+
+    Args:
+      precision: one of `PRECISIONS`.
+      narrow_modules: classes that compute in it, and give float32.
+    """
     if precision == "float32":
         yield
         return
@@ -234,19 +242,16 @@ def _computing_in(precision: str) -> Iterator[None]:
     # A policy also holds for nested modules, unless their class has a policy of its own.
     norm = jmp.Policy(param_dtype=full, compute_dtype=full, output_dtype=half)
     with contextlib.ExitStack() as stack:
-        for module, policy in (
-            (resnet.ResNet, narrow),
-            (heads.MLP, narrow),
-            (norms.BatchNorm, norm),
-        ):
-            stack.enter_context(hk.mixed_precision.push_policy(module, policy))
+        for module in narrow_modules:
+            stack.enter_context(hk.mixed_precision.push_policy(module, narrow))
+        stack.enter_context(hk.mixed_precision.push_policy(norms.BatchNorm, norm))
         yield
 
 
 def _transform_encoder(spec: NetworkSpec) -> hk.TransformedWithState:
-    @_computing_in(spec.precision)
+    @computing_in(spec.precision)
     def network(images: jax.Array, is_training: bool) -> Outputs:
-        return _named(*_encoder(spec)(images, is_training))
+        return _named(*make_encoder(spec)(images, is_training))
 
     return hk.transform_with_state(network)
 
@@ -256,7 +261,8 @@ def _named(embedding: jax.Array, feature_maps: Mapping[str, jax.Array]) -> Outpu
     return {"embedding": embedding, **named}
 
 
-def _bn_config(spec: NetworkSpec) -> Mapping[str, Any]:
+def bn_config(spec: NetworkSpec) -> Mapping[str, Any]:
+    """Keyword arguments of every `norms.BatchNorm` of a network."""
     return {
         "decay_rate": spec.bn_decay,
         "eps": spec.bn_eps,
@@ -266,13 +272,14 @@ def _bn_config(spec: NetworkSpec) -> Mapping[str, Any]:
     }
 
 
-def _encoder(spec: NetworkSpec) -> resnet.ResNet:
+def make_encoder(spec: NetworkSpec) -> resnet.ResNet:
+    """The module f, inside a transformed function."""
     last_bn_scale = {"paper": 1.0, "released": 0.0}[spec.last_bn_scale]
     return resnet.ResNet(
         spec.depth,
         spec.width,
         spec.stem,
-        _bn_config(spec),
+        bn_config(spec),
         last_bn_scale=last_bn_scale,
         remat=spec.remat,
         variant=resnet.Variant(spec.dilation, spec.padding, spec.shortcut),
@@ -283,10 +290,10 @@ Images = jax.Array | tuple[jax.Array, ...]
 
 
 def _transform(spec: NetworkSpec) -> hk.TransformedWithState:
-    @_computing_in(spec.precision)
+    @computing_in(spec.precision)
     def network(images: Images, is_training: bool) -> Outputs | tuple[Outputs, ...]:
         groups = images if isinstance(images, tuple) else (images,)
-        encoder = _encoder(spec)
+        encoder = make_encoder(spec)
         outputs = [_named(*encoder(group, is_training)) for group in groups]
         _add_heads(spec, outputs, is_training)
         if spec.num_classes:
@@ -304,7 +311,7 @@ def _add_heads(spec: NetworkSpec, outputs: Sequence[Outputs], is_training: bool)
     def head(name: str, layers: HeadSpec, size: int, inputs: jax.Array) -> jax.Array:
         if layers.kind in ("none", "optimal_linear"):
             return inputs
-        mlp = heads.MLP(name, layers, size, final_bias, _bn_config(spec))
+        mlp = heads.MLP(name, layers, size, final_bias, bn_config(spec))
         return mlp(inputs, is_training)
 
     sizes = [len(group["embedding"]) for group in outputs]
@@ -330,6 +337,7 @@ def _joined(parts: Sequence[jax.Array]) -> jax.Array:
 def encoder_params(params: hk.Params) -> hk.Params:
     """The parameters of f alone, which is all that BYOL keeps after training.
 
-    Given the state of the whole network, it returns the BatchNorm averages of f.
+    Given the state of the whole network, it returns the BatchNorm averages of f. It takes f out of
+    the networks of `dense.network`, too.
     """
     return {k: v for k, v in params.items() if k.split("/")[0] not in HEADS}

@@ -45,6 +45,11 @@ def pmean(tree: PyTree, axis: str | None) -> PyTree:
     return tree if axis is None else jax.lax.pmean(tree, axis_name=axis)
 
 
+def pmax(tree: PyTree, axis: str | None) -> PyTree:
+    """Maximum over the devices of `axis`, which has no gradient; the identity without an axis."""
+    return tree if axis is None else jax.lax.pmax(tree, axis_name=axis)
+
+
 def axis_index(axis: str | None) -> jax.Array | int:
     """Index of this device on `axis`; 0 without an axis."""
     return 0 if axis is None else jax.lax.axis_index(axis)
