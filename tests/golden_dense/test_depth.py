@@ -97,7 +97,7 @@ def sums_of(case: str) -> list[depth.DepthSums]:
 
 
 def in_order(scores: depth.DepthScores) -> np.ndarray:
-    """Measures in the order of the file, which has fractions where these are percent."""
+    """Measures in the order of the file."""
     values = dict(zip(("pct<1.25", "pct<1.25^2", "pct<1.25^3"), scores.within, strict=True))
     values |= {"rms": scores.rms, "rel": scores.rel, "log10": scores.log10}
     return np.array([values[name] for name in golden().meta["metrics"]])

@@ -28,6 +28,7 @@ COMPARED = (
 )
 GIVEN = ("images_(odd|even)", "fcn/labels", "head/x")
 LEFT_OUT = {"fcn/train/grad_proj": "noise in float32; its float64 twin is compared"}
+SLOW = [pytest.mark.slow, pytest.mark.ci]
 MODES = pytest.mark.parametrize("mode", ["eval", "train"])
 OFF = "off the golden numbers"
 
@@ -89,10 +90,18 @@ def features(images: str, spec: NetworkSpec) -> dict[str, jax.Array]:
     return {"res4": outputs["feature_map/group_2"], "res5": outputs["feature_map/group_3"]}
 
 
+def by_images(pattern: str) -> list[Any]:
+    """What a pattern matches, as parameters; one of the two sizes of images is slow."""
+    return [
+        pytest.param(case, marks=SLOW if case.startswith("odd") else [])
+        for case in golden_dense.cases(golden(), pattern)
+    ]
+
+
 PATTERN = r"((odd|even)/(stride32|dilated)/(symmetric_padding/)?)res5"
 
 
-@pytest.mark.parametrize("case", golden_dense.cases(golden(), PATTERN))
+@pytest.mark.parametrize("case", by_images(PATTERN))
 def test_features(case: str) -> None:
     images, kind, *padding = case.rstrip("/").split("/")
     spec = spec_of(dilation=2 if kind == "dilated" else 1, padding="torch" if padding else "same")
@@ -112,9 +121,7 @@ def undilated_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resnet, "Block", mistaken)
 
 
-@pytest.mark.parametrize(
-    "images", golden_dense.cases(golden(), "(odd|even)/dilated_first_block_1/res5")
-)
+@pytest.mark.parametrize("images", by_images("(odd|even)/dilated_first_block_1/res5"))
 def test_an_undilated_first_block_is_off(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is another network, whose golden numbers it has."""
     undilated_first(monkeypatch)
@@ -209,13 +216,10 @@ def fcn_results(mode: str, prefix: str) -> Results:
     return results
 
 
-SLOW = [pytest.mark.slow, pytest.mark.ci]
-
-
 @pytest.mark.parametrize(
     ("mode", "prefix"),
     [
-        pytest.param("eval", FLOAT32, id="eval-float32"),
+        pytest.param("eval", FLOAT32, id="eval-float32", marks=SLOW),
         pytest.param("train", FLOAT64, id="train-float64"),
         pytest.param("eval", FLOAT64, id="eval-float64", marks=SLOW),
         pytest.param("train", FLOAT32, id="train-float32", marks=SLOW),
