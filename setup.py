@@ -26,7 +26,8 @@ def long_description() -> str:
 PAGES = setuptools.find_packages(include=["experiments", "experiments.*"])
 
 ONNX = ["onnx>=1.17"]
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6.1", *ONNX, "onnxruntime>=1.20"]
+NYU = ["h5py>=3.11"]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6.1", *ONNX, *NYU, "onnxruntime>=1.20"]
 DEV = [*TEST, "ruff>=0.15", "mypy>=1.19", "import-linter>=2.7"]
 
 setuptools.setup(
@@ -97,6 +98,8 @@ setuptools.setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         # Exports as ONNX files.
         "onnx": ONNX,
+        # NYU Depth v2 as its authors give it.
+        "nyu": NYU,
         # Shows what runs write; they write it without.
         "tensorboard": ["tensorboard>=2.20"],
         "test": TEST,

@@ -33,7 +33,7 @@ def _table() -> tuple[np.ndarray, np.ndarray]:
 _NEAR, _FAR = _table()
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles at the first call, to run without Python's lock; cached on disk if possible."""
     try:
         kept: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
@@ -76,7 +76,7 @@ def resize(
     )
 
 
-@_compiled
+@compiled
 def _taps(
     start: int, length: int, to: int, first: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def _taps(
     return index, weight
 
 
-@_compiled
+@compiled
 def _resize(
     image: np.ndarray,
     y: int,

@@ -107,12 +107,20 @@ def picture(image_set: ImageSet, i: int, exif: bool = False) -> np.ndarray | Non
     example = read_example(image_set, i, exif)
 
     def decode() -> None:
-        image = example.image
-        pixels = crops.decode(image.data, [0, 0, image.height, image.width])
-        decoded_pixels.append(crops.orient(pixels.numpy(), image.orientation))
+        decoded_pixels.append(pixels_of(example.image))
 
     error_of(decode)
     return decoded_pixels[0] if decoded_pixels else None
+
+
+def pixels_of(image: Prepared) -> np.ndarray:
+    """The whole image, upright, uint8 `[H, W, 3]`.
+
+    Raises:
+      One of `decoding_errors`: it is damaged.
+    """
+    pixels = crops.decode(image.data, [0, 0, image.height, image.width])
+    return crops.orient(pixels.numpy(), image.orientation)
 
 
 class Example(NamedTuple):
@@ -179,9 +187,16 @@ def too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
     """The error for the unreadable images `bad`, reasons by position, of `count` that were read."""
     records = image_set.images
     assert isinstance(records, Records)
-    first = "; ".join(f"{records.describe(i)} ({why})" for i, why in list(bad.items())[:3])
+    return refusal(image_set.title, records.describe, bad, count)
+
+
+def refusal(
+    title: str, describe: Callable[[int], str], bad: dict[int, str], count: int
+) -> UserError:
+    """`too_many` of a set that messages call `title`, and its images as `describe` does."""
+    first = "; ".join(f"{describe(i)} ({why})" for i, why in list(bad.items())[:3])
     return UserError(
-        f"{image_set.title}: {len(bad)} of {count} images cannot be read, more than "
+        f"{title}: {len(bad)} of {count} images cannot be read, more than "
         f"{limit_of(count)}: {first}{', ...' if len(bad) > 3 else ''}; "
         "repair or remove them"
     )

@@ -14,7 +14,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ _THREADS = 16
 
 # For each record: index of its file, offset and length of its data in bytes.
 Index = tuple[np.ndarray, np.ndarray, np.ndarray]
+# What is made of the bytes of a record.
+Record = TypeVar("Record")
 
 
 class Several(NamedTuple):
@@ -200,10 +202,7 @@ def _image_set(
         try:
             source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
-            raise UserError(
-                f"it is prepared as {builder.info.file_format.value}, which cannot be read "
-                "in random order; prepare it as array_record or tfrecord (tfds build --file_format)"
-            ) from error
+            raise _no_order(builder) from error
 
         def fetch(i: int) -> Encoded:
             try:
@@ -251,25 +250,83 @@ def _tfrecord_reader(
     files: list[str], where: Index, image: str, label: str | Several | None
 ) -> Callable[[int], Encoded]:
     tf = import_tensorflow()
+
+    def parse(data: bytes) -> Encoded:
+        features = tf.train.Example.FromString(data).features.feature
+        stored = features[image].bytes_list.value[0]
+        return Encoded(stored, _label(lambda name: features[name].int64_list.value, label))
+
+    return _parsed_records(files, where, parse)
+
+
+def _parsed_records(
+    files: list[str], where: Index, parse: Callable[[bytes], Record]
+) -> Callable[[int], Record]:
+    """A function from a position to what `parse` makes of the record there, or OSError."""
+    tf = import_tensorflow()
     from google.protobuf.message import DecodeError
 
     file_of, offset_of, length_of = where
 
-    def fetch(i: int) -> Encoded:
+    def fetch(i: int) -> Record:
         # Opened for each record: many systems allow fewer open files than a set has shards.
         try:
             with _open(files[file_of[i]]) as file:
                 file.seek(int(offset_of[i]))
                 data = file.read(int(length_of[i]))
-            features = tf.train.Example.FromString(data).features.feature
-            stored = features[image].bytes_list.value[0]
-            return Encoded(stored, _label(lambda name: features[name].int64_list.value, label))
+            return parse(data)
         except _passing_errors() as error:
             raise OSError(errno.EIO, f"the record cannot be read ({error!r})") from error
         except (DecodeError, IndexError, tf.errors.OpError) as error:
             raise OSError(f"a damaged record ({error!r})") from error
 
     return fetch
+
+
+def parsed(
+    dataset: str, builder: Any, split: str, parse: Callable[[bytes], Record]
+) -> tuple[int, Callable[[int], Record]]:
+    """The number of records of a split, and a patient function from a position to a parsed record.
+
+    Args:
+      dataset: `tfds:NAME`.
+      builder: what `open_builder` returns.
+      split: name of the split in TFDS.
+      parse: maps the bytes of a record, a tf.train.Example; raises OSError if they are damaged.
+
+    Raises:
+      UserError: the set is prepared in a format that cannot be read in any order.
+    """
+    import tensorflow_datasets as tfds
+
+    info, title = builder.info.splits[split], f"{dataset}, {split}"
+    if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+        paths = [str(path) for path in info.filepaths]
+        where = _index(paths, info.num_examples, title)
+        count, fetch = len(where[0]), _parsed_records(paths, where, parse)
+    else:
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        try:
+            source = builder.as_data_source(split, deserialize_method=raw)
+        except NotImplementedError as error:
+            raise _no_order(builder) from error
+
+        def fetch(i: int) -> Record:
+            try:
+                return parse(source[i])
+            except RuntimeError as error:  # a wrong checksum
+                raise OSError(f"a damaged record ({error!r})") from error
+
+        count = len(source)
+    root = str(builder.data_dir)
+    return count, patient(fetch, title, "" if _is_remote(root) else root)
+
+
+def _no_order(builder: Any) -> UserError:
+    return UserError(
+        f"it is prepared as {builder.info.file_format.value}, which cannot be read "
+        "in random order; prepare it as array_record or tfrecord (tfds build --file_format)"
+    )
 
 
 def _passing_errors() -> tuple[type[Exception], ...]:

@@ -91,4 +91,4 @@ def test_without_a_writable_cache(monkeypatch):
         return compile_(**options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert bicubic._compiled(lambda x: x + 1)(2) == 3
+    assert bicubic.compiled(lambda x: x + 1)(2) == 3
