@@ -199,9 +199,9 @@ def test_what_a_run_says_before_its_first_step(dataset, tmp_path, said, monkeypa
 def test_reading_is_announced_if_it_takes_a_while(dataset, said, monkeypatch):
     load = train.sources.load
 
-    def slow(*arguments):
+    def slow(*arguments, **named):
         time.sleep(1.2)
-        return load(*arguments)
+        return load(*arguments, **named)
 
     config = tiny_runs.tiny_config(dataset)
     prepare.load_images(config)

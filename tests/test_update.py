@@ -299,7 +299,7 @@ def test_collapse_statistics_and_norms_of_figure_7():
     )
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_embeddings_of_the_first_images_are_among_the_logs(accumulate, monkeypatch):
     """Those of both views in training mode; of every micro-batch, the same number."""
     monkeypatch.setattr(update, "NUM_EMBEDDINGS", 4)

@@ -59,7 +59,8 @@ def run(job: str, source: pathlib.Path, folder: pathlib.Path, **changes: Any) ->
     return read_results(folder / "out" / "results.json")
 
 
-@pytest.mark.parametrize("kind", ["torch", pytest.param("released", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [pytest.param("torch", marks=pytest.mark.ci), "released"])
 def test_frozen_features(
     files: Mapping[str, pathlib.Path],
     tmp_path: pathlib.Path,

@@ -81,6 +81,8 @@ def loss_of_case(features: jax.Array, case: list[Any]) -> jax.Array:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @PREFIXES
 def test_losses(prefix: str) -> None:
     dtype = np.float64 if prefix else np.float32

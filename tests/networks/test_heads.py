@@ -87,6 +87,8 @@ def test_parameters_of_norms(output_norm, norm_shapes, hidden_norm, head_bias):
     assert shapes_of(params, "projector") == expected | {"linear_1": last} | norm_shapes
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("hidden_norm", [True, False])
 @pytest.mark.parametrize("output_norm", ["none", "full", "scale", "plain"])
 def test_norms_against_numpy(output_norm, hidden_norm):

@@ -47,6 +47,7 @@ TABLE_9 = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "width", "millions"), TABLE_9)
 def test_parameter_counts_round_to_table_9(depth, width, millions):
     params, _ = shapes(depth, width)
@@ -69,6 +70,7 @@ def bottleneck_count(blocks, width):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "width", "blocks"),
     [("50", 1, (3, 4, 6, 3)), ("101", 2, (3, 4, 23, 3)), ("200", 2, (3, 24, 36, 3))],

@@ -74,6 +74,7 @@ def naive_mlp(x, layers, norms, eps=1e-5):
     return x @ w + b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("head_bias", ["paper", "released"])
 def test_heads_of_table_14_against_numpy(depth, head_bias):
