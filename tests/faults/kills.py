@@ -22,7 +22,7 @@ from tests import tiny_runs
 from tests.faults import tables
 
 # Seconds without a save after which a life hangs.
-_PATIENCE = 120
+_PATIENCE = 600
 
 
 class Outcome(NamedTuple):
