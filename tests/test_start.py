@@ -120,7 +120,6 @@ def test_another_encoder_is_refused(source: pathlib.Path, tmp_path: pathlib.Path
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_run_keeps_the_licence_of_its_start(tmp_path: pathlib.Path) -> None:
     """Two steps from a released pickle, then one more: the terms are in every checkpoint."""
     pickle = golden_data.folder() / "released_style.pkl"

@@ -25,8 +25,9 @@ CI = [pytest.mark.slow, pytest.mark.ci]
 
 
 def only_small(name: str) -> Any:
-    """The small network by default: CI has time for all."""
-    return pytest.param(name, marks=[] if name == "net_tiny_64" else CI)
+    """The small network by default, and in CI those of 64 pixels."""
+    slow = CI if name.endswith("_64") else [pytest.mark.slow]
+    return pytest.param(name, marks=[] if name == "net_tiny_64" else slow)
 
 
 def encoder(golden: golden_data.Golden, axis: str | None) -> hk.TransformedWithState:
@@ -237,7 +238,7 @@ def splits_in_two(name: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix", [FLOAT32, FLOAT64], ids=["float32", "float64"])
-@pytest.mark.parametrize("name", [only_small(n) for n in golden_data.NETWORKS if splits_in_two(n)])
+@pytest.mark.parametrize("name", [n for n in golden_data.NETWORKS if splits_in_two(n)])
 def test_encoder_on_two_devices(name: str, prefix: str) -> None:
     golden = golden_data.load(name)
     keys = golden_data.compared_keys(golden, prefix)
@@ -325,7 +326,6 @@ _FOURTH_MOMENT = 3 * _SECOND_MOMENT - 16 * _DENSITY_AT_2
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_fresh_initialisation() -> None:
     stats = golden_data.load_json("init_stats")
     assert stats

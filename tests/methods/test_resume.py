@@ -46,7 +46,7 @@ def config_of(name: str, dataset: str, **changes: Any) -> Any:
         ("supcon", {}),
         ("moco", {}),
         pytest.param("moco", {"bn_statistics": "shuffled", "accumulate": 2}, marks=pytest.mark.ci),
-        pytest.param("densecl", {}, marks=pytest.mark.ci),
+        ("densecl", {}),
     ],
     ids=["simsiam", "supcon", "moco", "moco shuffled", "densecl"],
 )

@@ -38,7 +38,6 @@ def losses(config, workdir: pathlib.Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_they_train_on_two_devices(dataset, tmp_path) -> None:
     assert jax.device_count() == 2
     config = config_of(dataset)
@@ -52,7 +51,6 @@ def test_they_train_on_two_devices(dataset, tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_they_are_the_same_wherever_they_are_made(dataset, tmp_path) -> None:
     """On the device, on the host, and cut from resident images, but for rounding."""
     found = losses(config_of(dataset), tmp_path / "device")

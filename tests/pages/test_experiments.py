@@ -313,7 +313,7 @@ def test_a_wrong_option_exits_with_2_and_one_line(page, named, tmp_path):
 # ---------------------------------------------------------------- training
 
 # The others are of the same structure, or take minutes.
-IN_CI = (("byol", ""), ("simclr", ""), ("digits", ""))
+IN_CI = (("byol", ""), ("digits", ""))
 
 
 @pytest.mark.slow

@@ -124,7 +124,6 @@ def test_what_changes_no_number_is_silent(root):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_resume_changed_goes_on_and_tells(root):
     shutil.copytree(root / "run", root / "changed")
     command = arguments(root, "resume_changed=True", "stop_at=6", "tau_base=0.9", run="changed")

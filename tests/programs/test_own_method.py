@@ -30,7 +30,6 @@ def training(page: pathlib.Path, workdir: pathlib.Path, *flags: str) -> tuple[st
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_it_trains_and_is_evaluated_without_it(tmp_path: pathlib.Path) -> None:
     folder, workdir = tmp_path / "mine", tmp_path / "run"
     folder.mkdir()

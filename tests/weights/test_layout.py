@@ -9,7 +9,7 @@ from byol_jax.networks.siamese import NetworkSpec
 from byol_jax.weights import layout
 from tiny_encoders import torch_arrays
 
-DEEP = (pytest.mark.slow, pytest.mark.ci)
+DEEP = pytest.mark.slow
 SPECS = (
     NetworkSpec("18", 0.125),
     NetworkSpec("34", 0.125, "small", shortcut="identity"),
