@@ -168,26 +168,6 @@ class Box(NamedTuple):
     width: int
 
 
-def central_box(frame: tuple[int, int], crop: tuple[int, int], factor: int = 2) -> Box:
-    """The part of a frame that the network sees (BYOL App. E.6).
-
-    Args:
-      frame: (height, width) of the frame, 480 and 640.
-      crop: (height, width) of the central crop of the smaller frame, 228 and 304.
-      factor: by how much the frame is made smaller before it is cropped.
-
-    Raises:
-      ValueError: the crop is larger than the smaller frame.
-    """
-    (top, height), (left, width) = (
-        ((side // factor - part) // 2 * factor, part * factor)
-        for side, part in zip(frame, crop, strict=True)
-    )
-    if top < 0 or left < 0:
-        raise ValueError(f"a crop of {crop} does not fit into {frame} divided by {factor}")
-    return Box(top, left, height, width)
-
-
 # stretch: the prediction of the crop is stretched over the whole frame, and all of the frame
 # counts, as in the code of FCRN's authors. crop: it stays where the crop was, and only that counts.
 EVAL_CROPS = ("stretch", "crop")
@@ -201,7 +181,7 @@ def compared(
     Args:
       prediction: depths of a crop `[..., h, w]`, resized by half-pixel bilinear interpolation.
       target, valid: depths and mask of the whole frame, `[..., H, W]`.
-      box: where the crop is in the frame.
+      box: the part of the frame that the crop shows, a row of `windows` of its batch.
       eval_crop: one of `EVAL_CROPS`.
 
     Returns:

@@ -76,18 +76,10 @@ def test_what_cannot_be_measured_is_refused(target, words):
         depth.depth_sums(np.ones(2), target, np.ones(target.shape, bool))
 
 
-def test_the_crop_of_a_frame_is_that_of_the_paper():
-    """640x480 halved and cropped to 304x228 is 608x456 of the frame, in its middle."""
-    box = depth.central_box((480, 640), (228, 304))
-    assert box == depth.Box(top=12, left=16, height=456, width=608)
-    with pytest.raises(ValueError, match="does not fit"):
-        depth.central_box((480, 640), (242, 304))
-
-
 def test_a_crop_is_compared_where_it_was():
     frame = np.tile(np.arange(1.0, 9.0), (8, 1))  # depth is the column, from 1
     valid = frame < 8
-    box = depth.central_box((8, 8), (2, 2))
+    box = depth.Box(top=2, left=2, height=4, width=4)
     # Columns 3 to 6 halved: the means of two pixels each.
     prediction = np.array([[3.5, 5.5], [3.5, 5.5]])
     ours, target, mask = depth.compared(prediction, frame, valid, box, "crop")
@@ -98,7 +90,7 @@ def test_a_crop_is_compared_where_it_was():
 
 def test_a_stretched_crop_is_compared_with_the_whole_frame():
     frame = np.ones((2, 8, 8))
-    box = depth.central_box((8, 8), (2, 2))
+    box = depth.Box(top=2, left=2, height=4, width=4)
     prediction = np.array([[[3.5, 5.5]] * 2] * 2)
     ours, target, mask = depth.compared(prediction, frame, frame > 0, box, "stretch")
     # Two pixels become eight: centres at -3/8, -1/8, 1/8, ... of the old ones.
