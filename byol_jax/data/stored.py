@@ -40,18 +40,11 @@ def check_readable(image_set: ImageSet) -> None:
     Reads headers, and decodes images that have no end mark.
 
     Raises:
-      UserError: more images than `tolerated` cannot be read, or, for a sample, significantly more
-        than 1 %.
+      UserError: see `check_sample`.
     """
     records = image_set.images
     if not isinstance(records, Records):
         return
-    count = min(records.size, _SAMPLE)
-    sample, limit = np.arange(count), tolerated(count)
-    if count < records.size:
-        sample = keys.permutation(records.size, "check_readable", 0)[:count]
-        limit = tolerance.TOLERATED_SHARE * count
-        limit += 3 * (limit * (1 - tolerance.TOLERATED_SHARE)) ** 0.5  # three standard deviations
 
     def reason(i: int) -> str:
         example = read_example(image_set, i, exif=False)
@@ -60,11 +53,36 @@ def check_readable(image_set: ImageSet) -> None:
             return example.reason
         return error_of(crops.decode, image.data, [0, 0, image.height, image.width])
 
+    check_sample(image_set.title, records.size, reason, records.describe)
+
+
+def check_sample(
+    title: str, size: int, reason_of: Callable[[int], str], describe: Callable[[int], str]
+) -> None:
+    """Looks at all images of a set, or at a sample of 2,000.
+
+    Args:
+      title: what messages call the set.
+      size: number of its images.
+      reason_of: function from a position to the reason why the image cannot be read, empty if it
+        can; called from several threads.
+      describe: function from a position to the image's name in messages.
+
+    Raises:
+      UserError: more images than `tolerated` cannot be read, or, for a sample, significantly more
+        than 1 %.
+    """
+    count = min(size, _SAMPLE)
+    sample, limit = np.arange(count), tolerated(count)
+    if count < size:
+        sample = np.sort(keys.permutation(size, "check_readable", 0)[:count])
+        limit = tolerance.TOLERATED_SHARE * count
+        limit += 3 * (limit * (1 - tolerance.TOLERATED_SHARE)) ** 0.5  # three standard deviations
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        reasons = dict(zip(sample.tolist(), pool.map(reason, sample.tolist()), strict=True))
+        reasons = dict(zip(sample.tolist(), pool.map(reason_of, sample.tolist()), strict=True))
     bad = {i: why for i, why in reasons.items() if why}
     if len(bad) > limit:
-        raise too_many(image_set, bad, count)
+        raise refusal(title, describe, bad, count)
 
 
 def decoded(image_set: ImageSet, exif: bool = False) -> ImageSet:
@@ -175,7 +193,7 @@ def ended(image_set: ImageSet, bad: dict[int, str]) -> UserError | GuardError:
         except OSError as error:
             away += error.errno is not None
     if 2 * away <= len(some):
-        return too_many(image_set, bad, image_set.size)
+        return refusal(image_set.title, records.describe, bad, image_set.size)
     return GuardError(
         f"{image_set.title}: {len(bad)} of {image_set.size} images cannot be read any more, such "
         f"as {records.describe(some[-1])} ({bad[some[-1]]}): bring them back, or their disk, and "
@@ -183,17 +201,17 @@ def ended(image_set: ImageSet, bad: dict[int, str]) -> UserError | GuardError:
     )
 
 
-def too_many(image_set: ImageSet, bad: dict[int, str], count: int) -> UserError:
-    """The error for the unreadable images `bad`, reasons by position, of `count` that were read."""
-    records = image_set.images
-    assert isinstance(records, Records)
-    return refusal(image_set.title, records.describe, bad, count)
-
-
 def refusal(
     title: str, describe: Callable[[int], str], bad: dict[int, str], count: int
 ) -> UserError:
-    """`too_many` of a set that messages call `title`, and its images as `describe` does."""
+    """The error for too many unreadable images.
+
+    Args:
+      title: what messages call the set.
+      describe: function from a position to the image's name in messages.
+      bad: why images cannot be read, by position.
+      count: number of images that were looked at.
+    """
     first = "; ".join(f"{describe(i)} ({why})" for i, why in list(bad.items())[:3])
     return UserError(
         f"{title}: {len(bad)} of {count} images cannot be read, more than "

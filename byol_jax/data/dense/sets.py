@@ -16,8 +16,6 @@ from byol_jax.data.splits import CUT_FRACTION, CUT_SEED
 VOID = 255
 # BYOL App. E.4: "a 2119 images held-out validation set", of the images of train_aug2012.
 TRAIN_AUG, HELD_OUT = 10_582, 2119
-# Examples that are read before a run; a larger set is judged by a sample.
-_SAMPLE = 2000
 
 # What an image has a target of.
 MASKS, DEPTH = "masks", "depth"
@@ -121,11 +119,9 @@ def check_readable(dense_set: DenseSet) -> None:
     """Reads all examples of a set, or a sample of 2,000, before a run.
 
     Raises:
-      UserError: more examples than `tolerance.tolerated` cannot be read, or a target is not one of
+      UserError: too many examples cannot be read (`stored.check_sample`), or a target is not one of
         its image and its set.
     """
-    count = min(dense_set.size, _SAMPLE)
-    sample = np.sort(keys.permutation(dense_set.size, "check_readable", 0)[:count]).tolist()
 
     def reason(i: int) -> str:
         try:
@@ -134,11 +130,7 @@ def check_readable(dense_set: DenseSet) -> None:
             return str(error) or type(error).__name__
         return ""
 
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        reasons = dict(zip(sample, pool.map(reason, sample), strict=True))
-    bad = {i: why for i, why in reasons.items() if why}
-    if len(bad) > stored.tolerated(count):
-        raise stored.refusal(dense_set.title, dense_set.describe, bad, count)
+    stored.check_sample(dense_set.title, dense_set.size, reason, dense_set.describe)
 
 
 def largest_shape(dense_set: DenseSet) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from byol_jax import keys
+from byol_jax.data import stored
 from byol_jax.data.dense import batches, sets, transforms
 from byol_jax.data.dense.sets import VOID, Sample
 from byol_jax.data.views import Stream, epoch_permutation
@@ -104,6 +105,15 @@ def test_more_unreadable_examples_than_tolerated_end_the_run() -> None:
         train(stream, broken([4, 7]))
     with pytest.raises(UserError, match="cannot be read"):
         evaluated(broken([4, 7]))
+
+
+def test_a_large_set_is_judged_by_a_sample(monkeypatch) -> None:
+    """100 of 400: 1 is the limit by share, 4 with three standard deviations."""
+    monkeypatch.setattr(stored, "_SAMPLE", 100)
+    order = keys.permutation(400, "check_readable", 0).tolist()
+    sets.check_readable(broken([*order[:3], *order[100:]], 400))
+    with pytest.raises(UserError, match="4 of 100 images cannot be read, more than 1%: tiny"):
+        sets.check_readable(broken(order[:4], 400))
 
 
 def test_a_batch_that_a_set_cannot_fill_is_refused() -> None:
