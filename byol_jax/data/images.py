@@ -7,7 +7,7 @@ import os
 import pathlib
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -163,7 +163,7 @@ def fingerprint(image_set: ImageSet) -> dict[str, int]:
     images, labels = image_set.images, image_set.labels
     print_of = {"count": image_set.size}
     if isinstance(images, Records):
-        print_of["names_crc32"] = _crc_of_names(images)
+        print_of["names_crc32"] = crc_of(_names(images))
     else:
         print_of["pixels_crc32"] = zlib.crc32(np.ascontiguousarray(images).data)
     if labels is not None:
@@ -185,19 +185,23 @@ def difference(old: Mapping[str, int], new: Mapping[str, int]) -> str:
     return f"{new['count']} images of other {' and '.join(others)}" if others else ""
 
 
-def _crc_of_names(records: Records) -> int:
+def _names(records: Records) -> Iterator[str]:
+    """Names of stored images, which a move of the whole set does not change."""
     files = records.files
     if files is None:
-        names = (records.describe(i) for i in range(records.size))
-    elif files.offset_of is None:
+        return (records.describe(i) for i in range(records.size))
+    if files.offset_of is None:
         # Relative to the folder that holds them all.
         start = len(os.path.commonpath({os.path.dirname(path) for path in files.paths} or {"."}))
-        names = (files.paths[path][start:] for path in files.path_of.tolist())
-    else:
-        # A shard is named together with its folder, which is the version of its set.
-        shards = ["/".join(path.split("/")[-2:]) for path in files.paths]
-        places = zip(files.path_of.tolist(), files.offset_of.tolist(), strict=True)
-        names = (f"{shards[path]} {offset}" for path, offset in places)
+        return (files.paths[path][start:] for path in files.path_of.tolist())
+    # A shard is named together with its folder, which is the version of its set.
+    shards = ["/".join(path.split("/")[-2:]) for path in files.paths]
+    places = zip(files.path_of.tolist(), files.offset_of.tolist(), strict=True)
+    return (f"{shards[path]} {offset}" for path, offset in places)
+
+
+def crc_of(names: Iterable[str]) -> int:
+    """A checksum of names in their order."""
     crc = 0
     for name in names:
         crc = zlib.crc32(os.fsencode(f"{name}\n"), crc)

@@ -1,15 +1,13 @@
 """Images with a target per pixel, by position; the parts that a training holds out."""
 
 import concurrent.futures
-import os
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from byol_jax import keys
-from byol_jax.data import stored
+from byol_jax.data import images, stored
 from byol_jax.data.splits import CUT_FRACTION, CUT_SEED
 
 # The class of pixels that belong to none: they count in no loss and in no metric.
@@ -79,10 +77,7 @@ def fingerprint(dense_set: DenseSet) -> dict[str, int]:
 
     `count`, the number of examples, and `names_crc32`, a checksum of their names in their order.
     """
-    crc = 0
-    for name in dense_set.names:
-        crc = zlib.crc32(os.fsencode(f"{name}\n"), crc)
-    return {"count": dense_set.size, "names_crc32": crc}
+    return {"count": dense_set.size, "names_crc32": images.crc_of(dense_set.names)}
 
 
 def select(dense_set: DenseSet, positions: np.ndarray) -> DenseSet:
