@@ -50,6 +50,22 @@ def finished(saved: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def titled(title: str) -> Iterator[None]:
+    """Puts a title before what is wrong, as in `config.dataset=digits: ...`.
+
+    Args:
+      title: the key and the value, or the name, of what a user has to change.
+
+    Raises:
+      UserError: in place of another one.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{title}: {error}") from error
+
+
 def require(condition: object, message: str) -> None:
     """Raises `UserError(message)` unless `condition` holds."""
     if not condition:

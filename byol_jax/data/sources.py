@@ -1,11 +1,10 @@
 """Labelled images by name: `digits`, `npz:FILE`, `folder:DIR`, `tfds:NAME`; and their splits."""
 
-import contextlib
 import difflib
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from byol_jax.data.depth import UNSEEN, Depth
 from byol_jax.data.images import AS_STORED, Decoding, ImageSet, concatenate
 from byol_jax.data.splits import Readers
 from byol_jax.data.table10 import Benchmark
-from byol_jax.errors import UserError, require
+from byol_jax.errors import UserError, require, titled
 
 _logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def load(
     """
     row = table10.find(dataset, benchmark)
     wanted = split.split("+")
-    with _named(f"{key}={dataset}" if key else dataset):
+    with titled(f"{key}={dataset}" if key else dataset):
         readers = _checked(_readers(dataset, data_dir, decoding.depth), row)
         allowed = list(dict.fromkeys([*SPLITS, *readers]))
         unknown = [name for name in wanted if name not in allowed]
@@ -121,15 +120,6 @@ def announce(image_set: ImageSet, again: bool = False) -> None:
         _logger.info("%s", image_set.summary)
 
 
-@contextlib.contextmanager
-def _named(title: str) -> Iterator[None]:
-    """Puts the name of a data set before what is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{title}: {error}") from error
-
-
 def _summary(image_set: ImageSet, split: str, set_aside: Mapping[str, int]) -> str:
     """What was read, in words.
 
@@ -159,7 +149,7 @@ def own_splits(dataset: str, data_dir: str | None = None) -> tuple[str, ...]:
     Raises:
       UserError: see `load`.
     """
-    with _named(f"config.dataset={dataset}"):
+    with titled(f"config.dataset={dataset}"):
         return tuple(_readers(dataset, data_dir))
 
 
@@ -186,7 +176,7 @@ def table_10(data_dir: str | None = None) -> list[str]:
             counts[row.key] = row.note
             continue
         try:
-            with _named(f"tfds:{row.tfds}"):
+            with titled(f"tfds:{row.tfds}"):
                 readers = _checked(_readers(f"tfds:{row.tfds}", data_dir), row)
         except UserError as error:
             counts[row.key] = str(error)

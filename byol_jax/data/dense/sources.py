@@ -1,8 +1,7 @@
 """Sets with a target per pixel by name (`voc:DIR`, `masks:DIR`, `nyu:PATH`, ...), and splits."""
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from byol_jax.data.dense import nyu, pairs, voc
 from byol_jax.data.dense.sets import (
@@ -16,7 +15,7 @@ from byol_jax.data.dense.sets import (
 )
 from byol_jax.data.images import AS_STORED, Decoding
 from byol_jax.data.splits import CUT_FRACTION, CUT_SEED
-from byol_jax.errors import UserError, require
+from byol_jax.errors import require, titled
 
 SPLITS = ("train", "valid", "test")
 FORMS = {
@@ -62,7 +61,7 @@ def load(
         split without images.
     """
     wanted = split.split("+")
-    with _named(f"{key}={dataset}" if key else dataset):
+    with titled(f"{key}={dataset}" if key else dataset):
         require(
             {*wanted} <= {*SPLITS} and ("test" not in wanted or wanted == ["test"]),
             f"it has no split {split!r}: give train, valid, test or train+valid",
@@ -71,15 +70,6 @@ def load(
         found = splits["train+valid" if len(wanted) > 1 else split]
         require(found.size, f"it has no {split} images: add some")
     return found._replace(key=key)
-
-
-@contextlib.contextmanager
-def _named(title: str) -> Iterator[None]:
-    """Puts the name of a set before what is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{title}: {error}") from error
 
 
 def _own_splits(
