@@ -21,13 +21,10 @@ FLOAT32, FLOAT64 = "", "float64/"
 STEM_OR_BLOCK = r"[^/]+/~/(initial_(conv|batchnorm)|block_group_\d+(/~/block_\d+)?)"
 
 
-CI = [pytest.mark.slow, pytest.mark.ci]
-
-
-def only_small(name: str) -> Any:
-    """The small network by default, and in CI those of 64 pixels."""
-    slow = CI if name.endswith("_64") else [pytest.mark.slow]
-    return pytest.param(name, marks=[] if name == "net_tiny_64" else slow)
+def only_small(name: str, always: str = "") -> Any:
+    """Always the network `always`, in CI those of 64 pixels, and the others in slow runs."""
+    in_ci = [pytest.mark.ci] * name.endswith("_64")
+    return pytest.param(name, marks=[] if name == always else [pytest.mark.slow, *in_ci])
 
 
 def encoder(golden: golden_data.Golden, axis: str | None) -> hk.TransformedWithState:
@@ -208,7 +205,7 @@ def test_complete(name: str) -> None:
     golden_data.check_complete(name, (FLOAT32, FLOAT64))
 
 
-@pytest.mark.parametrize("name", [only_small(name) for name in golden_data.NETWORKS])
+@pytest.mark.parametrize("name", [only_small(n, "net_tiny_64") for n in golden_data.NETWORKS])
 def test_encoder(name: str) -> None:
     golden = golden_data.load(name)
     fixed = names_and_sums(name) | compute(name, "eval", devices=1, prefix=FLOAT32)
@@ -219,8 +216,6 @@ def test_encoder(name: str) -> None:
     golden_data.check_any(golden, roundings, golden_data.compared_keys(golden), "1 device")
 
 
-@pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize("name", [only_small(name) for name in golden_data.NETWORKS])
 def test_encoder_in_float64(name: str) -> None:
     golden = golden_data.load(name)
