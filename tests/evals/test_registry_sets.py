@@ -48,8 +48,7 @@ MEAN_PER_CLASS = ("pets", "caltech101", "flowers")
 SEVERAL = ("voc2007", "voc2012")
 # All of them take half an hour; these see each kind of set, of metric and of validation split.
 FAST_SETS = ("cifar10", "voc2007", "flowers")
-FAST = (("cifar10", "linear"), ("voc2007", "transfer"))
-IN_CI = FAST
+IN_CI = (("cifar10", "linear"), ("voc2007", "transfer"))
 
 TINY = {"batch_size": 16, "eval_batch_size": 64, "num_steps": 2}
 
@@ -109,12 +108,8 @@ def page(protocol: str, key: str) -> ml_collections.ConfigDict:
 
 
 def cases() -> list:
-    def marks(case: tuple[str, str]) -> tuple:
-        slow = () if case in FAST else (pytest.mark.slow,)
-        return (*slow, pytest.mark.ci) if case in IN_CI else slow
-
     return [
-        pytest.param(key, protocol, marks=marks((key, protocol)))
+        pytest.param(key, protocol, marks=[pytest.mark.ci] * ((key, protocol) in IN_CI))
         for key in SIZES
         for protocol in ("evaluate", "linear", "transfer", "semi", "finetune", "supervised")
         if key != "voc2012"  # of segmentation
