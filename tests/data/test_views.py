@@ -118,7 +118,7 @@ def test_example_views_are_those_of_the_run(image_set) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.ci), 4])
 def test_each_view_is_augmented_with_its_own_column_on_the_host(folder_set, count) -> None:
     """The same crops through the operations of the device; two builds of XLA round differently."""
     views = FOUR[:count]
