@@ -251,10 +251,9 @@ def _images(
             trained,
         )
         split = options.split or _split_of(config)
-        decoding = trained.cropping.decoding
-        shown = sources.load(dataset, split, data_dir, decoding=decoding)
+        shown = sources.load(dataset, split, data_dir, decoding=trained.decoding)
         stored.check_readable(shown)
-        learnt = sources.load(dataset, config.data.split, data_dir, decoding=decoding)
+        learnt = sources.load(dataset, config.data.split, data_dir, decoding=trained.decoding)
         contents = nothing | _views(learnt, config)
         contents |= representations.contents(
             trained,

@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
 import tiny_runs
 from byol_jax import jobs, train, weights
+from byol_jax.data import stored
+from byol_jax.data.depth import Depth
 from byol_jax.errors import UserError
 from byol_jax.jobs import report, representations
 from byol_jax.results import records
@@ -180,6 +183,24 @@ def test_images_that_are_gone_leave_the_rest(unlabelled, tmp_path):
             written(moved / "run", tmp_path, dataset="folder:nowhere")
     finally:
         hidden.rename(images)
+
+
+def test_other_images_have_the_depth_of_the_training(labelled, tmp_path, monkeypatch):
+    """The images alone would be taken as 8 bits."""
+    for i in range(10):
+        Image.fromarray(np.full((8, 8), 200, np.uint16)).save(tmp_path / f"{i}.png")
+    seen = []
+
+    def see(image_set):
+        seen.append(int(stored.picture(image_set, 0).max()))
+        return {}
+
+    monkeypatch.setattr(report, "_views", lambda image_set, config: see(image_set))
+    monkeypatch.setattr(representations, "contents", lambda trained, shown: see(shown.images))
+    trained = weights.load(labelled)._replace(depth=Depth(bits=12))
+    config = ml_collections.ConfigDict(dict(trained.config))
+    report._images(trained, config, report.Options(dataset=f"folder:{tmp_path}"))
+    assert seen == [200 >> 4, 200 >> 4]
 
 
 def config_of(run, **changes):
