@@ -54,7 +54,7 @@ test-ci: $(TORCH) ## run the slow tests that CI runs beside `make test` (JOBS=2)
 test-slow: $(TORCH) ## run every test, slow ones too (JOBS=2)
 	$(PYTEST)
 
-faults: $(INSTALLED) ## inject faults for about an hour: kills, disks, images (docs/reliability.md)
+faults: $(INSTALLED) ## inject faults for about 80 minutes: kills, disks, images (docs/reliability.md)
 	for fault in kills checkpoints full_disk mutants signals memory; do \
 		echo "== $$fault" && $(BIN)/python -m tests.faults.$$fault || exit 1; \
 	done

@@ -40,8 +40,8 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
 
     Args:
       prediction: classes from 0 to K - 1, integers of any shape.
-      truth: classes from 0 to K - 1 or `VOID`, integers of the same shape. Void pixels are left
-        out, whatever is predicted there.
+      truth: classes from 0 to K - 1 or `VOID`, integers of the same shape. Void pixels do not
+        count, and their predictions are not checked.
       classes: K.
 
     Returns:

@@ -54,8 +54,8 @@ def network(spec: NetworkSpec, head: Head) -> hk.TransformedWithState:
     to the optimiser.
 
     The dilation of the last group of f is that of `spec`: BYOL has 2 for an `FCN` (App. E.4) and 1
-    for an `UpProjection` (App. E.6). g, q and the probe are left out, whatever `spec` says of them.
-    `siamese.encoder_params` takes the parameters of f out of those of the network.
+    for an `UpProjection` (App. E.6). The network has no g, q or probe, and what `spec` says of them
+    has no effect. `siamese.encoder_params` takes the parameters of f out of those of the network.
     """
     return siamese.with_init(functools.partial(_transform, head=head), spec)
 

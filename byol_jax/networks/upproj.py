@@ -26,7 +26,7 @@ class UpProjection(NamedTuple):
     """The layers of the decoder; the defaults are those of BYOL App. E.6 and of FCRN.
 
     Attributes:
-      channels: output channels per up-projection block, each of which doubles the resolution.
+      channels: output channels of each up-projection block. A block doubles height and width.
       entry_channels: output channels of the 1x1 convolution in front of the blocks.
       padding: one of `PADDINGS`.
     """

@@ -28,7 +28,7 @@ def train(stream: Stream, dense_set: sets.DenseSet | None = None, **settings):
 
 
 def broken(at: list[int], count: int = SIZE) -> sets.DenseSet:
-    """A set of which some examples cannot be read."""
+    """A set with some unreadable examples."""
     whole = in_memory(samples(count))
 
     def read(i: int) -> Sample:
