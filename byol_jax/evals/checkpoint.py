@@ -5,6 +5,7 @@ import contextvars
 import functools
 import logging
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import haiku as hk
@@ -17,6 +18,7 @@ from byol_jax.evals import features
 from byol_jax.evals.splits import Batches
 from byol_jax.networks import siamese
 from byol_jax.networks.siamese import init_network
+from byol_jax.runtime import checkpoints
 
 _logger = logging.getLogger(__name__)
 
@@ -147,3 +149,16 @@ def network_of(
     params, state = init_network(trained.seed, "online", network, image_size)
     crops = (batch["images"] for batch in shuffled())
     return params, features.calibrate(network, params, state, crops)
+
+
+def checksum(trained: weights.Trained) -> int:
+    """A checksum of all weights of a checkpoint."""
+    trees = {
+        name: tree
+        for name, tree in trained._asdict().items()
+        if name.endswith(("_params", "_state"))
+    }
+    checksum = 0
+    for name, leaf in sorted(checkpoints.flatten(trees).items()):
+        checksum = zlib.crc32(leaf.tobytes(), zlib.crc32(name.encode(), checksum))
+    return checksum

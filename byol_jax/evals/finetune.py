@@ -28,8 +28,8 @@ from byol_jax.data.depth import to_record
 from byol_jax.data.splits import class_balanced_subset
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint, follow
+from byol_jax.evals.cells import Cell
 from byol_jax.evals.sgd import classifiers, labels, predictions, recipes, saved, training
-from byol_jax.evals.sgd.cells import Cell
 from byol_jax.evals.sgd.identity import identity
 from byol_jax.evals.sgd.search import (
     TRANSFER,

@@ -20,6 +20,7 @@ from byol_jax.evals import checkpoint, follow, grid
 from byol_jax.evals.sgd import classifiers, predictions, recipes, training
 from byol_jax.evals.sgd.identity import identity
 from byol_jax.evals.splits import Batches, check_splits
+from byol_jax.evals.trainings import Place
 from byol_jax.results.records import Record
 from byol_jax.runtime import lock
 
@@ -163,7 +164,7 @@ def _train(job: _Job, workdir: pathlib.Path, encoder: training.Encoder) -> class
         training.feature_size(network, encoder, recipe.image_size),
         job.train_set.num_classes,
     )
-    place = training.Place(
+    place = Place(
         directory=_folder(trained, config, workdir),
         identity=identity(config, trained, protocol),
         description=f"linear, {config.network}",

@@ -1,7 +1,6 @@
 """What tells one training from another in the same workdir."""
 
 import json
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +9,8 @@ import ml_collections
 from byol_jax import weights
 from byol_jax.augment import compose
 from byol_jax.checks import NO_NUMBERS
+from byol_jax.evals import checkpoint
 from byol_jax.evals.sgd.recipes import Recipe, named_numbers
-from byol_jax.runtime import checkpoints
 
 
 def identity(
@@ -24,23 +23,11 @@ def identity(
         "checkpoint": config.checkpoint,
         "checkpoint_step": trained.step if trained else None,
         # The same path and step may by now hold another run.
-        "weights": _checksum(trained) if trained else None,
+        "weights": checkpoint.checksum(trained) if trained else None,
         "dataset": config.dataset or (trained.dataset if trained else None),
         "benchmark": config.benchmark,
         "fit_split": config.fit_split,
     }
-
-
-def _checksum(trained: weights.Trained) -> int:
-    trees = {
-        name: tree
-        for name, tree in trained._asdict().items()
-        if name.endswith(("_params", "_state"))
-    }
-    checksum = 0
-    for name, leaf in sorted(checkpoints.flatten(trees).items()):
-        checksum = zlib.crc32(leaf.tobytes(), zlib.crc32(name.encode(), checksum))
-    return checksum
 
 
 def training_record(identity: Mapping[str, Any], recipe: Recipe, num_images: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import ml_collections
 from byol_jax import weights
 from byol_jax.augment import compose
 from byol_jax.checks import NO_NUMBERS
-from byol_jax.evals.sgd.cells import Cell
+from byol_jax.evals.cells import Cell
 from byol_jax.evals.sgd.recipes import named_numbers
 
 # Keys of a page that are saved in another form, are the evaluation's, or choose among cells.

@@ -1,10 +1,7 @@
 """A grid of trainings of the whole network, and the choice of its best cell."""
 
-import contextlib
 import json
-import logging
 import pathlib
-import shutil
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,16 +10,14 @@ import haiku as hk
 import ml_collections
 
 from byol_jax.data import images
-from byol_jax.errors import Diverged, GuardError
-from byol_jax.evals import grid
+from byol_jax.evals import cells, grid, trainings
+from byol_jax.evals.cells import Cell, check_images, read_scores
 from byol_jax.evals.sgd import classifiers, predictions, recipes, training
-from byol_jax.evals.sgd.cells import Cell, append_score, check_images, read_scores
 from byol_jax.evals.sgd.identity import training_record
 from byol_jax.evals.splits import Split
+from byol_jax.evals.trainings import Place
 from byol_jax.networks import siamese
-from byol_jax.runtime import checkpoints, processes, spmd
-
-_logger = logging.getLogger(__name__)
+from byol_jax.runtime import spmd
 
 # The one `config.bn_decay` that is a word; others are a number, or empty for the network's own.
 TRANSFER = "transfer"
@@ -109,9 +104,9 @@ class Job(NamedTuple):
         parts = [training_record(self.identity, recipe, num_examples), scored]
         return zlib.crc32(json.dumps(parts, sort_keys=True).encode())
 
-    def place(self, name: str) -> training.Place:
+    def place(self, name: str) -> Place:
         """Where a training of the grid is kept."""
-        return training.Place(
+        return Place(
             directory=self.folder / name,
             identity=self.identity,
             description=f"{self.identity['protocol']}, {name}",
@@ -154,7 +149,7 @@ def refit_name(cell: Cell) -> str:
 
 def check_folders(
     job: Job,
-    cells: Sequence[Cell],
+    of_grid: Sequence[Cell],
     fit_set: images.ImageSet,
     refit_set: images.ImageSet | None,
 ) -> None:
@@ -165,7 +160,7 @@ def check_folders(
 
     Args:
       job: the grid.
-      cells: its cells.
+      of_grid: its cells.
       fit_set: images that they are trained on.
       refit_set: images that the best cell is trained on again; None if it is not.
 
@@ -173,19 +168,23 @@ def check_folders(
       UserError: names the folder and the first value that differs.
     """
     path = job.folder / "cells.jsonl"
-    marks = {cell: job.fingerprint(cell, fit_set.size) for cell in cells}
+    marks = {cell: job.fingerprint(cell, fit_set.size) for cell in of_grid}
     check_images(path, {*marks.values()}, images.fingerprint(fit_set))
     finished = read_scores(path)
     for cell, mark in marks.items():
         if mark not in finished:
-            training.check_place(job.place(cell.name), job.recipe(cell, fit_set.size), fit_set)
+            _check_place(job.place(cell.name), job.recipe(cell, fit_set.size), fit_set)
         if refit_set is not None:
             recipe = job.recipe(cell, refit_set.size)
-            training.check_place(job.place(refit_name(cell)), recipe, refit_set)
+            _check_place(job.place(refit_name(cell)), recipe, refit_set)
+
+
+def _check_place(place: Place, recipe: recipes.Recipe, train_set: images.ImageSet) -> None:
+    trainings.check_place(place, training.record_of(place, recipe, train_set))
 
 
 def search(job: Job, fit_set: images.ImageSet, valid_split: Split) -> tuple[Cell, dict[str, Any]]:
-    """Trains the cells that have no score yet, and chooses the best one by `grid.choose`.
+    """Trains the cells that have no score yet, and chooses the best one; see `cells.search`.
 
     Returns:
       The best cell, and the settings of a record that say how it was chosen.
@@ -193,42 +192,31 @@ def search(job: Job, fit_set: images.ImageSet, valid_split: Split) -> tuple[Cell
     Raises:
       GuardError: every cell diverged.
     """
-    path, cells = job.folder / "cells.jsonl", cells_of(job.config)
-    data = images.fingerprint(fit_set)
-    finished = read_scores(path)
-    best: Cell | None = None
-    values: dict[Cell, float | None] = {}
-    for number, cell in enumerate(cells, start=1):
-        mark = job.fingerprint(cell, fit_set.size)
-        if mark not in finished:
-            _logger.info("cell %d of %d: %s", number, len(cells), cell.name)
-            finished[mark] = _score(job, cell, fit_set, valid_split)
-            append_score(path, cell, mark, job.data.metric, finished[mark], data)
-        values[cell] = finished[mark]
-        before, best = best, _best(values)
-        for worse in {cell, before} - {best}:
-            if worse:
-                _forget(job, worse, fit_set.size)
-    if best is None:
-        raise GuardError(
-            f"all {len(cells)} cells of the grid ended with numbers that are not finite: lower "
-            "config.learning_rates, or look at the images"
-        )
+
+    def score(cell: Cell) -> float:
+        state, _ = job.train(cell, fit_set, cell.name)
+        valid = job.predict(state, fit_set, valid_split)
+        return predictions.score(valid, 0, job.data.metric)[job.data.metric]
+
+    def record(cell: Cell) -> dict[str, Any]:
+        return training_record(job.identity, job.recipe(cell, fit_set.size), fit_set.size)
+
+    by_cell = cells_of(job.config)
+    found = cells.Grid(
+        folder=job.folder,
+        cells=[*by_cell],
+        metric=job.data.metric,
+        data=images.fingerprint(fit_set),
+        mark=lambda cell: job.fingerprint(cell, fit_set.size),
+        record=record,
+        score=score,
+    )
+    best, values = cells.search(found)
     return best, {
         "valid_split": job.config.valid_split,
         "cells": {cell.name: value for cell, value in values.items()},
-        **_ends(axes_of(job.config), cells[best]),
+        **_ends(axes_of(job.config), by_cell[best]),
     }
-
-
-def _best(values: dict[Cell, float | None]) -> Cell | None:
-    """The best cell so far; None if all diverged."""
-    if all(value is None for value in values.values()):
-        return None
-    caution = [
-        (cell.weight_decay, -cell.learning_rate, -(cell.num_epochs or 0.0)) for cell in values
-    ]
-    return [*values][grid.choose([*values.values()], caution)]
 
 
 def _ends(axes: Axes, best: tuple[float, float | None, float]) -> dict[str, str | None]:
@@ -241,30 +229,3 @@ def _ends(axes: Axes, best: tuple[float, float | None, float]) -> dict[str, str 
         for name, values, value in zip(names, axes, best, strict=True)
         if value is not None and (name == "learning_rate" or len(values) > 1)
     }
-
-
-def _forget(job: Job, cell: Cell, num_examples: int) -> None:
-    """Deletes a network of this grid: its score is kept, and dozens of them would fill a disk."""
-    directory = job.folder / cell.name / "checkpoints"
-    steps = checkpoints.steps(directory)
-    if not processes.is_first_process():
-        return
-    if not steps:  # it diverged in its first step, and nothing was saved
-        with contextlib.suppress(OSError):
-            directory.rmdir()
-        return
-    own = training_record(job.identity, job.recipe(cell, num_examples), num_examples)
-    with contextlib.suppress(checkpoints.DamagedError):  # then it is not known whose it is
-        if own.items() <= checkpoints.read_record(directory, steps[-1]).items():
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _score(job: Job, cell: Cell, fit_set: images.ImageSet, valid_split: Split) -> float | None:
-    """Trains one cell, or goes on with it; its validation score, None where it diverged."""
-    try:
-        state, _ = job.train(cell, fit_set, cell.name)
-    except Diverged as error:
-        _logger.warning("%s", error)
-        return None
-    valid = job.predict(state, fit_set, valid_split)
-    return predictions.score(valid, 0, job.data.metric)[job.data.metric]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from byol_jax.evals.cells import Cell, best_of
 from byol_jax.evals.sgd import search
-from byol_jax.evals.sgd.cells import Cell
 from experiments import classification
 
 
@@ -55,7 +55,7 @@ def test_equal_cells_and_ends_of_every_axis():
     config.sweep_epochs = (50.0, 30.0)
     config.sweep_weight_decays = (0.0, 1e-3, 1e-4)
     cells = search.cells_of(config)
-    best = search._best(dict.fromkeys(cells, 50.0))
+    best = best_of(dict.fromkeys(cells, 50.0))
     assert best == Cell(0.01, 30.0, 1e-3)
     assert search._ends(search.axes_of(config), cells[best]) == {
         "learning_rate_at_end_of_grid": "low",
@@ -71,4 +71,4 @@ def test_equal_cells_and_ends_of_every_axis():
         "epochs_at_end_of_grid": "high",
         "weight_decay_at_end_of_grid": "high",
     }
-    assert search._best(dict.fromkeys(cells)) is None
+    assert best_of(dict.fromkeys(cells)) is None

@@ -7,6 +7,7 @@ import pytest
 import tiny_checkpoints
 import tiny_runs
 from byol_jax.errors import UserError
+from byol_jax.evals import trainings
 from byol_jax.evals.sgd import classifiers, training
 from byol_jax.evals.sgd.recipes import Recipe
 from byol_jax.networks import siamese
@@ -25,7 +26,7 @@ def test_labels_outside_of_the_classes_end_a_training(tmp_path):
     recipe = Recipe(
         seed=0, image_size=8, batch_size=8, total_steps=2, warmup_steps=0, learning_rates=(0.1,)
     )
-    place = training.Place(tmp_path, {}, "test")
+    place = trainings.Place(tmp_path, {}, "test")
     with pytest.raises(UserError, match=r"label is 2.* 2 classes"):
         training.fit(network, train_set, state, encoder, recipe, place)
 
@@ -35,15 +36,19 @@ def test_a_training_on_other_images_is_refused(tmp_path, monkeypatch):
     recipe = Recipe(
         seed=0, image_size=8, batch_size=8, total_steps=2, warmup_steps=0, learning_rates=(0.1,)
     )
-    place = training.Place(tmp_path, {"protocol": "linear"}, "test")
+    place = trainings.Place(tmp_path, {"protocol": "linear"}, "test")
     saved = training.record_of(place, recipe, train_set)
+
+    def check(place, recipe, train_set):
+        trainings.check_place(place, training.record_of(place, recipe, train_set))
+
     monkeypatch.setattr(checkpoints, "steps", lambda _: [1])
     monkeypatch.setattr(checkpoints, "read_record", lambda *_: saved)
-    training.check_place(place, recipe, train_set)
+    check(place, recipe, train_set)
     other = train_set._replace(images=train_set.images + 1)
     with pytest.raises(UserError, match="other images, these are 16 images of other pixels: give"):
-        training.check_place(place, recipe, other)
+        check(place, recipe, other)
     del saved["data"]  # of an earlier version
-    training.check_place(place, recipe, other)
+    check(place, recipe, other)
     with pytest.raises(UserError, match="a training with seed=0, this one has seed=1"):
-        training.check_place(place, recipe._replace(seed=1), train_set)
+        check(place, recipe._replace(seed=1), train_set)

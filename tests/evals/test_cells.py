@@ -3,7 +3,7 @@
 import pytest
 
 from byol_jax.errors import UserError
-from byol_jax.evals.sgd.cells import Cell, append_score, check_images, read_scores
+from byol_jax.evals.cells import Cell, append_score, check_images, read_scores
 
 CELL, DATA = Cell(0.1, 30.0, 0.0), {"count": 8, "names_crc32": 1}
 
