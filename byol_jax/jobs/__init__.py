@@ -43,6 +43,10 @@ JOBS: Mapping[str, Entry] = {
     "transformations": Entry(
         "byol_jax.evals.transformations:run", "predicts the transformation of a view from features"
     ),
+    "segmentation": Entry(
+        "byol_jax.evals.segmentation:run", "trains a network for segmentation: mIoU"
+    ),
+    "depth": Entry("byol_jax.evals.depth:run", "trains a network for depth from one image"),
     "views": Entry("byol_jax.jobs.pictures:run", "a picture of images beside T and T' of them"),
     "operations": Entry(
         "byol_jax.jobs.pictures:run_operations", "a picture of one image after each augmentation"
@@ -63,7 +67,7 @@ JOBS: Mapping[str, Entry] = {
 WITH_RESULTS = frozenset(
     (
         *("pretrain", "evaluate", "linear", "finetune", "transfer", "transformations"),
-        *("ablate", "paper", "compare"),
+        *("segmentation", "depth", "ablate", "paper", "compare"),
     )
 )
 

@@ -32,8 +32,8 @@ _RULES = {
 
 
 def check_head(head: Head) -> None:
-    """Raises `UserError`, which names the key `network.head.KEY`, if a value is not allowed."""
-    checks.check_keys(head._asdict(), _RULES[type(head)], "network.head")
+    """Raises `UserError`, which names the key `config.head.KEY`, if a value is not allowed."""
+    checks.check_keys(head._asdict(), _RULES[type(head)], "config.head")
 
 
 # Cached for the reason given in `siamese`.

@@ -13,6 +13,8 @@ Tree = Mapping[str, Mapping[str, Any]]
 # Licences of other people's weights.
 NON_COMMERCIAL = "CC BY-NC 4.0"
 UNKNOWN_LICENCE = "unknown: ask its authors"
+# Jobs whose checkpoints have one network, trained on labels or targets.
+_ON_LABELS = ("finetune", "segmentation", "depth")
 
 
 class Cropping(NamedTuple):
@@ -170,7 +172,7 @@ def trained_of(
     """
     config = record["config"]
     data, columns = config["data"], config["augment"]
-    is_supervised = config["job"] == "finetune"
+    is_supervised = config["job"] in _ON_LABELS
     if is_supervised and "view1" in columns:  # one T, which stands for both
         columns = {"view1": columns["view1"], "view2": columns["view1"]}
     return Trained(

@@ -147,11 +147,11 @@ def test_phases_interleave():
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        (FCN(init="xavier"), r"network\.head\.init='xavier' must be one of: normal, haiku"),
-        (FCN(classes=0), r"network\.head\.classes=0 must be 1 or more"),
-        (FCN(dilation=0), r"network\.head\.dilation=0"),
-        (UpProjection(channels=()), r"network\.head\.channels=\(\)"),
-        (UpProjection(padding="same"), r"network\.head\.padding='same' must be one of"),
+        (FCN(init="xavier"), r"config\.head\.init='xavier' must be one of: normal, haiku"),
+        (FCN(classes=0), r"config\.head\.classes=0 must be 1 or more"),
+        (FCN(dilation=0), r"config\.head\.dilation=0"),
+        (UpProjection(channels=()), r"config\.head\.channels=\(\)"),
+        (UpProjection(padding="same"), r"config\.head\.padding='same' must be one of"),
     ],
 )
 def test_other_values_are_refused(head, words):

@@ -150,7 +150,7 @@ def check_same_size(image: np.ndarray, target: np.ndarray, names: tuple[str, str
     """
     (h, w), (to_h, to_w) = image.shape[:2], target.shape
     is_turned = (h, w) == (to_w, to_h) and h != w
-    hint = " (config.data.exif turns images as EXIF says)" if is_turned else ""
+    hint = " (config.exif=True turns images as EXIF says)" if is_turned else ""
     require(
         (h, w) == (to_h, to_w),
         f"{names[1]} has {to_w} x {to_h} pixels, but its image {names[0]} has {w} x {h}{hint}: "

@@ -164,7 +164,7 @@ def test_exif_turns_images_and_then_they_fit_their_masks(tmp_path) -> None:
     np.testing.assert_array_equal(turned.read(0).image, np.rot90(pixels, -1))
     assert turned.shape_of(0) == (6, 4)
     stored = sources.load(name, "train+valid", "masks")
-    with pytest.raises(UserError, match=r"config\.data\.exif"):
+    with pytest.raises(UserError, match=r"config\.exif"):
         stored.read(0)
 
 

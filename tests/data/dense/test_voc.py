@@ -190,7 +190,7 @@ def test_a_mask_of_another_size_is_named(augmented) -> None:
 def test_a_mask_that_lies_and_an_image_that_stands_hint_at_exif(augmented) -> None:
     path = augmented / "VOC2012/SegmentationClassAug" / f"{AUG[2]}.png"
     save_image(path, np.zeros((WIDTH, HEIGHT), np.uint8))
-    with pytest.raises(UserError, match=r"config\.data\.exif"):
+    with pytest.raises(UserError, match=r"config\.exif"):
         load(augmented).read(2)
 
 
