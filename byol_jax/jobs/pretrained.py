@@ -114,6 +114,8 @@ def dials(trained: weights.Trained) -> str:
         if run["start"] in ("random", None):
             return "trained on labels"
         return f"fine-tuned on labels ({run['protocol']}) from network={run['start']}"
+    if trained.method in weights.PER_PIXEL:
+        return f"trained for {trained.method} ({run['protocol']}) from network={run['start']}"
     return (
         f"trained with objective.name={trained.method}, target={run.get('target', 'unknown')}, "
         f"predictor {trained.network.predictor.kind}"
@@ -132,6 +134,8 @@ def method_of(trained: weights.Trained) -> str | None:
         if run["start"] is None:
             return None  # an earlier version: from scratch, or fine-tuned
         return "supervised" if run["start"] == "random" else OTHER
+    if trained.method in weights.PER_PIXEL:
+        return OTHER
     if trained.method is None or "target" not in run:
         return trained.method  # weights of another project, whose form may tell it
     target = run["target"]

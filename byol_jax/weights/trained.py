@@ -13,8 +13,8 @@ Tree = Mapping[str, Mapping[str, Any]]
 # Licences of other people's weights.
 NON_COMMERCIAL = "CC BY-NC 4.0"
 UNKNOWN_LICENCE = "unknown: ask its authors"
-# Jobs whose checkpoints have one network, trained on labels or targets.
-_ON_LABELS = ("finetune", "segmentation", "depth")
+# Jobs that train networks on a target per pixel.
+PER_PIXEL = ("segmentation", "depth")
 
 
 class Cropping(NamedTuple):
@@ -57,7 +57,8 @@ class Trained(NamedTuple):
       dataset: name of the training set, as in `config.dataset`; None if unknown.
       data_dir: folder of TFDS that the training read; None for the default one.
       seed: seed of the training.
-      method: name of the objective, or `supervised` for any training on labels; None if unknown.
+      method: name of the objective, `supervised` for any training on labels, or a job of
+        `PER_PIXEL`; None if unknown.
       recipe: the run's own words on who published its settings; None if unknown.
       step: number of finished updates; 0 if the source does not say.
       total_steps: number of updates in the whole run; None if unknown.
@@ -172,7 +173,8 @@ def trained_of(
     """
     config = record["config"]
     data, columns = config["data"], config["augment"]
-    is_supervised = config["job"] in _ON_LABELS
+    # Networks that are trained on labels have no target network, and no heads of BYOL.
+    is_supervised = config["job"] in ("finetune", *PER_PIXEL)
     if is_supervised and "view1" in columns:  # one T, which stands for both
         columns = {"view1": columns["view1"], "view2": columns["view1"]}
     return Trained(
@@ -191,7 +193,7 @@ def trained_of(
         dataset=config["dataset"],
         data_dir=config["data_dir"],
         seed=config["seed"],
-        method="supervised" if is_supervised else config["objective"]["name"],
+        method=_method_of(config),
         recipe=config["recipe"],
         step=step,
         total_steps=record["total_steps"],
@@ -204,3 +206,11 @@ def trained_of(
         licence=record.get("licence"),
         depth=of_record(record),
     )
+
+
+def _method_of(config: Mapping[str, Any]) -> str:
+    job: str = config["job"]
+    if job in PER_PIXEL:
+        return job
+    name: str = "supervised" if job == "finetune" else config["objective"]["name"]
+    return name

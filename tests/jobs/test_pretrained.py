@@ -9,7 +9,7 @@ import tiny_checkpoints
 from byol_jax import weights
 from byol_jax.errors import UserError
 from byol_jax.jobs import pretrained
-from experiments import byol, simclr, supervised
+from experiments import byol, segmentation, simclr, supervised
 from experiments.papers import trainings
 from experiments.papers.cells import Network
 
@@ -223,6 +223,18 @@ def test_what_an_earlier_version_did_not_save_is_unknown() -> None:
     assert pretrained.method_of(old) is None  # trained from scratch, or fine-tuned
     (words,) = departures(Network("supervised"), old, given="supervised")
     assert "unknown augmentations, crops, rate, length and batch" in words
+
+
+def test_a_network_with_an_output_per_pixel_is_of_no_row() -> None:
+    plain = {**segmentation.get_config().to_dict(), "start": "online", "augment": {}}
+    plain |= {"image_size": 224, "network": byol.get_config(BYOL).to_dict()["network"]}
+    names = ("area_min", "area_max", "aspect_min", "aspect_max", "exif")
+    plain["data"] = {**dict.fromkeys(names, 1.0), "eval_crop": "paper"}
+    trained = weights.trained_of({**RECORD, "config": plain}, 1, {}, {}, {}, {})
+    assert pretrained.method_of(trained) == pretrained.OTHER
+    checkpoint = checkpoint_of(trained)
+    assert "trained for segmentation (voc2012-fcn16s) from network=online" in checkpoint.words
+    assert not pretrained.is_usable(Network("supervised")._asdict(), checkpoint, False)
 
 
 def test_a_fine_tuned_network_is_not_a_supervised_one() -> None:
