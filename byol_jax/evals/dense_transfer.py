@@ -140,13 +140,21 @@ class Job(NamedTuple):
 
     def fingerprint(self, cell: Cell) -> int:
         """A checksum of everything that decides the validation score of a cell."""
-        place, config = self.place(cell.name), self.config
-        recipe = self.recipe_of(cell, config.seeds[0], self.fit_set)
-        record = training.record_of(place, recipe, self.fit_set)
+        own = self.task.settings(self.config, self.recipe.program)
+        return _checksum([self._decides(cell), self.config.valid_split, self.task.metric, own])
+
+    @property
+    def mark(self) -> int:
+        """A checksum of everything that decides the network that is saved."""
+        config = self.config
+        return _checksum([[*map(self._decides, self.cells)], [*config.seeds], config.refit])
+
+    def _decides(self, cell: Cell) -> dict[str, Any]:
+        """Everything that decides the training of a cell."""
+        recipe = self.recipe_of(cell, self.config.seeds[0], self.fit_set)
+        record = training.record_of(self.place(cell.name), recipe, self.fit_set)
         del record["data"]
-        own = self.task.settings(config, recipe.program)
-        scored = [config.valid_split, self.task.metric, own]
-        return zlib.crc32(json.dumps([record, scored], sort_keys=True).encode())
+        return record
 
     def train(
         self, cell: Cell, seed: int, train_set: sets.DenseSet, name: str
@@ -167,6 +175,10 @@ class Job(NamedTuple):
         """The measures of a trained network on a split."""
         predict = self.predictor(*network)
         return self.task.score(self.config, self.recipe.program, predict, dense_set)
+
+
+def _checksum(values: Any) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def check(task: Task, config: ml_collections.ConfigDict) -> None:
@@ -257,8 +269,14 @@ def _folder(
     workdir: pathlib.Path,
 ) -> pathlib.Path:
     """The folder of the trainings."""
-    name = re.sub(r"[^a-zA-Z0-9.%]+", "-", task.protocol(config))
+    name = re.sub(r"[^a-zA-Z0-9.%]+", "-", _trained_as(config))
     return workdir / "training" / f"{name}-{config.network}-{trained.step if trained else 0}"
+
+
+def _trained_as(config: ml_collections.ConfigDict) -> str:
+    """The protocol without how networks are scored: trainings serve several ways of that."""
+    own = "" if config.backbone == "finetune" else f"/{config.backbone}"
+    return f"{config.protocol}{own}"
 
 
 # Looked at once, not for each checkpoint of a run.
@@ -305,7 +323,7 @@ def _job_of(
         encoder=_start(trained, config, program, fit_set),
         folder=_folder(task, trained, config, workdir),
         identity={
-            "protocol": task.protocol(config),
+            "protocol": _trained_as(config),
             "network": config.network,
             "checkpoint": config.checkpoint,
             "checkpoint_step": trained.step if trained else None,
@@ -372,11 +390,8 @@ def _evaluate(job: Job, workdir: pathlib.Path) -> list[Record]:
     config = job.config
     score_set = _readable(job.data, config.score_split)
     valid_set = _readable(job.data, config.valid_split) if config.valid_split else None
-    mark = zlib.crc32(
-        json.dumps([[*map(job.fingerprint, job.cells)], [*config.seeds], config.refit]).encode()
-    )
     if config.save_network:
-        _check_workdir(job.task, workdir, mark)
+        _check_workdir(job.task, workdir, job.mark)
     _check_folders(job)
     best, choice = job.cells[0], dict[str, Any]()
     if valid_set and len(job.cells) > 1:
@@ -390,7 +405,7 @@ def _evaluate(job: Job, workdir: pathlib.Path) -> list[Record]:
     settings = _settings(job) | choice | {"learning_rate": best.learning_rate}
     records = _records(job, results, settings, valid_set)
     with follow.numbers_first(records, workdir):
-        _write(job, first, records, score_set, workdir, mark)
+        _write(job, first, records, score_set, workdir)
     return records
 
 
@@ -530,7 +545,6 @@ def _write(
     records: Sequence[Record],
     score_set: sets.DenseSet,
     workdir: pathlib.Path,
-    mark: int,
 ) -> None:
     """The picture, and the network of the first seed as a checkpoint."""
     if not processes.is_first_process():
@@ -556,7 +570,7 @@ def _write(
         "config": _config_of(job),
         "num_classes": 0,
         "total_steps": recipe.total_steps,
-        "fingerprint": mark,
+        "fingerprint": job.mark,
         **terms,
         **to_record(job.data.decoding.depth),
     }
