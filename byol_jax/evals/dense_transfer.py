@@ -39,6 +39,8 @@ from byol_jax.runtime import checkpoints, lock, metrics, processes
 
 # How records name this way of fitting.
 SOLVER = "sgd"
+# Images in the picture of a run.
+PICTURED = 8
 # Side of the images with which f is drawn: its shapes do not depend on it.
 _DRAWN = 64
 
@@ -60,7 +62,8 @@ class Task(NamedTuple):
       score: from config, network, outputs of a network and a split to its measures.
       settings: from config and network to what records say of the job's own keys.
       about: from config, network and training images to what is saved with the network.
-      picture: draws images of a split beside truth and prediction into a file.
+      picture: draws `PICTURED` images of a split beside truth and prediction; arguments as for
+        `score`, and the file.
     """
 
     name: str
@@ -78,7 +81,16 @@ class Task(NamedTuple):
     ]
     settings: Callable[[ml_collections.ConfigDict, steps.Program], dict[str, Any]]
     about: Callable[[ml_collections.ConfigDict, recipes.Recipe, sets.DenseSet], dict[str, Any]]
-    picture: Callable[..., None]
+    picture: Callable[
+        [
+            ml_collections.ConfigDict,
+            steps.Program,
+            measure.Predict,
+            sets.DenseSet,
+            pathlib.Path,
+        ],
+        None,
+    ]
 
 
 class Job(NamedTuple):
@@ -553,7 +565,7 @@ def _write(
     step = f"-{trained.step}" if trained and config.follow else ""
     path = workdir / f"predictions{step}.png"
     predict = job.predictor(*network)
-    job.task.picture(path, config, job.recipe.program, predict, score_set)
+    job.task.picture(config, job.recipe.program, predict, score_set, path)
     if not config.save_network:
         return
     recipe = _recipe(job.task, config, job.recipe.program, job.last_set)

@@ -14,6 +14,7 @@ from byol_jax.evals import dense_transfer
 from byol_jax.evals.dense import measure, recipes, steps
 from byol_jax.networks import siamese, upproj
 from byol_jax.networks.upproj import UpProjection
+from byol_jax.results import dense_pictures
 
 _SIDES = Rule(
     lambda value: len(value) == 2 and all(isinstance(n, int) and n >= 1 for n in value),
@@ -80,8 +81,27 @@ def _score(
     dense_set: sets.DenseSet,
 ) -> measure.Result:
     whole = transforms.depth_whole(_frames(config, program))
-    reading = measure.Reading(config.eval_batch_size, config.threads, config.prefetch)
+    reading = recipes.reading_of(config)
     return measure.depth_scores(predict, dense_set, whole, reading, config.eval_crop)
+
+
+def _picture(
+    config: ml_collections.ConfigDict,
+    program: steps.Program,
+    predict: measure.Predict,
+    dense_set: sets.DenseSet,
+    path: pathlib.Path,
+) -> None:
+    """Of each frame the part that the network sees."""
+    whole = transforms.depth_whole(_frames(config, program))
+    found = measure.examples(
+        predict, dense_set, whole, recipes.reading_of(config), dense_transfer.PICTURED
+    )
+    shown = [
+        dense_pictures.Example(image, predicted, target[y : y + height, x : x + width])
+        for image, target, predicted, (y, x, height, width) in found
+    ]
+    dense_pictures.draw_depths(path, shown)
 
 
 def _settings(config: ml_collections.ConfigDict, program: steps.Program) -> dict[str, Any]:
@@ -110,7 +130,7 @@ TASK = dense_transfer.Task(
     score=_score,
     settings=_settings,
     about=_about,
-    picture=lambda *arguments: None,
+    picture=_picture,
 )
 
 

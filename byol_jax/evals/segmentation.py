@@ -12,6 +12,7 @@ from byol_jax.evals import dense_transfer
 from byol_jax.evals.dense import measure, recipes, steps
 from byol_jax.networks import fcn, siamese
 from byol_jax.networks.fcn import FCN
+from byol_jax.results import dense_pictures
 
 DILATION = 2
 _RANGE = Rule(
@@ -94,8 +95,25 @@ def _score(
     dense_set: sets.DenseSet,
 ) -> measure.Result:
     whole = transforms.whole(_canvas(config, program, dense_set))
-    reading = measure.Reading(config.eval_batch_size, config.threads, config.prefetch)
-    return measure.segmentation_scores(predict, dense_set, whole, reading)
+    return measure.segmentation_scores(predict, dense_set, whole, recipes.reading_of(config))
+
+
+def _picture(
+    config: ml_collections.ConfigDict,
+    program: steps.Program,
+    predict: measure.Predict,
+    dense_set: sets.DenseSet,
+    path: pathlib.Path,
+) -> None:
+    whole = transforms.whole(_canvas(config, program, dense_set))
+    found = measure.examples(
+        predict, dense_set, whole, recipes.reading_of(config), dense_transfer.PICTURED
+    )
+    shown = [
+        dense_pictures.Example(*(part[:height, :width] for part in (image, predicted, target)))
+        for image, target, predicted, (_, _, height, width) in found
+    ]
+    dense_pictures.draw_masks(path, shown, dense_set.classes)
 
 
 def _settings(config: ml_collections.ConfigDict, program: steps.Program) -> dict[str, Any]:
@@ -127,7 +145,7 @@ TASK = dense_transfer.Task(
     score=_score,
     settings=_settings,
     about=_about,
-    picture=lambda *arguments: None,
+    picture=_picture,
 )
 
 

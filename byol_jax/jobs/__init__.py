@@ -59,6 +59,9 @@ JOBS: Mapping[str, Entry] = {
     ),
     "compare": Entry("byol_jax.jobs.compare:run", "whether two results differ by more than chance"),
     "embed": Entry("byol_jax.jobs.embed:run", "the embeddings of a data set, as files"),
+    "predict": Entry(
+        "byol_jax.jobs.predict:run", "masks or depths of a folder of images, as files"
+    ),
     "report": Entry("byol_jax.jobs.report:run", "a page of HTML that shows a run"),
     "export": Entry("byol_jax.jobs.export:run", "an encoder as a folder for other programs"),
 }

@@ -2,11 +2,9 @@
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import pathlib
-import signal
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,11 +20,12 @@ from byol_jax.data import crops, images, pipeline, sources, stored
 from byol_jax.data.depth import to_record
 from byol_jax.data.folder import parts_of
 from byol_jax.data.images import ImageSet, Records
-from byol_jax.errors import Stopped, UserError, require
+from byol_jax.errors import UserError, require
 from byol_jax.evals import checkpoint
+from byol_jax.jobs import outputs
 from byol_jax.results import embeddings
 from byol_jax.results.embeddings import Rows
-from byol_jax.runtime import disk, interrupts, metrics, paths
+from byol_jax.runtime import disk, metrics, paths
 
 _logger = logging.getLogger(__name__)
 
@@ -201,17 +200,7 @@ def check_same(path: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any
     Raises:
       UserError: names the first thing that differs.
     """
-    for key, value in json.loads(json.dumps(new)).items():
-        is_untold = key in _LATER and key not in old
-        require(
-            key in _MAY_DIFFER or is_untold or old.get(key) == value,
-            f"{path} has embeddings with {key}={_short(old.get(key))}, and this command gives "
-            f"{key}={_short(value)}: give another --workdir, or move those embeddings away",
-        )
-
-
-def _short(value: object) -> str:
-    return text if len(text := str(value)) <= 80 else f"{text[:77]}..."
+    outputs.check_same(path, old, new, "embeddings", _MAY_DIFFER, _LATER)
 
 
 # ---------------------------------------------------------------- embeddings in order
@@ -285,29 +274,6 @@ def _until(pieces: Iterator[tuple[Rows, int]], stop: int) -> Iterator[Rows]:
             return
 
 
-@contextlib.contextmanager
-def _advancing(size: int, stopped: Callable[[], str]) -> Iterator[Callable[[int], None]]:
-    """A progress line, and signals.
-
-    Args:
-      size: number of images.
-      stopped: completes the message of a job that a signal ends.
-
-    Yields:
-      A function of the number of embedded images. It raises `Stopped` after a signal.
-    """
-    progress = metrics.Progress(size, "embeddings")
-    with interrupts.signals("ends after this batch") as signal_number, contextlib.closing(progress):
-
-        def advance(done: int) -> None:
-            progress.advance(done, "")
-            if number := signal_number():
-                name = signal.Signals(number).name
-                raise Stopped(number, f"stopped by {name}: {stopped()}")
-
-        yield advance
-
-
 # ---------------------------------------------------------------- files
 
 
@@ -334,7 +300,10 @@ def _write_parts(
         return f"{done} of {count} parts are in {folder}; the same command goes on from there"
 
     kept = f"the parts in {folder} are complete"
-    with _advancing(work.size, stopped) as advance, disk.writing(workdir, kept):
+    with (
+        outputs.advancing(work.size, "embeddings", stopped) as advance,
+        disk.writing(workdir, kept),
+    ):
         for parts in _consecutive(missing):
             ids = range(parts.start * edges, min(parts.stop * edges, work.size))
             with contextlib.closing(embedded(work, ids, edges, advance)) as pieces:
@@ -432,7 +401,7 @@ def _write_npz(
     stored.check_readable(work.image_set)
     sources.announce(work.image_set)
     metrics.write_config(workdir, config)
-    with _advancing(work.size, lambda: "nothing is written") as advance:
+    with outputs.advancing(work.size, "embeddings", lambda: "nothing is written") as advance:
         pieces = embedded(work, range(work.size), work.size, advance)
         rows = embeddings.joined((piece for piece, _ in pieces), work.encode.dim)
     embeddings.write_npz(path, rows, about)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.dense import batches, transforms
+from byol_jax.data.dense import batches, sets, transforms
 from byol_jax.data.dense.sets import DenseSet
 from byol_jax.dense import depth, segmentation
 from byol_jax.errors import require
@@ -141,3 +141,28 @@ def depth_scores(
         "log10": Value(scores.log10, "1"),
     }
     return Result(values, count, {"pixels": int(sums.pixels)})
+
+
+def examples(
+    predict: Predict,
+    dense_set: DenseSet,
+    transform: transforms.Evaluation,
+    reading: Reading,
+    count: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int, int, int]]]:
+    """Images all over a split, in order, with their targets and what the network says of them.
+
+    Args:
+      predict, dense_set, transform, reading: as for the measures.
+      count: number of images.
+
+    Yields:
+      Image, target, outputs, and the window of the stored image that the image shows.
+    """
+    chosen = np.unique(np.linspace(0, dense_set.size - 1, min(count, dense_set.size)).astype(int))
+    few = sets.select(dense_set, chosen)
+    for batch, predicted in _outputs(predict, few, transform, reading):
+        for row in np.flatnonzero(batch["ids"] >= 0):
+            y, x, height, width = map(int, batch["windows"][row])
+            window = y, x, height, width
+            yield batch["image"][row], batch["target"][row], predicted[row], window

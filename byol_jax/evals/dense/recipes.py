@@ -24,7 +24,7 @@ from byol_jax.data import images, pipeline
 from byol_jax.data.dense import sets, sources, transforms
 from byol_jax.errors import require
 from byol_jax.evals import checkpoint
-from byol_jax.evals.dense import steps
+from byol_jax.evals.dense import measure, steps
 from byol_jax.networks import dense, siamese
 from byol_jax.optim import schedules
 from byol_jax.runtime import spmd
@@ -245,6 +245,11 @@ def recipe_of(
         threads=config.threads,
         prefetch=config.prefetch,
     )
+
+
+def reading_of(config: ml_collections.ConfigDict) -> measure.Reading:
+    """How splits are read to be measured."""
+    return measure.Reading(config.eval_batch_size, config.threads, config.prefetch)
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
