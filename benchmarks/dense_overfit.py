@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import ndimage
 
 from byol_jax.augment.dense import DepthColours
 from byol_jax.data.dense import resize, sets, sources, transforms
@@ -120,6 +121,12 @@ def segment(name: str, side: int, num_steps: int, spec: siamese.NetworkSpec) -> 
         print(f"{row}: mIoU {result.values['mIoU'].value:.1f} % at {side} px", flush=True)
 
 
+def filled(depths: np.ndarray) -> np.ndarray:
+    """Depths `[h, w]` whose holes, of 0, have that of the nearest pixel."""
+    _, (rows, columns) = ndimage.distance_transform_edt(depths == 0, return_indices=True)
+    return depths[rows, columns]
+
+
 def measure_depth(name: str, num_steps: int, spec: siamese.NetworkSpec) -> None:
     """Prints the rms of the network, and that of a perfect prediction."""
     whole_set = sources.load(name, "train", sets.DEPTH, key="")
@@ -129,9 +136,8 @@ def measure_depth(name: str, num_steps: int, spec: siamese.NetworkSpec) -> None:
     frames = frames._replace(target=steps.output_size(program, frames.crop))
     predict = fit(dense_set, program, frames, num_steps, 0.05)
     seen = transforms.depth(frames)
-    perfect = np.stack(
-        [seen(dense_set.read(i), np.ones(transforms.DRAWS)).target for i in range(8)]
-    )
+    targets = [seen(dense_set.read(i), np.ones(transforms.DRAWS)).target for i in range(8)]
+    perfect = np.stack([filled(target) for target in targets])
     for eval_crop in ("crop", "stretch"):
         for row, outputs in {
             "a perfect prediction": lambda images: perfect[: len(images)],

@@ -80,13 +80,13 @@ def _name_of(index: int, classes: Sequence[str]) -> str:
 def draw_depths(path: pathlib.Path, examples: Sequence[Example]) -> None:
     """Writes a PNG with a row per example: image, truth, prediction, with a scale in metres.
 
-    A row has one scale, of the depths in its truth and its prediction. Pixels without a depth are
+    A row has one scale, that of its truth, or else of its prediction. Pixels without a depth are
     grey.
     """
 
     def show(axis: axes.Axes, depths: np.ndarray, example: Example) -> None:
-        known = [part for part in (example.prediction, example.truth) if part is not None]
-        values = np.concatenate([part[part > 0].ravel() for part in known])
+        known = example.prediction if example.truth is None else example.truth
+        values = known[known > 0]
         low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
         shown = axis.imshow(
             np.ma.masked_less_equal(depths, 0), cmap=_MAP, vmin=low, vmax=high, interpolation="none"
