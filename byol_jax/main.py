@@ -51,7 +51,7 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
     "Seconds without a sign of life after which another process counts as lost.",
 )
 _PREFLIGHT = flags.DEFINE_string(
-    "preflight", None, "A pod, as v3:16x16: compile the config's update step for it, and stop."
+    "preflight", None, "A pod, as v3:16x16: compile the training's step for it, and stop."
 )
 _LARGEST_BATCH = flags.DEFINE_bool(
     "largest_batch", False, "With --preflight: predict it from a second compilation."

@@ -7,7 +7,7 @@ import pytest
 
 import tiny_runs
 from byol_jax import prepare, train
-from byol_jax.jobs.preflight import report
+from byol_jax.jobs.preflight import pretraining, report
 from byol_jax.jobs.preflight.chips import CHIPS, Pod
 from byol_jax.program import TrainState, init_state
 from byol_jax.runtime import metrics
@@ -59,7 +59,8 @@ def test_a_run_holds_one_state(config, tmp_path, monkeypatch, from_checkpoint) -
         return
     # What the compiler says of the same step covers it, but for batches that wait.
     pod = Pod("v3:2x2", CHIPS["v3"]._replace(devices=1), jax.device_count())
-    analysis = report.compile_step(config, report.data_of(config), pod, tuple(jax.devices()))
-    waiting = report.waiting_bytes(config, pod)
+    step = pretraining.step(config, pretraining.data_of(config))
+    analysis = report.compile_step(step, pod, tuple(jax.devices()))
+    waiting = report.waiting_bytes(step, pod)
     print(f"held {seen[2]} bytes, the compiler's analysis {analysis.memory:.0f} and {waiting}")
     assert seen[2] <= analysis.memory + waiting

@@ -204,7 +204,7 @@ def _job_of(
     )
 
 
-def _fit_set(config: ml_collections.ConfigDict, data: recipes.Data) -> images.ImageSet:
+def images_to_fit(config: ml_collections.ConfigDict, data: recipes.Data) -> images.ImageSet:
     """The images that the grid learns from: a split, a part of it, or another data set.
 
     Raises:
@@ -245,7 +245,7 @@ def _evaluate(
     trained: weights.Trained | None, config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[Record]:
     data = recipes.data_of(config, trained)
-    fit_set = _fit_set(config, data)
+    fit_set = images_to_fit(config, data)
     both = data.train_set(f"{config.fit_split}+{config.valid_split}") if config.refit else None
     score_split = data.split(config.score_split)
     valid_split = data.split(config.valid_split) if config.valid_split else None
@@ -338,7 +338,7 @@ def _known_settings(
       record: the record that they are compared with, whose scores the cells have.
     """
     data = recipes.data_of(config, trained)
-    fit_set = _fit_set(config, data)
+    fit_set = images_to_fit(config, data)
     if config.refit:
         fit_set = data.train_set(f"{config.fit_split}+{config.valid_split}")
     job, cells = _job_of(trained, config, data, workdir), [*cells_of(config)]

@@ -34,12 +34,13 @@ def protocol_of(config: ml_collections.ConfigDict) -> str:
     return f"linear{pretrain}{regularized}"
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """The job `linear`.
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses a config that no linear evaluation could use.
 
     Raises:
-      UserError: for a config that does not fit, before anything is computed.
+      UserError: names the key, its value and what is allowed.
     """
+    require(config.checkpoint, f"config.checkpoint is needed: {weights.KINDS}")
     check_keys(config, follow.RULES)
     recipes.check(config)
     rates = len(config.learning_rates)
@@ -50,6 +51,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
     check_splits(config)
     follow.check_predictions(config)
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """The job `linear`.
+
+    Raises:
+      UserError: for a config that does not fit, before anything is computed.
+    """
+    check(config)
     done = follow.finished(
         config, [protocol_of(config)], [config.network], config.score_split, solver=recipes.SOLVER
     )

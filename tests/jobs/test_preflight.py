@@ -12,10 +12,11 @@ import tiny_runs
 from byol_jax import prepare, train
 from byol_jax.data import table10
 from byol_jax.errors import UserError
-from byol_jax.jobs.preflight import chips, hlo, report
+from byol_jax.jobs.preflight import chips, hlo, pretraining, report
 from byol_jax.jobs.preflight.chips import GIB, Chip, Pod
 from byol_jax.jobs.preflight.hlo import Analysis, Collectives
-from byol_jax.jobs.preflight.report import Data, Point
+from byol_jax.jobs.preflight.pretraining import Data
+from byol_jax.jobs.preflight.report import Point
 from byol_jax.method import hyperparameters
 from byol_jax.program import init_state
 
@@ -77,14 +78,14 @@ def test_labels_in_a_table_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "topology_of", lambda pod: (jax.devices()[0],) * pod.devices)
     counted = []
 
-    def describe(config, data, pod, hosts):
-        counted.append(data.num_classes)
+    def describe(step, pod, hosts):
+        counted.append(step.data)
         raise UserError("seen")
 
     monkeypatch.setattr(report, "describe", describe)
     with pytest.raises(UserError, match="seen"):
         report.run(config, "v3:2x2")
-    assert counted == [3]
+    assert "3 classes" in counted[0]
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
@@ -122,12 +123,12 @@ def test_a_pod_that_the_compiler_refuses(monkeypatch):
 )
 def test_the_data_set_by_name(dataset, split, expected):
     config = tiny_runs.tiny_config(dataset, data__split=split)
-    data = report.data_of(config)
+    data = pretraining.data_of(config)
     assert (data.num_examples, data.num_classes) == expected
 
 
 def test_a_data_set_that_is_not_there_is_assumed_unlabelled(tmp_path):
-    data = report.data_of(tiny_runs.tiny_config(f"npz:{tmp_path / 'absent.npz'}"))
+    data = pretraining.data_of(tiny_runs.tiny_config(f"npz:{tmp_path / 'absent.npz'}"))
     assert data[:2] == (None, 0)
     assert "absent.npz" in data.words
 
@@ -170,13 +171,13 @@ def test_the_shapes_are_those_that_a_run_passes(dataset, tmp_path, monkeypatch, 
     ((program, arguments),) = passed
     assert program == prepare.program_of(config, num_classes=2)
     hparams = hyperparameters(config, 24, 1)
-    shapes = report.arguments(config, program, hparams, 24, jax.device_count())
+    shapes = pretraining.arguments(config, program, hparams, 24, jax.device_count())
     assert jax.tree.structure(shapes) == jax.tree.structure(arguments)
     for expected, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(arguments), strict=True):
         assert (expected.shape, expected.dtype) == (leaf.shape, leaf.dtype)
         assert not leaf.weak_type
     batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[1]))
-    assert batch_bytes == config.batch_size * report.image_bytes(config)
+    assert batch_bytes == config.batch_size * pretraining.image_bytes(config)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,9 @@ def test_the_largest_batch_is_on_the_line_of_two(first, second, expected):
 
 def test_splitting_a_batch():
     config = tiny_runs.tiny_config("digits", batch_size=96)  # 12 on each of 8 devices
-    assert [report.split_for(config, POD, n) for n in (12, 11, 5, 1, 0)] == [1, 2, 3, 12, None]
+    step = pretraining.step(config, Data(None, 0, ""))
+    assert [report.split_for(step, POD, n) for n in (12, 11, 5, 1, 0)] == [1, 2, 3, 12, None]
+    assert report.split_for(step._replace(can_split=False), POD, 5) is None
 
 
 def numbers(line):
@@ -212,16 +215,16 @@ def test_the_report():
     config = tiny_runs.tiny_config("tfds:imagenet2012", batch_size=96, num_steps=7200)
     config.image_size = 10
     data = Data(1000, 10, "counted")
-    lines, steps = report.describe(config, data, POD, hosts=2)
-    assert steps == 7200
-    title, *rows = lines
+    step = pretraining.step(config, data)
+    assert step.num_steps == 7200
+    title, *rows = report.describe(step, POD, hosts=2)
     assert "toy:2x2" in title and numbers(title)[-2:] == [8, 2]  # devices and hosts
     assert [row.split()[0] for row in rows] == ["data", "batch", "schedule"]
     assert "tfds:imagenet2012" in rows[0] and numbers(rows[0]) == [1000, 10]
     assert [numbers(row) for row in rows[1:]] == [[96, 8, 12], [7200]]
     # 6 s per step: 96 / 6 images/s, 7200 x 6 s = 12 h. An image has 2 x 10 x 10 x 3 + 12 bytes.
-    config.batch_size = 96_000_000
-    work, exchanged, compiler, peaks, rate, needed = report.cost(ANALYSIS, config, POD, 2, steps)
+    step = step._replace(batch_size=96_000_000)
+    work, exchanged, compiler, peaks, rate, needed = report.cost(ANALYSIS, step, POD, 2)
     assert numbers(work) == [200, 30] and "FLOP" in work
     assert numbers(exchanged) == [20, 3] and exchanged.startswith("collectives")
     assert numbers(compiler) == [5500] and compiler.startswith("lower bounds")
@@ -233,11 +236,12 @@ def test_the_report():
 
 def test_the_report_of_micro_batches_and_of_a_schedule_without_end():
     config = tiny_runs.tiny_config("", batch_size=96, num_steps=None, accumulate=3)
-    lines, steps = report.describe(config, Data(None, 0, "assumed"), POD, hosts=2)
-    assert steps is None
+    step = pretraining.step(config, Data(None, 0, "assumed"))
+    assert step.num_steps is None
+    lines = report.describe(step, POD, hosts=2)
     assert numbers(lines[2]) == [96, 8, 4, 3]
     assert "config.num_steps" in lines[3]
-    work, _, compiler, _, rate, _ = report.cost(ANALYSIS, config, POD, 2, steps)
+    work, _, compiler, _, rate, _ = report.cost(ANALYSIS, step, POD, 2)
     assert numbers(work)[:3] == [600, 90, 3]
     assert compiler.startswith("estimates ")
     assert numbers(rate) == [5]  # 96 in 18 s
@@ -250,7 +254,8 @@ def test_the_line_about_memory():
     assert numbers(report.memory_line(17 * GIB, GIB / 2, POD)) == [17.5, 16, 1.5, 17, 0.5]
     # Two batches of 12 images of 2 x 8 x 8 x 3 + 12 bytes wait on each device.
     config = tiny_runs.tiny_config("digits", batch_size=96)
-    assert report.waiting_bytes(config, POD) == 2 * 12 * 396
+    step = pretraining.step(config, Data(None, 0, ""))
+    assert report.waiting_bytes(step, POD) == 2 * 12 * 396
 
 
 @pytest.mark.slow
@@ -259,7 +264,8 @@ def test_the_numbers_of_a_compiled_step(dataset):
     """The CPU's compiler analyses the same program, though for other hardware."""
     config = tiny_runs.tiny_config(dataset)
     pod, devices = POD._replace(chips=1), tuple(jax.devices()[:2])
-    analysis = report.compile_step(config, report.data_of(config), pod, devices)
+    step = pretraining.step(config, pretraining.data_of(config))
+    analysis = report.compile_step(step, pod, devices)
     program = prepare.program_of(config, num_classes=2)
     state = init_state(0, program, prepare.sizes_of(config))
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.online_params))
@@ -289,8 +295,9 @@ def test_a_step_that_does_not_compile(dataset, monkeypatch, message, expected):
     monkeypatch.setattr(train, "mapped_step", lambda program, devices: Lowered())
     config = tiny_runs.tiny_config(dataset)
     devices = tuple(jax.devices()[:2])
+    step = pretraining.step(config, pretraining.data_of(config))
     with pytest.raises(expected):
-        report.compile_step(config, report.data_of(config), POD, devices)
+        report.compile_step(step, POD, devices)
 
 
 @pytest.fixture
@@ -302,8 +309,8 @@ def made_up(monkeypatch):
     """
     asked = []
 
-    def compile_step(config, data, pod, devices):
-        images = config.batch_size // (config.accumulate * len(devices))
+    def compile_step(step, pod, devices):
+        images = step.batch_size // (step.accumulate * len(devices))
         asked.append(images)
         memory = (3 + images) * GIB
         if memory > pod.chip.memory:
@@ -382,7 +389,7 @@ def test_half_precision_is_what_the_chip_convolves_in(dataset):
     devices = chips.topology_of(chips.pod_of("v3:2x2"))
     program = prepare.program_of(config, 2)
     hparams = hyperparameters(config, 24, 1)
-    shapes = report.arguments(config, program, hparams, 24, len(devices))
+    shapes = pretraining.arguments(config, program, hparams, 24, len(devices))
     step = train.mapped_step(program, devices=devices)
     types = operand_types(step.lower(*shapes).compile().as_text(), "convolution")
     # On the chip matrix products are convolutions, too. The chip itself rounds float32 operands, so

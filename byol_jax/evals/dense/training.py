@@ -1,7 +1,7 @@
 """Training of networks with an output per pixel."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
@@ -56,14 +56,18 @@ def hyperparameters(recipe: Recipe) -> steps.Hyperparameters:
 
 
 @functools.lru_cache(maxsize=4)
-def mapped_step(program: steps.Program) -> Any:
+def mapped_step(program: steps.Program, devices: Sequence[jax.Device] | None = None) -> Any:
     """One compiled step for all trainings of a job: their numbers are traced.
 
     It maps a state, a batch, seed, hyperparameters and fixed parameters, each with a leading device
     axis (`steps.train_step`); the state is donated.
+
+    Args:
+      program: the network, and what is trained of it.
+      devices: a tuple; by default the local ones.
     """
     step = functools.partial(steps.train_step, program=program, axis=spmd.AXIS)
-    return spmd.pmap(step, donate_argnums=(0,))
+    return spmd.pmap(step, donate_argnums=(0,), devices=devices)
 
 
 def record_of(place: Place, recipe: Recipe, train_set: sets.DenseSet) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Training of classifiers on labelled images: what linear evaluation and fine-tuning share."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
@@ -69,15 +69,26 @@ def hyperparameters(recipe: Recipe) -> classifiers.Hyperparameters:
 
 
 @functools.lru_cache(maxsize=4)
-def _mapped_step(network: hk.TransformedWithState, augmentation: str) -> Any:
-    """One compiled step for all cells of a grid: their numbers are traced."""
+def mapped_step(
+    network: hk.TransformedWithState, augmentation: str, devices: Sequence[jax.Device] | None = None
+) -> Any:
+    """One compiled step for all cells of a grid: their numbers are traced.
+
+    It maps a state, a batch, seed, hyperparameters and the frozen encoder, each with a leading
+    device axis (`classifiers.train_step`); the state is donated.
+
+    Args:
+      network: f, its batch statistics shared over `spmd.AXIS`.
+      augmentation: a key of `classifiers.AUGMENTATIONS`.
+      devices: a tuple; by default the local ones.
+    """
     step = functools.partial(
         classifiers.train_step,
         network=network,
         augmentation=augmentation,
         axis=spmd.AXIS,
     )
-    return spmd.pmap(step, donate_argnums=(0,))
+    return spmd.pmap(step, donate_argnums=(0,), devices=devices)
 
 
 def record_of(place: Place, recipe: Recipe, train_set: images.ImageSet) -> dict[str, Any]:
@@ -136,7 +147,7 @@ def fit(
         )
 
     def begin(start: int) -> tuple[loop.Step[classifiers.State], background.Batches]:
-        mapped = _mapped_step(network, recipe.augmentation)
+        mapped = mapped_step(network, recipe.augmentation)
         shared = spmd.replicate((np.int32(recipe.seed), hyperparameters(recipe), frozen))
         batches = trainings.checked(_batches(train_set, recipe, start), check)
         return lambda state, batch: mapped(state, batch, *shared), batches

@@ -1,1 +1,1 @@
-"""The update step of a config, compiled for a pod of TPUs without having one."""
+"""The step of a training, compiled for a pod of TPUs without having one."""

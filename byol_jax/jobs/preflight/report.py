@@ -1,4 +1,4 @@
-"""Pre-flight: compiles the update step of a config for a pod, before the pod is rented.
+"""Pre-flight: compiles the step of a training for a pod, before the pod is rented.
 
 The TPU compiler is a library, `libtpu`, that needs no TPU. The report sets the memory, work and
 collectives of the compiled step beside the capacity of the chips. No time in it is measured: times
@@ -8,15 +8,12 @@ are lower bounds.
 import logging
 import math
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 
-from byol_jax import prepare, train
-from byol_jax.data import pipeline, table10
-from byol_jax.errors import UserError, require
+from byol_jax.errors import UserError
 from byol_jax.jobs.preflight.chips import GIB, Pod, pod_of, topology_of
 from byol_jax.jobs.preflight.hlo import (
     Analysis,
@@ -28,92 +25,20 @@ from byol_jax.jobs.preflight.hlo import (
     needed,
     traffic,
 )
-from byol_jax.method import check, hyperparameters, name_labels
-from byol_jax.program import Hyperparameters, Program, init_state
+from byol_jax.jobs.preflight.kinds import kind_of
+from byol_jax.jobs.preflight.steps import Step
 
 _logger = logging.getLogger(__name__)
 
-PyTree = Any
 
-
-class Data(NamedTuple):
-    """Properties of a data set on which a step and its schedule depend.
-
-    Attributes:
-      num_examples: number of training images; None if it is unknown.
-      num_classes: number of outputs of the probe.
-      words: source of these numbers, for the report.
-    """
-
-    num_examples: int | None
-    num_classes: int
-    words: str
-
-
-def data_of(config: ml_collections.ConfigDict) -> Data:
-    """The numbers of a config's data set, from BYOL Table 10 if it lists the name."""
-    row = table10.of_dataset(config.dataset or "")
-    count = table10.table_size(row, config.data.split) if row else None
-    if row and count:
-        # Pre-training uses no labels where an image has several classes.
-        classes = 0 if row.metric == "map_11" else row.stored_classes or row.classes
-        return Data(count, classes, "BYOL Table 10")
-    try:
-        train_set = prepare.load_images(config)
-    except UserError as error:
-        return Data(None, 0, f"assumed to have no labels, so that there is no probe: {error}")
-    return Data(train_set.size, train_set.num_classes, "counted")
-
-
-def arguments(
-    config: ml_collections.ConfigDict,
-    program: Program,
-    hparams: Hyperparameters,
-    num_examples: int,
-    devices: int,
-) -> tuple[PyTree, PyTree, PyTree, PyTree]:
-    """Shapes and types of the arguments of `train.mapped_step`: state, batch, seed, numbers."""
-
-    def on_all(leaf: Any) -> jax.ShapeDtypeStruct:
-        leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-        return jax.ShapeDtypeStruct(
-            (devices, *leaf.shape), jax.dtypes.canonicalize_dtype(leaf.dtype)
-        )
-
-    sizes = prepare.sizes_of(config)
-    state = jax.eval_shape(
-        lambda: init_state(config.seed, program, sizes, num_examples, config.target_init)
-    )
-    size = config.batch_size // (config.accumulate * devices)
-    rows = (devices, size) if config.accumulate == 1 else (devices, config.accumulate, size)
-    kind = np.float32 if config.augment.placement == "host" else np.uint8
-    number = jax.ShapeDtypeStruct(rows, np.int32)
-    batch = dict.fromkeys(("labels", "ids", "epochs"), number)
-    for view, side in enumerate(sizes, start=1):
-        batch[f"view{view}"] = jax.ShapeDtypeStruct((*rows, side, side, 3), kind)
-    return (
-        jax.tree.map(on_all, state),
-        batch,
-        on_all(np.int32(config.seed)),
-        jax.tree.map(on_all, hparams),
-    )
-
-
-def compile_step(
-    config: ml_collections.ConfigDict, data: Data, pod: Pod, devices: tuple[jax.Device, ...]
-) -> Analysis:
-    """Compiles the update step of the config for the pod, and analyses it.
+def compile_step(step: Step, pod: Pod, devices: tuple[jax.Device, ...]) -> Analysis:
+    """Compiles a step for the pod, and analyses it.
 
     Raises:
       TooLarge: the step does not fit a device.
     """
-    program = prepare.program_of(config, data.num_classes)
-    # Numbers are traced, so any valid ones will do.
-    count = data.num_examples or config.batch_size
-    hparams = hyperparameters(config, count, 1)
-    shapes = arguments(config, program, hparams, count, len(devices))
     start = time.monotonic()
-    lowered = train.mapped_step(program, devices=devices).lower(*shapes)
+    lowered = step.lower(devices)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -137,19 +62,13 @@ def compile_step(
         # The compiler's count includes memory on the chip, if the chip has any.
         traffic(text) if has_memory_on_chip(text) else costs["bytes accessed"],
         estimate(costs.get("optimal_seconds", 0.0)),
-        collectives(text, pod, config.accumulate),
+        collectives(text, pod, step.accumulate),
     )
 
 
-def image_bytes(config: ml_collections.ConfigDict) -> int:
-    """Bytes per image in a batch on a device: its views, label, id and epoch."""
-    number = 4 if config.augment.placement == "host" else 1
-    return sum(3 * number * side**2 for side in prepare.sizes_of(config)) + 3 * 4
-
-
-def waiting_bytes(config: ml_collections.ConfigDict, pod: Pod) -> int:
+def waiting_bytes(step: Step, pod: Pod) -> int:
     """Bytes of the batches that wait on a device beside the one in use (`spmd.prefetch`)."""
-    return config.data.prefetch * config.batch_size // pod.devices * image_bytes(config)
+    return step.prefetch * step.batch_size // pod.devices * step.image_bytes
 
 
 class Point(NamedTuple):
@@ -176,13 +95,15 @@ def largest(first: Point, second: Point, available: float) -> int:
     return max(0, math.floor(first.images + (available - first.memory) / per_image))
 
 
-def _per_device(config: ml_collections.ConfigDict, pod: Pod) -> int:
-    return int(config.batch_size // (config.accumulate * pod.devices))
+def _per_device(step: Step, pod: Pod) -> int:
+    return step.batch_size // (step.accumulate * pod.devices)
 
 
-def split_for(config: ml_collections.ConfigDict, pod: Pod, images: int) -> int | None:
+def split_for(step: Step, pod: Pod, images: int) -> int | None:
     """The least `accumulate` with at most `images` on a device at a time; None if there is none."""
-    rows = config.batch_size // pod.devices
+    if not step.can_split:
+        return None
+    rows = step.batch_size // pod.devices
     return next((n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= images), None)
 
 
@@ -195,38 +116,27 @@ def _scaled(value: float, unit: str) -> str:
     return f"{value / 1000**power:.4g} {' kMGTP'[power].strip()}{unit}"
 
 
-def describe(
-    config: ml_collections.ConfigDict, data: Data, pod: Pod, hosts: int
-) -> tuple[list[str], int | None]:
-    """The lines that need no compiler, and the number of steps, or None if it is unknown."""
-    steps = config.num_steps
-    if not steps and data.num_examples:
-        steps = pipeline.steps_for(config.num_epochs, data.num_examples, config.batch_size)
+def describe(step: Step, pod: Pod, hosts: int) -> list[str]:
+    """The lines that need no compiler."""
     device = "a core" if pod.chip.devices > 1 else "a chip"
-    examples = f"{data.num_examples:,} images" if data.num_examples else "unknown number of images"
-    micro = f" x {config.accumulate} micro-batches" if config.accumulate > 1 else ""
+    micro = f" x {step.accumulate} micro-batches" if step.accumulate > 1 else ""
+    length = (
+        f"{step.num_steps:,} steps" if step.num_steps else "unknown length: set config.num_steps"
+    )
     return [
-        f"{config.recipe}; on {pod.name}: {pod.devices} devices (each {device}), {hosts} hosts",
-        f"{'data':<16}{config.dataset}, {config.data.split}: {examples}, "
-        f"{data.num_classes} classes ({data.words})",
-        f"{'batch':<16}{config.batch_size} = {pod.devices} devices x "
-        f"{_per_device(config, pod)} images{micro}",
-        f"{'schedule':<16}"
-        + (f"{steps:,} steps" if steps else "unknown length: set config.num_steps"),
-    ], steps
+        f"{step.recipe}; on {pod.name}: {pod.devices} devices (each {device}), {hosts} hosts",
+        f"{'data':<16}{step.data}",
+        f"{'batch':<16}{step.batch_size} = {pod.devices} devices x "
+        f"{_per_device(step, pod)} images{micro}",
+        f"{'schedule':<16}{length}",
+    ]
 
 
-def cost(
-    analysis: Analysis,
-    config: ml_collections.ConfigDict,
-    pod: Pod,
-    hosts: int,
-    steps: int | None,
-) -> list[str]:
+def cost(analysis: Analysis, step: Step, pod: Pod, hosts: int) -> list[str]:
     """The lines about work and time."""
-    count, exchanged = config.accumulate, analysis.collectives
+    count, exchanged, steps = step.accumulate, analysis.collectives, step.num_steps
     limit = bounds(analysis, pod, count)
-    rate = config.batch_size / limit.step
+    rate = step.batch_size / limit.step
     # The compiler counts the body of a loop once, and the update outside of the loop as well.
     title, most, least, times = "lower bounds", "at most", "at least", ""
     if count > 1:
@@ -244,8 +154,8 @@ def cost(
         f"{1e3 * limit.links:.1f})",
         f"{'':<16}so {most} {rate:,.0f} images/s{hours}",
         f"{'input':<16}at that rate each of {hosts} hosts must deliver {rate / hosts:,.0f} "
-        f"images/s (decoded once, {len(prepare.sizes_of(config))} views per image), "
-        f"{rate * image_bytes(config) / hosts / 1e6:,.0f} MB/s to its devices",
+        f"images/s (decoded once, {step.views} view{'s' * (step.views > 1)} per image), "
+        f"{rate * step.image_bytes / hosts / 1e6:,.0f} MB/s to its devices",
     ]
 
 
@@ -262,27 +172,22 @@ def memory_line(needs: float, ahead: float, pod: Pod) -> str:
 
 
 def _compile_for(
-    images: int,
-    config: ml_collections.ConfigDict,
-    data: Data,
-    pod: Pod,
-    devices: tuple[jax.Device, ...],
+    step: Step, pod: Pod, devices: tuple[jax.Device, ...]
 ) -> tuple[Point, Analysis | None]:
-    """Compiles the step with `images` on a device at a time; no analysis if it does not fit."""
-    changed = config.copy_and_resolve_references()
-    changed.batch_size = images * pod.devices * config.accumulate
+    """Compiles a step; no analysis if it does not fit."""
+    images, ahead = _per_device(step, pod), waiting_bytes(step, pod)
     try:
-        analysis = compile_step(changed, data, pod, devices)
+        analysis = compile_step(step, pod, devices)
     except TooLarge as error:
-        return Point(images, error.memory + waiting_bytes(changed, pod)), None
-    return Point(images, analysis.memory + waiting_bytes(changed, pod)), analysis
+        return Point(images, error.memory + ahead), None
+    return Point(images, analysis.memory + ahead), analysis
 
 
 def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = False) -> None:
-    """Prints the report on the config's update step on a pod.
+    """Prints the report on the step of a training on a pod.
 
     Args:
-      config: config of a pre-training run.
+      config: config of a job that trains.
       topology: name of the pod, such as `v3:16x16`.
       find_largest: whether to compile a second batch size, to predict the largest that fits.
 
@@ -290,32 +195,22 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
       UserError: the pod cannot run this config. If the step does not fit a device, the error comes
         after the report.
     """
-    require(
-        config.job == "pretrain",
-        f"config.job={config.job} has no pre-flight: --preflight needs config.job=pretrain",
-    )
-    require(
-        not config.data.resident,
-        "config.data.resident=True has no pre-flight: set it to False, and add the images' bytes",
-    )
+    kind = kind_of(config.job)
     pod = pod_of(topology)
-    name_labels(config)
-    check(config, pod.devices)
+    kind.check(config, pod.devices)
     devices = topology_of(pod)
     assert len(devices) == pod.devices, f"{topology} has {len(devices)} devices"
     hosts = len({device.process_index for device in devices})
-    data = data_of(config)
-    if data.num_examples is not None:
-        prepare.check_labels(config, data.num_classes)
-    lines, steps = describe(config, data, pod, hosts)
-    print("\n".join(lines), flush=True)
+    step_of = kind.step_of(config, pod.devices)
+    step = step_of(config.batch_size)
+    print("\n".join(describe(step, pod, hosts)), flush=True)
     _logger.info("compiling; a large network takes minutes")
 
-    first, analysis = _compile_for(_per_device(config, pod), config, data, pod, devices)
-    ahead = waiting_bytes(config, pod)
+    first, analysis = _compile_for(step, pod, devices)
+    ahead = waiting_bytes(step, pod)
     print(memory_line(first.memory - ahead, ahead, pod), flush=True)
     if analysis:
-        print("\n".join(cost(analysis, config, pod, hosts, steps)), flush=True)
+        print("\n".join(cost(analysis, step, pod, hosts)), flush=True)
     fits = analysis is not None and first.memory <= pod.chip.memory
     if fits and not find_largest:
         return
@@ -326,15 +221,17 @@ def run(config: ml_collections.ConfigDict, topology: str, find_largest: bool = F
     # Near the limit a compilation takes long, and trades time for memory.
     is_small = fits and (first.images == 1 or 2 * first.memory <= pod.chip.memory)
     images = 2 * first.images if is_small else first.images // 2
-    second, _ = _compile_for(images, config, data, pod, devices)
+    other = step_of(images * pod.devices * step.accumulate)
+    second, _ = _compile_for(other, pod, devices)
     most = largest(first, second, pod.chip.memory)
     print(
         f"{'largest batch':<16}{most} images on a device at a time, predicted from the memory for "
         f"{first.images} ({_gib(first.memory)}) and {second.images} ({_gib(second.memory)})"
     )
     if not fits:
-        split = split_for(config, pod, most)
-        advice = "choose larger chips or a narrower network"
+        split = split_for(step, pod, most)
+        smaller = "" if step.can_split else ", or a smaller config.batch_size"
+        advice = f"choose larger chips, a larger pod{smaller} or a narrower network"
         if split:
             advice = f"set config.accumulate={split} (by the prediction), or choose a larger pod"
         raise UserError(
