@@ -75,9 +75,9 @@ def _table_3() -> Iterator[Cell]:
 # Columns of Tables 4 and 11, and the metrics of Tables 4b and 12.
 _DENSE = {"AP50": ("detection", "voc2007"), "mIoU": ("segmentation", "voc2012")}
 _DEPTH = {
-    "pct. < 1.25": "pct_1.25",
-    "pct. < 1.25^2": "pct_1.25^2",
-    "pct. < 1.25^3": "pct_1.25^3",
+    "pct. < 1.25": "pct1.25",
+    "pct. < 1.25^2": "pct1.25^2",
+    "pct. < 1.25^3": "pct1.25^3",
     "rms": "rms",
     "rel": "rel",
 }
@@ -94,7 +94,7 @@ def _not_yet(method: str) -> str:
 
 def _boxes_and_masks(table: str) -> Iterator[Cell]:
     """Tables 4a and 11."""
-    metrics = {"AP50": "ap50", "mIoU": "mean_iou"}
+    metrics = {"AP50": "ap50", "mIoU": "mIoU"}
     for method, *cells in _BYOL[f"Table {table}"]:
         for (column, (protocol, benchmark)), cell in zip(_DENSE.items(), cells, strict=True):
             printed = numbers({column: metrics[column]}, [cell])
