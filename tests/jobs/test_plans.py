@@ -4,7 +4,6 @@ import pytest
 
 import tiny_checkpoints
 from byol_jax.data import sources
-from byol_jax.errors import UserError
 from byol_jax.jobs import plans
 from experiments import paper as page
 
@@ -28,18 +27,6 @@ def config_of(options: str, checkpoint: str | None = None, **changes):
     config.checkpoint = checkpoint
     config.update({"datasets": "CIFAR10=digits", "any_network": True, **changes})
     return config
-
-
-def test_data_sets_are_named_as_in_the_tables_or_in_table_10() -> None:
-    assert plans.data_sets("birdsnap=/b,Caltech-101=/c", "CIFAR10=npz:x.npz") == {
-        "birdsnap": "folder:/b",
-        "caltech101": "folder:/c",
-        "cifar10": "npz:x.npz",
-    }
-    with pytest.raises(UserError, match="did you mean 'cifar10'"):
-        plans.data_sets("CIFAR1=/x", "")
-    with pytest.raises(UserError, match=r"config\.folders.*'birdsnap'"):
-        plans.data_sets("birdsnap", "")
 
 
 def test_the_data_of_a_pre_training_is_known_by_its_name(tmp_path, checkpoint) -> None:
