@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import tiny_checkpoints
+from byol_jax.data.dense import sources as dense_sources
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.jobs import overrides, paper, plans
 from byol_jax.results import measures
@@ -245,10 +246,9 @@ def test_a_signal_ends_the_table(tmp_path, checkpoint, run, error) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("table=4a", "BYOL (ours), detection: AP50 77.5"),
-        ("table=4b", "BYOL (ours), depth: NYU v2 84.6 / 96.7 / 99.1 / 0.541 m / 0.129"),
-        ("table=11", "RelPos [23], by [40]*, detection: AP50 66.8"),
-        ("table=12", "Color [41], by [40]*, depth: NYU v2 76.8 / 93.5 / 97.7 / 0.444 m / 0.164"),
+        ("table=4a,protocol=detection", "BYOL (ours), detection: AP50 77.5"),
+        ("table=11,protocol=detection", "RelPos [23], by [40]*, detection: AP50 66.8"),
+        ("table=12,row=Color", "depth: NYU v2 76.8 / 93.5 / 97.7 / 0.444 m / 0.164"),
         ("table=lecture-detection", "SimSiam, base, detection: VOC 07 75.5 / 47.0 / 50.2"),
         # And every other row that nothing here makes.
         ("table=1,row=MoCo v2", "MoCo v2 [37] ResNet-50, linear: ImageNet 71.1"),
@@ -262,6 +262,64 @@ def test_what_is_not_here_is_printed_without_a_checkpoint(
     assert words in printed
     assert words in (tmp_path / "table.md").read_text()
     assert "not here" in printed or "another method" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("table=4a", "BYOL (ours), segmentation: mIoU 76.3"),
+        ("table=4b", "BYOL (ours), depth: NYU v2 84.6 / 96.7 / 99.1 / 0.541 m / 0.129"),
+    ],
+)
+def test_dense_rows_need_a_checkpoint(tmp_path, capsys, run, options, words) -> None:
+    config = config_of(options, any_network=False)
+    with pytest.raises(UserError, match=r"give a BYOL ResNet-50 trained on ImageNet"):
+        run(config, tmp_path, Jobs())
+    assert words in capsys.readouterr().out
+
+
+def test_masks_are_asked_for_with_the_key_that_names_them(
+    tmp_path, checkpoint, capsys, run
+) -> None:
+    with pytest.raises(UserError, match=r"VOCtrainval.*--config\.folders='voc2012=DIR'"):
+        run(config_of("table=4a,row=BYOL", checkpoint), tmp_path, Jobs())
+    assert "BYOL (ours), detection: AP50 77.5" in capsys.readouterr().out
+
+
+def test_depth_beside_the_papers(tmp_path, checkpoint, capsys, run, monkeypatch) -> None:
+    """Table 4b, whose job is replaced: units, directions, and the frames that there are."""
+    sizes = {"train": 636, "valid": 159, "test": 654}
+
+    class Counted:
+        def __init__(self, size):
+            self.size = size
+
+    def load(dataset, split, kind, **_):
+        assert (dataset, kind) == ("nyu:/data/nyu.mat", "depth")
+        return Counted(sizes[split])
+
+    monkeypatch.setattr(dense_sources, "load", load)
+    jobs = Jobs(values=DEPTH)
+    config = config_of("table=4b", checkpoint, datasets="NYU=nyu:/data/nyu.mat")
+    run(config, tmp_path, jobs)
+    (job_config,) = jobs.configs  # the others are networks of other methods
+    assert (job_config.job, job_config.dataset, job_config.data_dir) == (
+        *("depth", "nyu:/data/nyu.mat", None),
+    )
+    assert (job_config.checkpoint, job_config.network) == (checkpoint, "online")
+    printed = capsys.readouterr().out.splitlines()
+    row = "BYOL (ours), depth, NYU v2, rms"
+    (rms,) = (line for line in printed if line.startswith(row))
+    assert "0.541 m" in rms and "0.529 m  -0.012 (better)" in rms
+    assert "silent in the paper and chosen here: training frames" in rms
+    # 795 frames are one of the two copies.
+    assert "fitted images" not in rms and "350 of 654 test images scored" in rms
+    assert "instead of NYU" not in rms
+    # 1000 frames are none of them.
+    sizes["train"] = 841
+    run(config_of("table=4b", checkpoint, datasets=config.datasets), tmp_path / "again", jobs)
+    printed = capsys.readouterr().out
+    assert "841 fitted images (NYU Depth v2 has 636 or 38,067)" in printed
 
 
 def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, capsys, run) -> None:
