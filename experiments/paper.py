@@ -5,22 +5,24 @@
     ... --config=experiments/paper.py:table=3,protocol=linear,cells=CIFAR10+DTD ...
     ... --config.folders='birdsnap=/data/birdsnap,aircraft=/data/aircraft'
     ... --config.datasets='CIFAR10=npz:/data/cifar10.npz'
+    ... --config.datasets='VOC2012=voc:/data/VOCdevkit,NYU=nyu:/data/nyu'       for 4a, 4b, 11, 12
     ... --config=experiments/paper.py:table=10          which data sets are on this machine
 
 Runs the cells of the table whose data set is on this machine and whose network is that of the
 checkpoint, each by the page of its protocol (linear.py, transfer.py, semi.py, finetune.py,
-supervised.py). It prints the paper's number, ours, their difference, and the protocol as it was
-run; all other cells are listed with the reason. The same command resumes where it was stopped, and
-runs nothing twice.
+supervised.py, segmentation.py, depth.py). It prints the paper's number, ours, their difference, and
+the protocol as it was run; all other cells are listed with the reason. Percent have no unit; where
+less is better, the difference says whether it is better or worse. The same command resumes where it
+was stopped, and runs nothing twice.
 
 Options:
-- table=1, 2, 3, 7, 8, 9, 10 or 13 of BYOL; simclr-1 (its row Supervised), simclr-6, simclr-7,
+- table=1, 2, 3, 4a, 4b, 7 to 13 of BYOL; simclr-1 (its row Supervised), simclr-6, simclr-7,
   simclr-8, simclr-B.2, simclr-B.3, simclr-B.4 or simclr-B.5; text and simclr-text for numbers that
-  stand in the text alone; lecture-1, the lecture's table of 100 to 800 epochs. Of 4a, 4b, 11, 12
-  and lecture-detection only the printed numbers are here: nothing evaluates segmentation,
-  detection or depth yet. Of the ablations 5a to 20, the rows whose networks BYOL's authors
-  released, with --config.released=DIR (docs/weights.md); tables of trainings, these and others such
-  as lecture-moco, are those of ablate.py.
+  stand in the text alone; lecture-1, the lecture's table of 100 to 800 epochs. Of detection, in 4a,
+  11 and lecture-detection, only the printed numbers are here: nothing evaluates it yet. Of the
+  ablations 5a to 20, the rows whose networks BYOL's authors released, with --config.released=DIR
+  (docs/weights.md); tables of trainings, these and others such as lecture-moco, are those of
+  ablate.py.
 - row=: the row of that name, otherwise the rows whose names begin with it, as in row=BYOL. Rows
   that train networks from scratch (random init, supervised) run only if they are named in this
   way. Supervised networks stay in the folders of their cells, as checkpoints for other tables.
@@ -107,7 +109,8 @@ def resolved(cell: Cell, named: bool) -> dict[str, Any]:
     page = importlib.import_module(f"experiments.{cell.page}")
     config = page.get_config(*filter(None, [cell.options]))
     config.update_from_flattened_dict(cell.changes)
-    config.benchmark = cell.benchmark
+    if "benchmark" in config:  # pages of sets with a target per pixel have none
+        config.benchmark = cell.benchmark
     return plain | {"folder": cell.folder, "config": config.to_dict()}
 
 

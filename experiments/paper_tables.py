@@ -72,47 +72,79 @@ def _table_3() -> Iterator[Cell]:
     yield from transfer("3", "finetune", _BYOL["Table 3, fine-tuned"], "ResNet-50")
 
 
-# Columns of Tables 4 and 11, and the metrics of Tables 4b and 12.
-_DENSE = {"AP50": ("detection", "voc2007"), "mIoU": ("segmentation", "voc2012")}
 _DEPTH = {
-    "pct. < 1.25": "pct_1.25",
-    "pct. < 1.25^2": "pct_1.25^2",
-    "pct. < 1.25^3": "pct_1.25^3",
+    "pct. < 1.25": "pct1.25",
+    "pct. < 1.25^2": "pct1.25^2",
+    "pct. < 1.25^3": "pct1.25^3",
     "rms": "rms",
     "rel": "rel",
 }
-# Whose networks there are pages for.
-_OUR_METHODS = (
-    *("BYOL", "SimCLR (repro", "MoCo v2", "SimSiam"),
-    *("Supervised-IN", "ImageNet supervised", "scratch"),
+# The networks of Tables 4, 11 and 12 that are trained here. BYOL's paper takes the numbers of [9]
+# from MoCo's paper, whose first version that is, and those of [83] from FCRN's; neither network
+# that was trained on labels is described.
+_ON_LABELS = Network("supervised", variant="usual", epochs=90)
+_DENSE_NETWORKS = {
+    "BYOL (ours)": Network("byol"),
+    "SimCLR (repro)": Network("simclr", variant="repro"),
+    "MoCo [9]": Network("moco", variant="v1", epochs=200),
+    "Supervised-IN [9]": _ON_LABELS,
+    "Supervised-IN [83]": _ON_LABELS,
+}
+# docs/deviations.md, dense transfer.
+_MASKS_NOTE = (
+    "silent in the paper and chosen here: held-out images, start of the head, upsampling "
+    "(docs/deviations.md, 80, 81, 89)"
+)
+_DEPTH_NOTE = (
+    "silent in the paper and chosen here: training frames, layers around the up-projections, "
+    "where depth is compared (docs/deviations.md, 84, 88)"
+)
+# Whose detection would be run if there were a page: rows of BYOL's paper and of the lecture.
+_DETECTED = (
+    *_DENSE_NETWORKS,
+    *("BYOL (repro", "SimCLR (repro", "MoCo v2", "SimSiam", "ImageNet supervised", "scratch"),
 )
 
 
-def _not_yet(method: str) -> str:
-    return NOT_YET if method.startswith(_OUR_METHODS) else ANOTHER_METHOD
+def _detection(cell: Cell) -> Cell:
+    """A cell that no page makes."""
+    is_ours = cell.row.startswith(_DETECTED)
+    return cell._replace(reason=NOT_YET if is_ours else ANOTHER_METHOD)
+
+
+def _segmentation(cell: Cell) -> Cell:
+    """A cell of segmentation.py, if its network is trained here."""
+    if cell.row not in _DENSE_NETWORKS:
+        return cell._replace(reason=ANOTHER_METHOD)
+    cell = cell._replace(page="segmentation", network=_DENSE_NETWORKS[cell.row], note=_MASKS_NOTE)
+    if "[9]" in cell.row:
+        note = f"the number is of MoCo's paper, by its protocol; {cell.note}"
+        return cell._replace(options="preset=moco", note=note)
+    return cell
 
 
 def _boxes_and_masks(table: str) -> Iterator[Cell]:
     """Tables 4a and 11."""
-    metrics = {"AP50": "ap50", "mIoU": "mean_iou"}
-    for method, *cells in _BYOL[f"Table {table}"]:
-        for (column, (protocol, benchmark)), cell in zip(_DENSE.items(), cells, strict=True):
-            printed = numbers({column: metrics[column]}, [cell])
-            if printed:
-                yield Cell(
-                    *(table, method, column, protocol, printed),
-                    benchmark=benchmark,
-                    reason=_not_yet(method),
-                )
+    for method, boxes, masks in _BYOL[f"Table {table}"]:
+        if boxed := numbers({"AP50": "ap50"}, [boxes]):
+            cell = Cell(table, method, "AP50", "detection", boxed, benchmark="voc2007")
+            yield _detection(cell)
+        if segmented := numbers({"mIoU": "mIoU"}, [masks]):
+            cell = Cell(table, method, "mIoU", "segmentation", segmented, benchmark="voc2012")
+            yield _segmentation(cell)
 
 
 def _depth(table: str) -> Iterator[Cell]:
     """Tables 4b and 12."""
     for method, *cells in _BYOL[f"Table {table}"]:
-        printed = numbers(_DEPTH, cells)
-        yield Cell(
-            *(table, method, "NYU v2", "depth", printed), benchmark="", reason=_not_yet(method)
-        )
+        cell = Cell(table, method, "NYU v2", "depth", numbers(_DEPTH, cells), benchmark="nyu")
+        if method not in _DENSE_NETWORKS:
+            yield cell._replace(reason=ANOTHER_METHOD)
+            continue
+        note = _DEPTH_NOTE
+        if "[83]" in method:
+            note = f"the numbers are of FCRN's paper, by its training, here App. E.6's; {note}"
+        yield cell._replace(page="depth", network=_DENSE_NETWORKS[method], note=note)
 
 
 def _table_7() -> Iterator[Cell]:
@@ -352,12 +384,12 @@ def _lecture_detection() -> Iterator[Cell]:
     metrics = {"AP50": "ap50", "AP": "ap", "AP75": "ap75"}
     for method, *cells in _LECTURE["Detection"]:
         for i, column in enumerate(_BOXES):
-            yield Cell(
+            cell = Cell(
                 *("lecture-detection", method, column, "detection"),
                 numbers(metrics, cells[3 * i : 3 * i + 3]),
                 benchmark="voc2007" if column.startswith("VOC") else "",
-                reason=_not_yet(method),
             )
+            yield _detection(cell)
 
 
 # The cells of each table, in its order.

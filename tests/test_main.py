@@ -104,6 +104,7 @@ PAGES = {
     "paper": "paper:table=3",
     "finetune": "finetune",
     **{job: job for job in ("evaluate", "linear", "transfer", "transformations", "compare")},
+    **{job: job for job in ("segmentation", "depth")},
 }
 
 

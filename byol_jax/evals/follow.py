@@ -43,7 +43,7 @@ class Score(NamedTuple):
       metric: as in `top1`.
       value: the number, in `unit`.
       settings: what the protocol leaves open.
-      unit: `percent` for accuracies.
+      unit: `percent` for accuracies, see `results.measures`.
     """
 
     protocol: str

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 _logger = logging.getLogger(__name__)
 
 
-def choose(scores: Sequence[float | None], caution: Sequence[tuple[float, ...]]) -> int:
-    """The index of the highest score; of equal ones that of the most cautious setting.
+def choose(
+    scores: Sequence[float | None],
+    caution: Sequence[tuple[float, ...]],
+    lower_is_better: bool = False,
+) -> int:
+    """The index of the best score; of equal ones that of the most cautious setting.
 
     Cautious is what fits the training images less: the larger penalty, then the lower rate, then
     the fewer epochs. The papers do not say how they decide.
@@ -17,9 +21,11 @@ def choose(scores: Sequence[float | None], caution: Sequence[tuple[float, ...]])
       scores: validation scores; None for a training that diverged. One at least is a number.
       caution: for each score, numbers that are compared from the first on; the larger, the more
         cautious.
+      lower_is_better: whether the scores are errors, such as a root mean square.
     """
+    sign = -1 if lower_is_better else 1
     keys = [
-        (-math.inf if score is None else score, numbers)
+        (-math.inf if score is None else sign * score, numbers)
         for score, numbers in zip(scores, caution, strict=True)
     ]
     return max(range(len(keys)), key=keys.__getitem__)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from byol_jax.augment import byol
 from byol_jax.data.folder import parts_of, with_labels
 from byol_jax.errors import require
-from byol_jax.results import tables
+from byol_jax.results import measures, tables
 from byol_jax.results.records import Record
 from byol_jax.weights import hub, stablehlo
 from byol_jax.weights.trained import UNKNOWN_LICENCE, Trained
@@ -137,12 +137,6 @@ def _facts(trained: Trained, name: str) -> list[str]:
     ]
 
 
-def _value(record: Record) -> str:
-    error = record.settings.get("standard_error")
-    value = f"{record.value:.1f}" if record.unit == "percent" else f"{record.value:.3g}"
-    return value if error is None else f"{value} +- {error:.1f}"
-
-
 def _numbers(records: Sequence[Record]) -> list[str]:
     """A table of the evaluations of this network."""
     if not records:
@@ -151,9 +145,9 @@ def _numbers(records: Sequence[Record]) -> list[str]:
     header = ["protocol", "data set", "split", "examples", "metric", "value"]
     rows = [header + ["paper"] * has_paper]
     for record in records:
-        unit = "%" if record.unit == "percent" else record.unit
+        metric = measures.title(record.metric, measures.of(record.metric, record.unit))
         row = [record.protocol, _set_name(record.dataset), record.split, str(record.n_examples)]
-        row += [f"{record.metric} ({unit})", _value(record)]
+        row += [metric, tables.value_of(record)]
         rows.append(row + [str(record.settings.get("paper_value", "-"))] * has_paper)
     return tables.markdown(rows)
 

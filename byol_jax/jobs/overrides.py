@@ -10,6 +10,7 @@ import ml_collections
 
 from byol_jax import checks
 from byol_jax.data import folder
+from byol_jax.data.dense import sources as dense_sources
 from byol_jax.errors import UserError, require
 
 # Keys that may be left open again, with the word None.
@@ -17,7 +18,9 @@ _OPEN = ("num_steps", "stop_at")
 
 
 def parse_pairs(name: str, text: str) -> dict[str, str]:
-    """`a=b,c=d` as a dict; the comma of `folder:DIR,labels=FILE` parts nothing.
+    """`a=b,c=d` as a dict.
+
+    The commas within a data set, as in `folder:DIR,labels=FILE` or `voc:DIR,sbd=DIR`, part nothing.
 
     Raises:
       UserError: a part without an equals sign, a key or a value.
@@ -30,6 +33,8 @@ def parse_pairs(name: str, text: str) -> dict[str, str]:
         before = pairs.get(last, "")
         if key == "labels" and before.startswith("folder:") and not folder.parts_of(before)[1]:
             pairs[last] = folder.with_labels(before, value)
+        elif dense_sources.takes(before, key):
+            pairs[last] = f"{before},{key}={value}"
         else:
             pairs[key] = value
     return pairs

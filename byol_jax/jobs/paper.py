@@ -17,7 +17,7 @@ from byol_jax.data import sources
 from byol_jax.errors import UserError, require
 from byol_jax.jobs import failures, job_of
 from byol_jax.jobs.plans import Cell, Plan, plan_cells
-from byol_jax.results import tables
+from byol_jax.results import measures, tables
 from byol_jax.results.records import Record, publish, read_results
 from byol_jax.runtime import disk, metrics, processes
 
@@ -31,7 +31,7 @@ class Line(NamedTuple):
       cell: name of the cell.
       paper: the paper's number.
       measured: the checkpoint's number.
-      difference: measured minus the paper's.
+      difference: measured minus the paper's, and whether that is better where less is.
       protocol: how it was measured, and what does not compare.
     """
 
@@ -145,9 +145,9 @@ def _lines(plan: Plan, records: Mapping[str, Record]) -> list[Line]:
         record = records.get(number["metric"])
         measured = difference = protocol = "-"
         if record:
-            decimals = number["decimals"]
-            measured = f"{record.value:.{decimals}f}"
-            difference = tables.signed(record.value - number["value"], decimals)
+            printed, decimals = number["value"], number["decimals"]
+            measured = _with_unit(record.value, number)
+            difference = tables.difference(number["metric"], record.value, printed, decimals)
             protocol = _protocol(plan, record)
         lines.append(Line(name, _paper(number), measured, difference, protocol))
     return lines
@@ -155,7 +155,13 @@ def _lines(plan: Plan, records: Mapping[str, Record]) -> list[Line]:
 
 def _paper(number: Mapping[str, Any]) -> str:
     elsewhere = f" ({number['elsewhere']})" if number["elsewhere"] else ""
-    return f"{number['value']:.{number['decimals']}f}{elsewhere}"
+    return f"{_with_unit(number['value'], number)}{elsewhere}"
+
+
+def _with_unit(value: float, number: Mapping[str, Any]) -> str:
+    """A value with the digits of the paper's, and with its unit; percent needs none."""
+    unit = measures.of(number["metric"]).unit
+    return f"{value:.{number['decimals']}f}" + f" {unit}" * (unit not in ("percent", "1"))
 
 
 def _protocol(plan: Plan, record: Record) -> str:

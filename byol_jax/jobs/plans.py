@@ -5,7 +5,6 @@ Reads names and labels, and no images. Cells that cannot be run are listed with 
 
 import json
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ import ml_collections
 
 from byol_jax import checks
 from byol_jax.checks import check_keys, one_of
-from byol_jax.data import sources, table10
+from byol_jax.data import sources
 from byol_jax.errors import UserError, require
-from byol_jax.jobs import overrides, pretrained
+from byol_jax.jobs import benchmarks, overrides, pretrained
+from byol_jax.jobs.benchmarks import Benchmark
 from byol_jax.runtime import paths
 
 # A `papers.cells.Cell` as plain values, with `place`; and `folder` and `config` if it can be run.
@@ -81,7 +81,7 @@ class _Context(NamedTuple):
     Attributes:
       config: config of the job `paper`.
       workdir: its workdir.
-      given: data sets by the keys of their rows in Table 10, in place of TFDS.
+      given: data sets by their keys, in place of TFDS.
       changes: values by key of `config.override`.
       source: the checkpoint, if there is one.
       trainings: configs of the papers' networks by the names in the cells.
@@ -105,7 +105,7 @@ def plan_cells(
     """
     check_keys(config, RULES)
     _check_sources(config)
-    given = data_sets(config.folders, config.datasets)
+    given = benchmarks.given(config.folders, config.datasets)
     changes = overrides.parse_pairs("override", config.override)
     for key in changes:
         require(
@@ -129,11 +129,12 @@ def plan_cells(
         if not reason:
             plan, reason = _planned(cell, context)
         if plan:
-            reads = _reads(plan.config)
+            benchmark = benchmarks.of(cell["benchmark"])
+            reads = _reads(benchmark, plan.config)
             if reads not in checked:
-                checked[reads] = _counts(plan.config)
+                checked[reads] = _counts(benchmark, plan.config)
             counts, reason = checked[reads]
-            departures = (*plan.departures, *_other_counts(cell, plan.config, counts))
+            departures = (*plan.departures, *_other_counts(benchmark, plan.config, counts))
             plan = plan._replace(departures=departures, scored=counts.get("score_split", 0))
         if plan and not reason:
             plans.append(plan)
@@ -170,24 +171,6 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def data_sets(folders: str, datasets: str) -> dict[str, str]:
-    """The data sets that the user names in place of TFDS, by the keys of Table 10.
-
-    Args:
-      folders: `NAME=DIR,...`.
-      datasets: `NAME=DATASET,...`, as in `CIFAR10=npz:FILE`.
-
-    Raises:
-      UserError: a name that is not in Table 10.
-    """
-    pairs = [(k, f"folder:{v}") for k, v in overrides.parse_pairs("folders", folders).items()]
-    pairs += overrides.parse_pairs("datasets", datasets).items()
-    return {
-        table10.by_name(re.sub(r"[^a-z0-9]", "", name.lower())).key: dataset
-        for name, dataset in pairs
-    }
-
-
 def _wrong_network(cell: Cell, context: _Context) -> str:
     """Why the checkpoint is not the one of a cell; empty if it is, or if the cell needs none."""
     need, source = cell["network"], context.source
@@ -217,11 +200,11 @@ def _planned(cell: Cell, context: _Context) -> tuple[Plan | None, str]:
     """The plan of a cell, or the reason why there is none."""
     config, source = context.config, context.source
     key, need = cell["benchmark"], cell["network"]
-    row = table10.by_name(key)
-    if key not in context.given and row.tfds is None:
-        return None, f"{row.note} Then give --config.folders='{key}=DIR'"
+    benchmark = benchmarks.of(key)
+    if key not in context.given and benchmark.registered is None:
+        return None, f"{benchmark.advice} Then give --config.folders='{key}=DIR'"
     job_config = ml_collections.ConfigDict(cell["config"])
-    job_config.dataset = context.given.get(key, f"tfds:{row.tfds}")
+    job_config.dataset = context.given.get(key, benchmark.registered)
     departures: list[str] = []
     step, name = None, cell["name"]
     if cell["released"]:
@@ -236,10 +219,9 @@ def _planned(cell: Cell, context: _Context) -> tuple[Plan | None, str]:
             if source.method == pretrained.OTHER:
                 name = f"{source.words}, beside {name}"
         departures += pretrained.departures_of(need, source, wanted)
-    kind, _, _ = job_config.dataset.partition(":")
-    if kind not in ("folder", "npz") and table10.of_dataset(job_config.dataset) != row:
-        departures.append(f"{job_config.dataset} instead of {row.name}")
-    if kind == "tfds":
+    if not benchmark.is_one(job_config.dataset):
+        departures.append(f"{job_config.dataset} instead of {benchmark.name}")
+    if job_config.dataset.startswith("tfds:"):
         job_config.data_dir = config.data_dir or (source.trained.data_dir if source else None)
     applied = overrides.apply(job_config, context.changes)
     decide = checks.deciding(job_config.to_dict())
@@ -248,22 +230,19 @@ def _planned(cell: Cell, context: _Context) -> tuple[Plan | None, str]:
     return Plan(cell, job_config, folder, step, tuple(departures), name), ""
 
 
-def _reads(config: ml_collections.ConfigDict) -> tuple[Any, ...]:
+def _reads(benchmark: Benchmark, config: ml_collections.ConfigDict) -> tuple[Any, ...]:
     """The images that a run reads."""
     splits = tuple(config[name] for name in _SPLITS)
-    return config.dataset, config.data_dir, config.benchmark, splits, config.get("train_dataset")
+    return config.dataset, config.data_dir, benchmark.key, splits, config.get("train_dataset")
 
 
-def _counts(config: ml_collections.ConfigDict) -> tuple[dict[str, int], str]:
+def _counts(benchmark: Benchmark, config: ml_collections.ConfigDict) -> tuple[dict[str, int], str]:
     """Numbers of images of a run by the keys of its splits, and why there are none."""
     counts = {}
     try:
         for name in _SPLITS:
             if config[name]:
-                image_set = sources.load(
-                    config.dataset, config[name], config.data_dir, config.benchmark, key=""
-                )
-                counts[name] = image_set.size
+                counts[name] = benchmark.number(config.dataset, config[name], config.data_dir)
         if config.get("train_dataset"):
             sources.load(config.train_dataset, "train", config.data_dir, key="")
     except UserError as error:
@@ -272,17 +251,18 @@ def _counts(config: ml_collections.ConfigDict) -> tuple[dict[str, int], str]:
 
 
 def _other_counts(
-    cell: Cell, config: ml_collections.ConfigDict, counts: Mapping[str, int]
+    benchmark: Benchmark, config: ml_collections.ConfigDict, counts: Mapping[str, int]
 ) -> list[str]:
-    """Numbers of images that are not Table 10's, in words.
+    """Numbers of images that are not the paper's, in words.
 
-    The images of `train_dataset`, which are fitted in place of `fit_split`, have no row there.
+    The images of `train_dataset`, which are fitted in place of `fit_split`, have no row in Table
+    10.
     """
-    row = table10.by_name(cell["benchmark"])
     words = []
     for name, count in counts.items():
-        size = table10.table_size(row, config[name])
+        sizes = benchmark.sizes(config[name])
         is_fitted = name != "fit_split" or not config.get("train_dataset")
-        if size is not None and size != count and is_fitted:
-            words.append(f"{count:,} {_SPLITS[name]} images (Table 10 has {size:,})")
+        if sizes and count not in sizes and is_fitted:
+            wanted = " or ".join(f"{size:,}" for size in sizes)
+            words.append(f"{count:,} {_SPLITS[name]} images ({benchmark.source} has {wanted})")
     return words

@@ -149,7 +149,7 @@ def read(config: ml_collections.ConfigDict, given: Mapping[str, str]) -> Checkpo
 
     Args:
       config: config of the job `paper`.
-      given: data sets by the keys of their rows in Table 10, in place of TFDS.
+      given: data sets by their keys, in place of TFDS.
 
     Raises:
       UserError: it is not a checkpoint, or `config.method` is not its method.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from byol_jax.errors import GuardError, UserError, require
-from byol_jax.results import scores
+from byol_jax.results import measures, scores
 from byol_jax.runtime import disk
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Record(NamedTuple):
     Attributes:
       metric: as in `top1`.
       value: the number, in `unit`.
-      unit: `percent` for accuracies.
+      unit: `percent` for accuracies, see `measures`.
       protocol: as in `linear`, `linear/2-per-class`, `knn`.
       network: one of `NETWORKS`; `random` is untrained.
       dataset: the data set, as in `config.dataset`.
@@ -93,13 +93,16 @@ def validate(record: Record) -> None:
     """Checks the words and numbers of a record.
 
     Raises:
-      ValueError: a word is empty, the network is not one of `NETWORKS`, the value is not finite,
-        or there are no examples.
+      ValueError: a word is empty, the unit is not that of the metric, the network is not one of
+        `NETWORKS`, the value is not finite, or there are no examples.
     """
     for field in ("metric", "unit", "protocol", "network", "dataset", "split"):
         word = getattr(record, field)
         if not isinstance(word, str) or not word:
             raise ValueError(f"a record's {field} must be a word, not {word!r}")
+    unit = measures.of(record.metric, record.unit).unit
+    if record.unit != unit:  # else it would be compared with numbers in another one
+        raise ValueError(f"the unit of {record.metric} is {unit!r}, not {record.unit!r}")
     if record.network not in NETWORKS:
         raise ValueError(f"a record's network is one of {', '.join(NETWORKS)}: {record.network!r}")
     if not math.isfinite(record.value):

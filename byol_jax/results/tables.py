@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from byol_jax.results import measures
 from byol_jax.results.records import NETWORKS, Record
 
 _TRAINED = ("target", "online")
@@ -43,6 +44,17 @@ def signed(value: float, decimals: int = 1) -> str:
     return f"{round(value, decimals) + 0.0:+.{decimals}f}"
 
 
+def difference(metric: str, ours: float, theirs: float, decimals: int = 1) -> str:
+    """Ours minus theirs with its sign, and a word where the sign misleads, since less is better.
+
+    As in `-16.3` for accuracies, and in `-0.012 (better)` for errors.
+    """
+    text = signed(ours - theirs, decimals)
+    if not measures.of(metric).lower_is_better or not float(text):
+        return text
+    return f"{text} ({'better' if ours < theirs else 'worse'})"
+
+
 def notes(records: Collection[Record]) -> list[str]:
     """Lines below a table, for columns whose numbers do not speak for themselves."""
     if not any(record.metric == "std_sqrt_dim" for record in records):
@@ -53,11 +65,11 @@ def notes(records: Collection[Record]) -> list[str]:
     ]
 
 
-def _cell(record: Record | None) -> str:
-    if record is None:
-        return "-"
-    error = record.settings.get("standard_error")
-    return f"{record.value:.1f}" if error is None else f"{record.value:.1f} +- {error:.1f}"
+def value_of(record: Record) -> str:
+    """The value of a record with its standard error, if it has one, and without the unit."""
+    measure = measures.of(record.metric, record.unit)
+    value, error = measures.number(record.value, measure), record.settings.get("standard_error")
+    return value if error is None else f"{value} +- {measures.number(error, measure)}"
 
 
 # Protocol, solver, metric, unit.
@@ -73,7 +85,7 @@ def _header(column: _Column, columns: Sequence[_Column]) -> str:
     protocol, solver, metric, unit = column
     solvers = {c[1] for c in columns if c[0] == protocol}
     by = f" by {solver}" if len(solvers) > 1 and solver else ""
-    return f"{protocol}{by} {metric} ({'%' if unit == 'percent' else unit})"
+    return f"{protocol}{by} {measures.title(metric, measures.of(metric, unit))}"
 
 
 class Block(NamedTuple):
@@ -93,9 +105,9 @@ def _block(records: Sequence[Record], step: int | None) -> Block:
     cells = {(r.network, *_column(r)): r for r in records}
     networks = [name for name in NETWORKS if any(r.network == name for r in records)]
     rows = [["network", *(_header(column, columns) for column in columns)]]
-    rows += [
-        [name, *(_cell(cells.get((name, *column))) for column in columns)] for name in networks
-    ]
+    for name in networks:
+        own = [cells.get((name, *column)) for column in columns]
+        rows.append([name, *("-" if record is None else value_of(record) for record in own)])
     counts = " or ".join(str(count) for count in sorted({r.n_examples for r in records}))
     caption = (
         f"{records[0].dataset}, {records[0].split} split, {counts} examples, "

@@ -12,7 +12,7 @@ class Number(NamedTuple):
 
     Attributes:
       column: name of the column in the table.
-      value: the number, in percent; `rms` is in metres and `rel` a ratio.
+      value: the number, in the unit of its metric (byol_jax/results/measures.py).
       metric: metric of the record that it compares with.
       elsewhere: what the paper prints for the same number in another place, if it differs.
       decimals: printed digits behind the point.
@@ -52,12 +52,13 @@ class Cell(NamedTuple):
       table: key of the table in `table=`: `3` is BYOL's, `simclr-8` is SimCLR's.
       row: method and architecture.
       column: the data set, or the share of labels.
-      protocol: `linear`, `finetune` (whole networks), `supervised` (from scratch), or one that is
-        not here yet: `segmentation`, `detection`, `depth`.
+      protocol: `linear`, `finetune` (whole networks), `supervised` (from scratch), `segmentation`,
+        `depth`, or one that is not here yet: `detection`.
       numbers: printed numbers, at least one.
       page, options: what runs it, `experiments/PAGE.py:OPTIONS`; empty if no page does.
       changes: dotted keys of the page's config, with their values.
-      benchmark: key of the row of Table 10 that it reads.
+      benchmark: key of the row of Table 10 that it reads, or of a set with a target per pixel
+        (byol_jax/data/dense/benchmarks.py).
       network: what `config.checkpoint` must be; None if the page trains from scratch.
       note: what the paper leaves open.
       reason: why no page runs it.
@@ -100,7 +101,7 @@ class Cell(NamedTuple):
 
 TOP1_TOP5 = {"Top-1": "top1", "Top-5": "top5"}
 ANOTHER_METHOD = "another method, nothing here makes its number"
-NOT_YET = "not here yet: no page evaluates segmentation, detection or depth"
+NOT_YET = "not here yet: no page evaluates detection"
 # The sets of BYOL Tables 3 and 8 and SimCLR Table B.5 in their order, and the keys of their rows in
 # BYOL Table 10.
 TRANSFER_SETS = {

@@ -31,6 +31,8 @@ VARIANTS: Mapping[str, str] = {
     "repro": "T and T' of BYOL Table 6, as BYOL's reproduction of SimCLR",
     "baseline": "1000 epochs of crops, colors and blur (SimCLR App. B.8.1)",
     "broader": "broader augmentations (SimCLR App. B.2): simclr.py:augment=broader",
+    "v1": "MoCo's first version: moco.py:version=1",
+    "usual": "a training that the paper does not describe: here 90 epochs of crops and flips",
 }
 
 
@@ -38,28 +40,37 @@ def page(network: Network) -> str:
     """The page that trains a network, with its options: `byol.py:epochs=1000,depth=50,width=1`."""
     size = f"epochs={network.epochs},depth={network.depth},width={network.width:g}"
     if network.method == "supervised":
-        return f"supervised.py:{size},augment=simclr"
+        return f"supervised.py:{size},{_labels_of(network)}"
     if network.data == "places365":
         return "places365.py" + ":method=simclr" * (network.method == "simclr")
     if network.method in _PAGES:
-        return f"{network.method}.py:{size}{_PAGES[network.method][1]}"
+        return f"{network.method}.py:{size}{_more_of(network)}"
     return f"{network.method}.py:{size}" + ",augment=broader" * (network.variant == "broader")
 
 
-def _config_of(network: Network) -> ml_collections.ConfigDict:
-    """The config of a network's training, its data set aside.
+def _labels_of(network: Network) -> str:
+    """The augmentation of a supervised network.
 
-    Supervised networks have the crops, colours and blur of SimCLR's pre-training, as in its App.
-    B.8.1.
+    That of its "baseline" is the crops, colours and blur of SimCLR's pre-training (SimCLR App.
+    B.8.1).
     """
+    return "augment=crop" if network.variant == "usual" else "augment=simclr"
+
+
+def _more_of(network: Network) -> str:
+    """The options of the pages of the lecture's methods, behind those of the size."""
+    return ",version=1" if network.variant == "v1" else _PAGES[network.method][1]
+
+
+def _config_of(network: Network) -> ml_collections.ConfigDict:
+    """The config of a network's training, its data set aside."""
     size = f"epochs={network.epochs},depth={network.depth},width={network.width:g}"
     if network.method == "supervised":
-        return supervised.get_config(f"{size},augment=simclr")
+        return supervised.get_config(f"{size},{_labels_of(network)}")
     if network.data == "places365":
         return places365.get_config(f"method={network.method}")
     if network.method in _PAGES:
-        get_config, batch = _PAGES[network.method]
-        return get_config(size + batch)
+        return _PAGES[network.method][0](size + _more_of(network))
     if network.method == "byol":
         return byol.get_config(size)
     config = simclr.get_config(size + ",augment=broader" * (network.variant == "broader"))

@@ -36,3 +36,15 @@ def test_a_best_value_at_an_end_of_the_grid_is_warned_of(values, best, end, capl
 )
 def test_of_equal_scores_the_most_cautious_setting_wins(scores, caution, best):
     assert choose(scores, caution) == best
+
+
+@pytest.mark.parametrize(
+    ("errors", "caution", "best"),
+    [
+        ((0.6, 0.5, 0.7), ((9,), (1,), (5,)), 1),
+        ((0.5, 0.5, 0.7), ((1,), (2,), (9,)), 1),
+        ((None, 0.9, None), ((9,), (1,), (9,)), 1),  # a training that diverged has no error at all
+    ],
+)
+def test_the_smallest_error_is_chosen(errors, caution, best):
+    assert choose(errors, caution, lower_is_better=True) == best

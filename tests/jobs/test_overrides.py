@@ -67,6 +67,12 @@ def test_labels_of_a_folder_are_no_pair_of_their_own():
         "B": "folder:/b",
         "C": "npz:c",
     }
+    # The options of sets with a target per pixel, one after the other.
+    assert overrides.parse_pairs("datasets", "V=voc:/v,train=train,sbd=/s,N=nyu:n,train=m") == {
+        "V": "voc:/v,train=train,sbd=/s",
+        "N": "nyu:n",
+        "train": "m",
+    }
     # Of no folder, or twice: a pair, whose key nothing has.
     assert overrides.parse_pairs("override", "dataset=digits,labels=l")["labels"] == "l"
     assert overrides.parse_pairs("override", "a=folder:d,labels=l,labels=m")["labels"] == "m"

@@ -8,10 +8,13 @@ import sys
 import pytest
 
 import tiny_checkpoints
+from byol_jax.data.dense import sources as dense_sources
 from byol_jax.errors import GuardError, Stopped, UserError
 from byol_jax.jobs import overrides, paper, plans
+from byol_jax.results import measures
 from byol_jax.results.records import Record, read_results, write_results
 from experiments import paper as page
+from experiments import paper_tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -31,24 +34,29 @@ def config_of(options: str, checkpoint: str | None = None, **changes):
 
 
 class Jobs(dict):
-    """Jobs that compute nothing: all write the same two numbers."""
+    """Jobs that compute nothing: all write the same numbers, `values` by metric."""
 
-    def __init__(self, errors=()):
-        super().__init__(dict.fromkeys(("linear", "transfer", "finetune"), self.run))
+    def __init__(self, errors=(), values=None):
+        names = ("linear", "transfer", "finetune", "segmentation", "depth")
+        super().__init__(dict.fromkeys(names, self.run))
         self.configs: list = []
         self.errors = dict(errors)
+        self.values = values or {"top1": 75.04, "top5": 99}
 
     def run(self, config, workdir):
-        """Two records, in a folder that the job of all jobs has made."""
+        """Records of one run, in a folder that the job of all jobs has made."""
         self.configs.append(config)
         if config.job in self.errors:
             raise self.errors[config.job]
         shared = {
-            **{"unit": "percent", "protocol": f"{config.job} of the test", "network": "online"},
+            **{"protocol": f"{config.job} of the test", "network": "online"},
             **{"dataset": config.dataset, "split": "test", "n_examples": 350, "seed": 0},
             **{"checkpoint_step": 6, "settings": {"batch_size": config.get("batch_size")}},
         }
-        records = [Record("top1", 75.04, **shared), Record("top5", 99, **shared)]
+        records = [
+            Record(metric, value, unit=measures.of(metric).unit, **shared)
+            for metric, value in self.values.items()
+        ]
         write_results(workdir / "results.json", records)
 
 
@@ -162,6 +170,31 @@ def test_two_metrics_of_one_run(tmp_path, checkpoint, capsys, run) -> None:
     assert len(read_results(tmp_path / "results.json")) == 2
 
 
+DEPTH = {"pct1.25": 85.21, "pct1.25^2": 96.7, "pct1.25^3": 99.0, "rms": 0.5288, "rel": 0.1343}
+
+
+def test_numbers_of_another_unit_where_less_is_better(tmp_path, checkpoint, capsys, run) -> None:
+    """Table 4b's numbers in a cell of Table 3: what is printed of them depends on no page."""
+    config = config_of("table=3,row=BYOL,cells=CIFAR10,protocol=linear", checkpoint)
+    (cell,) = config.cells
+    (printed,) = (c for c in paper_tables.TABLES["4b"] if c.row == "BYOL (ours)")
+    cell["numbers"] = [number._asdict() for number in printed.numbers]
+    run(config, tmp_path, Jobs(values=DEPTH))
+    lines = capsys.readouterr().out.splitlines()[1:6]
+    compared = [line.split("CIFAR10, ")[1].split("transfer of")[0].split("  ") for line in lines]
+    assert [[*filter(None, map(str.strip, words))] for words in compared] == [
+        ["pct. < 1.25", "84.6", "85.2", "+0.6"],
+        ["pct. < 1.25^2", "96.7", "96.7", "+0.0"],
+        ["pct. < 1.25^3", "99.1", "99.0", "-0.1"],
+        ["rms", "0.541 m", "0.529 m", "-0.012 (better)"],
+        ["rel", "0.129", "0.134", "+0.005 (worse)"],
+    ]
+    text = " ".join((tmp_path / "table.md").read_text().split())
+    assert "rms | 0.541 m | 0.529 m | -0.012 (better) | transfer of the test rms," in text
+    record = read_results(tmp_path / "results.json")[3]
+    assert (record.metric, record.unit, record.settings["paper_value"]) == ("rms", "m", 0.541)
+
+
 def test_runs_of_one_kind_and_network_are_two_records(tmp_path, checkpoint, run) -> None:
     config = config_of("table=7", checkpoint)
     for cell in config.cells:
@@ -213,10 +246,9 @@ def test_a_signal_ends_the_table(tmp_path, checkpoint, run, error) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("table=4a", "BYOL (ours), detection: AP50 77.5"),
-        ("table=4b", "BYOL (ours), depth: NYU v2 84.6 / 96.7 / 99.1 / 0.541 / 0.129"),
-        ("table=11", "RelPos [23], by [40]*, detection: AP50 66.8"),
-        ("table=12", "Color [41], by [40]*, depth: NYU v2 76.8 / 93.5 / 97.7 / 0.444 / 0.164"),
+        ("table=4a,protocol=detection", "BYOL (ours), detection: AP50 77.5"),
+        ("table=11,protocol=detection", "RelPos [23], by [40]*, detection: AP50 66.8"),
+        ("table=12,row=Color", "depth: NYU v2 76.8 / 93.5 / 97.7 / 0.444 m / 0.164"),
         ("table=lecture-detection", "SimSiam, base, detection: VOC 07 75.5 / 47.0 / 50.2"),
         # And every other row that nothing here makes.
         ("table=1,row=MoCo v2", "MoCo v2 [37] ResNet-50, linear: ImageNet 71.1"),
@@ -230,6 +262,64 @@ def test_what_is_not_here_is_printed_without_a_checkpoint(
     assert words in printed
     assert words in (tmp_path / "table.md").read_text()
     assert "not here" in printed or "another method" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("table=4a", "BYOL (ours), segmentation: mIoU 76.3"),
+        ("table=4b", "BYOL (ours), depth: NYU v2 84.6 / 96.7 / 99.1 / 0.541 m / 0.129"),
+    ],
+)
+def test_dense_rows_need_a_checkpoint(tmp_path, capsys, run, options, words) -> None:
+    config = config_of(options, any_network=False)
+    with pytest.raises(UserError, match=r"give a BYOL ResNet-50 trained on ImageNet"):
+        run(config, tmp_path, Jobs())
+    assert words in capsys.readouterr().out
+
+
+def test_masks_are_asked_for_with_the_key_that_names_them(
+    tmp_path, checkpoint, capsys, run
+) -> None:
+    with pytest.raises(UserError, match=r"VOCtrainval.*--config\.folders='voc2012=DIR'"):
+        run(config_of("table=4a,row=BYOL", checkpoint), tmp_path, Jobs())
+    assert "BYOL (ours), detection: AP50 77.5" in capsys.readouterr().out
+
+
+def test_depth_beside_the_papers(tmp_path, checkpoint, capsys, run, monkeypatch) -> None:
+    """Table 4b, whose job is replaced: units, directions, and the frames that there are."""
+    sizes = {"train": 636, "valid": 159, "test": 654}
+
+    class Counted:
+        def __init__(self, size):
+            self.size = size
+
+    def load(dataset, split, kind, **_):
+        assert (dataset, kind) == ("nyu:/data/nyu.mat", "depth")
+        return Counted(sizes[split])
+
+    monkeypatch.setattr(dense_sources, "load", load)
+    jobs = Jobs(values=DEPTH)
+    config = config_of("table=4b", checkpoint, datasets="NYU=nyu:/data/nyu.mat")
+    run(config, tmp_path, jobs)
+    (job_config,) = jobs.configs  # the others are networks of other methods
+    assert (job_config.job, job_config.dataset, job_config.data_dir) == (
+        *("depth", "nyu:/data/nyu.mat", None),
+    )
+    assert (job_config.checkpoint, job_config.network) == (checkpoint, "online")
+    printed = capsys.readouterr().out.splitlines()
+    row = "BYOL (ours), depth, NYU v2, rms"
+    (rms,) = (line for line in printed if line.startswith(row))
+    assert "0.541 m" in rms and "0.529 m  -0.012 (better)" in rms
+    assert "silent in the paper and chosen here: training frames" in rms
+    # 795 frames are one of the two copies.
+    assert "fitted images" not in rms and "350 of 654 test images scored" in rms
+    assert "instead of NYU" not in rms
+    # 1000 frames are none of them.
+    sizes["train"] = 841
+    run(config_of("table=4b", checkpoint, datasets=config.datasets), tmp_path / "again", jobs)
+    printed = capsys.readouterr().out
+    assert "841 fitted images (NYU Depth v2 has 636 or 38,067)" in printed
 
 
 def test_only_networks_of_the_paper_unless_any_will_do(tmp_path, checkpoint, capsys, run) -> None:
@@ -371,7 +461,7 @@ def test_the_program_says_in_one_line_why_nothing_can_run(tmp_path) -> None:
 
 def test_a_released_network_is_a_row_of_an_ablation(run, tmp_path, capsys, monkeypatch):
     """The baseline is one run for all tables; a row that was not released names what trains it."""
-    monkeypatch.setattr(plans, "_counts", lambda config: ({"score_split": 350}, ""))
+    monkeypatch.setattr(plans, "_counts", lambda *_: ({"score_split": 350}, ""))
     (tmp_path / "files").mkdir()
     for name in ("baseline", "batchsize_64"):
         (tmp_path / "files" / f"res50x1_{name}.pkl").touch()

@@ -1,12 +1,13 @@
 """Which cells of a table can be run, and what is said of them."""
 
+import numpy as np
 import pytest
 
 import tiny_checkpoints
 from byol_jax.data import sources
-from byol_jax.errors import UserError
 from byol_jax.jobs import plans
 from experiments import paper as page
+from tiny_dense import picture, save_image
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +29,6 @@ def config_of(options: str, checkpoint: str | None = None, **changes):
     config.checkpoint = checkpoint
     config.update({"datasets": "CIFAR10=digits", "any_network": True, **changes})
     return config
-
-
-def test_data_sets_are_named_as_in_the_tables_or_in_table_10() -> None:
-    assert plans.data_sets("birdsnap=/b,Caltech-101=/c", "CIFAR10=npz:x.npz") == {
-        "birdsnap": "folder:/b",
-        "caltech101": "folder:/c",
-        "cifar10": "npz:x.npz",
-    }
-    with pytest.raises(UserError, match="did you mean 'cifar10'"):
-        plans.data_sets("CIFAR1=/x", "")
-    with pytest.raises(UserError, match=r"config\.folders.*'birdsnap'"):
-        plans.data_sets("birdsnap", "")
 
 
 def test_the_data_of_a_pre_training_is_known_by_its_name(tmp_path, checkpoint) -> None:
@@ -108,3 +97,36 @@ def test_an_untrained_network_needs_an_architecture_alone(tmp_path, another_meth
     assert (one.config.network, one.config.image_size, one.step) == ("random", 224, None)
     assert one.config.checkpoint == another_method
     assert one.cell["numbers"][0]["value"] == 1.4
+
+
+def test_masks_of_ones_own_are_not_the_papers(tmp_path, checkpoint) -> None:
+    """Table 4a on images and masks side by side: 6 to learn from, 2 of them held out."""
+    for split, count in (("train", 6), ("test", 3)):
+        for i in range(count):
+            save_image(tmp_path / "own" / split / f"{i}.png", picture(i, 6, 8))
+            save_image(
+                tmp_path / "own" / f"{split}annot" / f"{i}.png", np.eye(6, 8, dtype=np.uint8)
+            )
+    config = config_of("table=4a,row=BYOL,protocol=segmentation", checkpoint)
+    config.datasets = f"VOC2012=masks:{tmp_path / 'own'},void=11"
+    ((one,), left_out) = plans.plan_cells(config, tmp_path)
+    assert not left_out
+    assert one.config.dataset == f"masks:{tmp_path / 'own'},void=11"
+    assert one.folder == tmp_path / "segmentation-voc2012"
+    assert one.departures[-4:] == (
+        f"{one.config.dataset} instead of PASCAL-VOC2012",
+        "5 fitted images (PASCAL-VOC2012 has 8,463)",
+        "1 validation images (PASCAL-VOC2012 has 2,119)",
+        "3 test images (PASCAL-VOC2012 has 1,449)",
+    )
+    assert one.scored == 3
+
+
+def test_overrides_of_a_dense_cell_are_departures(tmp_path, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(plans, "_counts", lambda *_: ({}, ""))
+    config = config_of("table=12,row=BYOL", checkpoint, override="num_steps=7,seeds=1")
+    ((one,), _) = plans.plan_cells(config, tmp_path)
+    assert (one.config.num_steps, one.config.seeds) == (7, 1)
+    assert one.config.dataset == "tfds:nyu_depth_v2"
+    assert one.departures[-2:] == ("num_steps=7", "seeds=1")
+    assert not any("instead of NYU" in words for words in one.departures)

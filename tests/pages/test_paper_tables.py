@@ -7,10 +7,14 @@ import tiny_checkpoints
 from byol_jax import jobs
 from byol_jax.augment import compose
 from byol_jax.data import table10
+from byol_jax.data.dense import benchmarks
+from byol_jax.data.dense.sets import DEPTH, MASKS
 from byol_jax.evals.sgd import recipes
 from experiments import paper, paper_tables, supervised
 from experiments.papers.cells import Cell, run_of
 
+# The metrics of Tables 4a and 4b.
+PER_PIXEL = {MASKS: {"mIoU"}, DEPTH: {"pct1.25", "pct1.25^2", "pct1.25^3", "rms", "rel"}}
 CELLS = [cell for cells in paper_tables.TABLES.values() for cell in cells]
 
 
@@ -72,6 +76,31 @@ def cell(table: str, row: str, column: str, protocol: str) -> Cell:
             {"mean_per_class": 98.0},
             ("finetune", "", ("supervised", "50", 4, "imagenet")),
         ),
+        (
+            ("4a", "BYOL (ours)", "mIoU", "segmentation"),
+            {"mIoU": 76.3},
+            ("segmentation", "", ("byol", "50", 1, "imagenet")),
+        ),
+        (
+            ("11", "MoCo [9]", "mIoU", "segmentation"),
+            {"mIoU": 72.5},
+            ("segmentation", "preset=moco", ("moco", "50", 1, "imagenet")),
+        ),
+        (
+            ("4a", "Supervised-IN [9]", "mIoU", "segmentation"),
+            {"mIoU": 74.4},
+            ("segmentation", "preset=moco", ("supervised", "50", 1, "imagenet")),
+        ),
+        (
+            ("12", "SimCLR (repro)", "NYU v2", "depth"),
+            {"pct1.25": 83.3, "pct1.25^2": 96.5, "pct1.25^3": 99.1, "rms": 0.557, "rel": 0.134},
+            ("depth", "", ("simclr", "50", 1, "imagenet")),
+        ),
+        (
+            ("4b", "Supervised-IN [83]", "NYU v2", "depth"),
+            {"pct1.25": 81.1, "pct1.25^2": 95.3, "pct1.25^3": 98.8, "rms": 0.573, "rel": 0.127},
+            ("depth", "", ("supervised", "50", 1, "imagenet")),
+        ),
     ],
 )
 def test_a_number_has_the_run_that_makes_it(where, values, run) -> None:
@@ -90,7 +119,46 @@ def test_metrics_are_those_of_table_10() -> None:
         if not printed.page:
             continue
         measured = {number.metric for number in printed.numbers}
-        assert measured <= {table10.by_name(printed.benchmark).metric, "top5"}, printed.name
+        per_pixel = benchmarks.find(printed.benchmark)
+        if per_pixel:
+            assert measured == PER_PIXEL[per_pixel.kind], printed.name
+            assert printed.page == {MASKS: "segmentation", DEPTH: "depth"}[per_pixel.kind]
+        else:
+            assert measured <= {table10.by_name(printed.benchmark).metric, "top5"}, printed.name
+
+
+@pytest.mark.parametrize("table", ["4a", "4b", "11", "12"])
+def test_networks_of_others_and_detection_have_a_reason(table: str) -> None:
+    """Table 11's rows with a ResNet-101, and all boxes."""
+    ours = {"BYOL (ours)", "SimCLR (repro)", "MoCo [9]", "Supervised-IN [9]", "Supervised-IN [83]"}
+    for printed in paper_tables.TABLES[table]:
+        is_ours, is_boxes = printed.row in ours, printed.protocol == "detection"
+        assert bool(printed.page) == (is_ours and not is_boxes), printed.name
+        if not printed.page:
+            assert ("no page evaluates detection" in printed.reason) == is_ours
+
+
+def test_numbers_of_another_paper_say_so() -> None:
+    for table, words in (("4a", "of MoCo's paper, by its protocol"), ("4b", "of FCRN's paper")):
+        for printed in paper_tables.TABLES[table]:
+            assert (words in printed.note) == (bool(printed.page) and "[" in printed.row)
+            assert ("docs/deviations.md" in printed.note) == bool(printed.page)
+
+
+def test_the_networks_of_moco_and_of_labels_are_those_of_their_papers() -> None:
+    """MoCo's first version, and a network that the paper does not describe."""
+    config = paper.get_config("table=4a")
+    by_name = {training["name"]: training["config"] for training in config.trainings}
+    needs = {c["row"]: c["network"] for c in config.cells if c["network"]}
+    moco = needs["MoCo [9]"]
+    assert moco["page"] == "moco.py:epochs=200,depth=50,width=1,version=1"
+    training = by_name[moco["training"]]
+    assert training["network"]["projector"]["kind"] == "linear"
+    assert (training["objective"]["moco"]["temperature"], training["num_epochs"]) == (0.07, 200)
+    on_labels = needs["Supervised-IN [9]"]
+    assert on_labels["page"] == "supervised.py:epochs=90,depth=50,width=1,augment=crop"
+    assert "does not describe" in on_labels["words"]
+    assert by_name[on_labels["training"]]["num_epochs"] == 90
 
 
 @pytest.mark.parametrize("table", paper_tables.TABLES)
@@ -104,7 +172,10 @@ def test_the_page_of_every_cell_takes_its_options(table: str) -> None:
         assert not resolved["reason"]
         config = ml_collections.ConfigDict(resolved["config"])
         assert config.job in jobs.JOBS
-        assert config.benchmark == printed.benchmark
+        if printed.page in ("segmentation", "depth"):
+            assert "benchmark" not in config
+        else:
+            assert config.benchmark == printed.benchmark
         # What depends on a data set or checkpoint is left to the job.
         assert config.dataset is None and config.checkpoint is None
         for key, value in printed.changes.items():

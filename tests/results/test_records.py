@@ -103,7 +103,7 @@ def test_the_same_identity_is_replaced(tmp_path):
     path = tmp_path / "results.json"
     other = make_record(protocol="knn")
     write_results(path, [make_record(), other])
-    new = make_record(value=1.0, unit="fraction", n_examples=5, settings={"l2": 7})
+    new = make_record(value=1.0, n_examples=5, settings={"l2": 7})
     write_results(path, [new])
     assert sorted(read_results(path)) == sorted([other, new])
 
@@ -137,6 +137,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         {"metric": ""},
         {"protocol": None},
         {"unit": ""},
+        {"unit": "fraction"},
         {"dataset": ""},
         {"split": 3},
         {"value": float("nan")},

@@ -119,6 +119,12 @@ def parts_of(prefix: str, argument: str) -> tuple[str, dict[str, str]]:
     return argument, options
 
 
+def takes(dataset: str, option: str) -> bool:
+    """Whether `,option=value` may stand behind a name of a set, which does not have it yet."""
+    prefix, _, argument = dataset.partition(":")
+    return option in _OPTIONS.get(prefix, ()) and f",{option}=" not in argument
+
+
 def _with_cuts(own: Mapping[str, DenseSet], held_out: int | None, seed: int) -> dict[str, DenseSet]:
     """`train`, `valid`, `test` and `train+valid`; what the source lacks is cut out of `train`."""
     require("train" in own, "it has no training images: add train/")
