@@ -126,7 +126,7 @@ def test_overrides_of_a_dense_cell_are_departures(tmp_path, checkpoint, monkeypa
     monkeypatch.setattr(plans, "_counts", lambda *_: ({}, ""))
     config = config_of("table=12,row=BYOL", checkpoint, override="num_steps=7,seeds=1")
     ((one,), _) = plans.plan_cells(config, tmp_path)
-    assert (one.config.num_steps, one.config.seeds) == (7, 1)
+    assert (one.config.num_steps, one.config.seeds) == (7, (1,))
     assert one.config.dataset == "tfds:nyu_depth_v2"
     assert one.departures[-2:] == ("num_steps=7", "seeds=1")
     assert not any("instead of NYU" in words for words in one.departures)
