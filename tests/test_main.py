@@ -239,7 +239,7 @@ def test_run_and_evaluate_from_another_folder(tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        pytest.param(signal.SIGTERM, 143, marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
     ],
 )

@@ -216,7 +216,6 @@ def endless(workdir, data, step):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_killed_process_ends_the_other_and_a_stopped_one_saves_on_both(tmp_path):
     data = f"--config.dataset={tiny_runs.write_npz(tmp_path / 'images.npz')}"
     workdir = tmp_path / "run"

@@ -64,7 +64,6 @@ def read_until(process, workdir, count):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_two_trainers_readers_and_a_killed_one(flags, tmp_path):
     workdir = tmp_path / "run"
     command = (*flags, *LONG, "--config.keep_checkpoints=1", f"--workdir={workdir}")
