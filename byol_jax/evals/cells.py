@@ -8,9 +8,13 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ml_collections
+
+from byol_jax.checks import is_finite
 from byol_jax.data import images
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import grid
+from byol_jax.optim import schedules
 from byol_jax.runtime import checkpoints, disk, processes
 
 _logger = logging.getLogger(__name__)
@@ -101,6 +105,31 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
         except (TypeError, ValueError, RecursionError):
             continue
     return found
+
+
+def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
+    """The rates of a sweep: as they are given, or scaled with the batch (docs/deviations.md, 26).
+
+    Args:
+      config: of a job with `learning_rates`, `batch_size` and `rate_scaling`.
+    """
+    return tuple(
+        float(schedules.scaled_learning_rate(rate, config.batch_size, config.rate_scaling))
+        for rate in config.learning_rates
+    )
+
+
+def check_rates(config: ml_collections.ConfigDict) -> None:
+    """Refuses rates that float32 does not hold.
+
+    Raises:
+      UserError: names the key, its value and what to do.
+    """
+    require(
+        all(is_finite(rate) for rate in scaled_rates(config)),
+        f"config.learning_rates={config.learning_rates} are more than float32 holds at config."
+        f"batch_size={config.batch_size}: lower them",
+    )
 
 
 class Grid(NamedTuple):

@@ -40,6 +40,18 @@ def load_weights(config: ml_collections.ConfigDict) -> weights.Trained:
         raise UserError(str(error).replace("checkpoint=", "config.checkpoint=", 1)) from error
 
 
+def require_start(config: ml_collections.ConfigDict) -> None:
+    """Refuses a training without a network to start from.
+
+    Raises:
+      UserError: there is neither a checkpoint nor `config.network=random`.
+    """
+    require(
+        config.checkpoint or config.network == "random",
+        f"config.checkpoint is needed: {weights.KINDS} (only config.network=random can do without)",
+    )
+
+
 def siamese_of(trained: weights.Trained) -> hk.TransformedWithState:
     """The function of both networks of a checkpoint, or of its encoder if it has no heads."""
     return (siamese.siamese if trained.has_heads else siamese.encoder)(trained.network)

@@ -202,10 +202,7 @@ def check(task: Task, config: ml_collections.ConfigDict) -> None:
     check_keys(config, follow.RULES)
     recipes.check(config)
     task.check(config)
-    require(
-        config.checkpoint or config.network == "random",
-        f"config.checkpoint is needed: {weights.KINDS} (only config.network=random can do without)",
-    )
+    checkpoint.require_start(config)
     rates = len(config.learning_rates)
     require(
         config.valid_split or rates == 1,

@@ -74,10 +74,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_keys(config, follow.RULES)
     recipes.check(config)
     check_keys(config, RULES)
-    require(
-        config.checkpoint or config.network == "random",
-        f"config.checkpoint is needed: {weights.KINDS} (only config.network=random can do without)",
-    )
+    checkpoint.require_start(config)
     cells = len(cells_of(config))
     require(
         config.valid_split or cells == 1,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from byol_jax import loop
-from byol_jax.data import background, images
+from byol_jax.data import background, images, pipeline
 from byol_jax.errors import require
 from byol_jax.runtime import checkpoints, metrics, newest, processes, spmd
 
@@ -69,6 +69,21 @@ class Training(NamedTuple):
     micro_batches: int = 1
     prefetch: int = 2
     upgrade: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda flat: flat
+
+
+def steps_of(num_steps: int | None, num_epochs: float, num_examples: int, batch_size: int) -> int:
+    """The length of a training: a number of steps, or else of epochs.
+
+    Raises:
+      UserError: the epochs do not make a single batch.
+    """
+    steps = num_steps or pipeline.steps_for(num_epochs, num_examples, batch_size)
+    require(
+        steps,
+        f"{num_epochs:g} epochs of {num_examples} images are less than one batch of "
+        f"{batch_size}: lower config.batch_size",
+    )
+    return steps
 
 
 def run(state: State, training: Training, place: Place) -> State:

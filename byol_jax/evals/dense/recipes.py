@@ -16,14 +16,14 @@ from byol_jax.checks import (
     at_least,
     check_keys,
     each,
-    is_finite,
     one_of,
     within,
 )
-from byol_jax.data import images, pipeline
+from byol_jax.data import images
 from byol_jax.data.dense import sets, sources, transforms
 from byol_jax.errors import require
-from byol_jax.evals import checkpoint
+from byol_jax.evals import checkpoint, trainings
+from byol_jax.evals.cells import check_rates, scaled_rates
 from byol_jax.evals.dense import measure, steps
 from byol_jax.networks import dense, siamese
 from byol_jax.optim import schedules
@@ -129,11 +129,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     check_keys(config, RULES)
     spmd.check_batch(config.batch_size, config.accumulate)
-    require(
-        all(is_finite(rate) for rate in scaled_rates(config)),
-        f"config.learning_rates={config.learning_rates} are more than float32 holds at config."
-        f"batch_size={config.batch_size}: lower them",
-    )
+    check_rates(config)
     seeds = [*config.seeds]
     require(
         seeds and len({*seeds}) == len(seeds) and all(SEED.allows(seed) for seed in seeds),
@@ -143,14 +139,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     require(
         milestones == sorted(milestones),
         f"config.milestones={config.milestones} must be in the order of the run",
-    )
-
-
-def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-    """The sweep's rates: as they are given, or scaled with the batch (docs/deviations.md, 26)."""
-    return tuple(
-        float(schedules.scaled_learning_rate(rate, config.batch_size, config.rate_scaling))
-        for rate in config.learning_rates
     )
 
 
@@ -223,13 +211,8 @@ def recipe_of(
     Raises:
       UserError: they do not make a single batch.
     """
-    total_steps = config.num_steps or pipeline.steps_for(
-        config.num_epochs, num_examples, config.batch_size
-    )
-    require(
-        total_steps,
-        f"{config.num_epochs:g} epochs of {num_examples} images are less than one batch of "
-        f"{config.batch_size}: lower config.batch_size",
+    total_steps = trainings.steps_of(
+        config.num_steps, config.num_epochs, num_examples, config.batch_size
     )
     return Recipe(
         seed=config.seeds[0],

@@ -14,14 +14,14 @@ from byol_jax.checks import (
     at_least,
     check_keys,
     each,
-    is_finite,
     one_of,
     within,
 )
 from byol_jax.data import crops, images, pipeline, table10
 from byol_jax.data.depth import UNSEEN, Depth
 from byol_jax.errors import require
-from byol_jax.evals import checkpoint
+from byol_jax.evals import checkpoint, trainings
+from byol_jax.evals.cells import check_rates, scaled_rates
 from byol_jax.evals.sgd import classifiers
 from byol_jax.evals.sgd.labels import check_metric, labelled_set
 from byol_jax.evals.splits import Split, load_split
@@ -170,19 +170,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_keys(config, RULES)
     check_keys(config.view, dict.fromkeys(compose.PROBABILITIES, PROBABILITY), "config.view")
     spmd.check_batch(config.batch_size, 1)
-    require(
-        all(is_finite(rate) for rate in scaled_rates(config)),
-        f"config.learning_rates={config.learning_rates} are more than float32 holds at config."
-        f"batch_size={config.batch_size}: lower them",
-    )
-
-
-def scaled_rates(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-    """The sweep's rates: as they are given, or scaled with the batch (docs/deviations.md, 26)."""
-    return tuple(
-        float(schedules.scaled_learning_rate(rate, config.batch_size, config.rate_scaling))
-        for rate in config.learning_rates
-    )
+    check_rates(config)
 
 
 def data_of(config: ml_collections.ConfigDict, trained: weights.Trained | None) -> Data:
@@ -247,13 +235,8 @@ def recipe_of(config: ml_collections.ConfigDict, data: Data, num_examples: int) 
     Raises:
       UserError: they do not make a single batch.
     """
-    total_steps = config.num_steps or pipeline.steps_for(
-        config.num_epochs, num_examples, config.batch_size
-    )
-    require(
-        total_steps,
-        f"{config.num_epochs:g} epochs of {num_examples} images are less than one batch of "
-        f"{config.batch_size}: lower config.batch_size",
+    total_steps = trainings.steps_of(
+        config.num_steps, config.num_epochs, num_examples, config.batch_size
     )
     return Recipe(
         seed=config.seed,
