@@ -27,15 +27,19 @@ _logger = logging.getLogger(__name__)
 NETWORKS = ("random", "target", "online")
 
 
-def load_weights(config: ml_collections.ConfigDict) -> weights.Trained:
+def load_weights(config: ml_collections.ConfigDict, arrays: bool = True) -> weights.Trained:
     """The networks in `config.checkpoint`.
+
+    Args:
+      config: config of the job.
+      arrays: whether arrays are needed; see `weights.load`.
 
     Raises:
       UserError: it is not given, or is not a checkpoint with an encoder.
     """
     require(config.checkpoint, f"config.checkpoint is needed: {weights.KINDS}")
     try:
-        return weights.load(config.checkpoint)
+        return weights.load(config.checkpoint, arrays)
     except UserError as error:  # which knows the path alone
         raise UserError(str(error).replace("checkpoint=", "config.checkpoint=", 1)) from error
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from byol_jax.errors import UserError, require
@@ -84,21 +85,33 @@ def read_newest_record(folder: pathlib.Path) -> tuple[int, dict[str, Any]] | Non
     return newest.read(folder, read_record)
 
 
-def read(path: str | pathlib.Path) -> Trained:
+def _read_shapes(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The shapes and types of the arrays of a step in their place, from its record alone."""
+    record = checkpoints.read_record(folder, step)
+    shapes = {
+        name: jax.ShapeDtypeStruct(array["shape"], np.dtype(array["dtype"]))
+        for name, array in record["arrays"].items()
+    }
+    return shapes, record
+
+
+def read(path: str | pathlib.Path, arrays: bool = True) -> Trained:
     """Reads a checkpoint of this project.
 
     Args:
       path: as in `locate`. Of a workdir the newest step is read, also if its run deletes the one
         that was the newest meanwhile.
+      arrays: see `kinds.load`.
 
     Raises:
       UserError: if there is none, it is damaged, or it holds no encoder.
     """
     folder, step = locate(path)
+    reader = checkpoints.read if arrays else _read_shapes
     if names_step(paths.outside(path, "checkpoint")):
-        flat, record = checkpoints.read(folder, step)
+        flat, record = reader(folder, step)
     else:
-        found = newest.read(folder, checkpoints.read)
+        found = newest.read(folder, reader)
         require(found, f"checkpoint={path} holds no checkpoint: its last one was just deleted")
         assert found
         step, (flat, record) = found

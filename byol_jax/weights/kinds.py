@@ -41,7 +41,7 @@ def _options(path: str) -> tuple[pathlib.Path, str | None]:
     return paths.outside(file, "checkpoint"), padding
 
 
-def load(path: str | pathlib.Path) -> Trained:
+def load(path: str | pathlib.Path, arrays: bool = True) -> Trained:
     """Reads trained networks.
 
     Args:
@@ -49,6 +49,8 @@ def load(path: str | pathlib.Path) -> Trained:
         job `export` wrote, the folder or its `model.safetensors`; a `.pkl` in the format of BYOL's
         authors; or a file of another project's weights (`pytorch.read`), perhaps with
         `:padding=VALUE` behind it, since names and shapes do not tell its padding.
+      arrays: whether arrays are needed. If not, those of a run of this project stay on the disk:
+        their shapes and types, which its record has, are in their place.
 
     Raises:
       UserError: there is no such thing, it is damaged, or it holds no encoder of this project's.
@@ -64,7 +66,7 @@ def load(path: str | pathlib.Path) -> Trained:
         if not checkpoint.names_step(path):
             require(path.exists(), f"checkpoint={path}: there is no such path; give {KINDS}")
             require(path.is_dir(), f"checkpoint={path} must be {KINDS}")
-        trained = checkpoint.read(path)
+        trained = checkpoint.read(path, arrays)
     elif path.suffix == ".pkl":
         trained = released.read(path)
     else:

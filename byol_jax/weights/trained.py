@@ -62,7 +62,8 @@ class Trained(NamedTuple):
       recipe: the run's own words on who published its settings; None if unknown.
       step: number of finished updates; 0 if the source does not say.
       total_steps: number of updates in the whole run; None if unknown.
-      online_params: parameters of the online network, as numpy arrays.
+      online_params: parameters of the online network, as numpy arrays; or, as in the other trees,
+        their shapes and types (`kinds.load`).
       online_state: BatchNorm averages of the online network.
       target_params: parameters of the target network; empty if there is no target.
       target_state: BatchNorm averages of the target network; empty if there is no target.
