@@ -48,6 +48,18 @@ def test_a_record_is_read_without_its_arrays(tmp_path):
     assert weights.read_record(tmp_path / "checkpoints", 6)["total_steps"] is None
 
 
+def test_shapes_are_read_without_the_arrays(workdir, monkeypatch):
+    whole = weights.load(workdir)
+    monkeypatch.setattr(checkpoint.checkpoints, "read", lambda *_: pytest.fail("read arrays"))
+    shapes = weights.load(workdir, arrays=False)
+    assert (shapes.network, shapes.step) == (whole.network, whole.step)
+    for name in ("online_params", "online_state", "target_params", "target_state"):
+        for module, leaves in getattr(whole, name).items():
+            for leaf, value in leaves.items():
+                found = getattr(shapes, name)[module][leaf]
+                assert (found.shape, found.dtype) == (value.shape, value.dtype)
+
+
 @pytest.mark.parametrize("record", [{}, {"config": {}, "num_classes": 2}])
 def test_arrays_without_an_encoder_are_refused(tmp_path, record):
     tree = {"online_params": {"projector/linear": {"w": np.zeros((2, 2), np.float32)}}}

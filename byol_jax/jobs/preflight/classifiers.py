@@ -103,7 +103,7 @@ def _check(config: ml_collections.ConfigDict, devices: int) -> None:
 
 def _step_of(config: ml_collections.ConfigDict, devices: int) -> StepOf:
     is_frozen = config.job == "linear"
-    trained = checkpoint.load_weights(config) if config.checkpoint else None
+    trained = checkpoint.load_weights(config, arrays=False) if config.checkpoint else None
     spec = trained.network if trained else siamese.make_spec(config.encoder.to_dict(), 0)
     data = recipes.data_of(config, trained)
     counted = data_of(config, data)

@@ -85,7 +85,7 @@ def data_of(config: ml_collections.ConfigDict, kind: str) -> tuple[DenseSet, str
 def _step_of(config: ml_collections.ConfigDict, devices: int) -> StepOf:
     del devices
     task = _TASKS[config.job]
-    trained = checkpoint.load_weights(config) if config.checkpoint else None
+    trained = checkpoint.load_weights(config, arrays=False) if config.checkpoint else None
     dense_set, words = data_of(config, task.kind)
     spec = recipes.spec_of(config, trained, task.dilation)
     program = task.program(config, spec, dense_set)
