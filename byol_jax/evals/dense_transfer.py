@@ -193,14 +193,19 @@ def _checksum(values: Any) -> int:
     return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
-def check(task: Task, config: ml_collections.ConfigDict) -> None:
+def check(task: Task, config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses a config that the job could not use.
+
+    Args:
+      task: the job.
+      config: its config.
+      devices: number of devices; by default those of the run.
 
     Raises:
       UserError: names the key, its value and what is allowed.
     """
     check_keys(config, follow.RULES)
-    recipes.check(config)
+    recipes.check(config, devices)
     task.check(config)
     checkpoint.require_start(config)
     rates = len(config.learning_rates)

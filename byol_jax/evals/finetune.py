@@ -65,14 +65,18 @@ RULES = {
 }
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses a config that no grid could use.
+
+    Args:
+      config: config of the job.
+      devices: number of devices; by default those of the run.
 
     Raises:
       UserError: names the key, its value and what is allowed.
     """
     check_keys(config, follow.RULES)
-    recipes.check(config)
+    recipes.check(config, devices)
     check_keys(config, RULES)
     checkpoint.require_start(config)
     cells = len(cells_of(config))

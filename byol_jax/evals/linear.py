@@ -34,15 +34,19 @@ def protocol_of(config: ml_collections.ConfigDict) -> str:
     return f"linear{pretrain}{regularized}"
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses a config that no linear evaluation could use.
+
+    Args:
+      config: config of the job.
+      devices: number of devices; by default those of the run.
 
     Raises:
       UserError: names the key, its value and what is allowed.
     """
     require(config.checkpoint, f"config.checkpoint is needed: {weights.KINDS}")
     check_keys(config, follow.RULES)
-    recipes.check(config)
+    recipes.check(config, devices)
     rates = len(config.learning_rates)
     require(
         config.valid_split or rates == 1,

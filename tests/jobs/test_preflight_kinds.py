@@ -15,6 +15,7 @@ from byol_jax.jobs.preflight import dense, kinds, report
 from byol_jax.jobs.preflight.chips import GIB, Chip, Pod
 from experiments import classification
 from experiments import segmentation as segmentation_page
+from experiments import semi as semi_page
 from experiments import supervised as supervised_page
 
 POD = Pod("toy:1", Chip(1, 16 * GIB, 1.0, 1.0, 1.0, ("1",)), 2)
@@ -140,10 +141,11 @@ def test_table_10_knows_imagenet():
     [
         ("linear", {"checkpoint": None}, "config.checkpoint is needed"),
         ("linear", {"batch_size": 6}, "batch_size=6 does not divide over 8 devices"),
+        ("linear", {"batch_size": 7}, "batch_size=7 does not divide over 8 devices"),
         ("finetune", {"learning_rates": (-1.0,)}, "config.learning_rates"),
         ("segmentation", {"crop": 18, "batch_size": 8}, "config.crop=18"),
         ("segmentation", {"batch_size": 4}, "batch_size=4 does not divide over 8 devices"),
-        ("depth", {"eval_crop": "x"}, "config.eval_crop='x'"),
+        ("depth", {"eval_crop": "x", "batch_size": 8}, "config.eval_crop='x'"),
     ],
 )
 def test_what_is_refused(name, changes, words, files, monkeypatch):
@@ -151,6 +153,32 @@ def test_what_is_refused(name, changes, words, files, monkeypatch):
     monkeypatch.setattr(report, "compile_step", lambda *_: pytest.fail("compiled"))
     with pytest.raises(UserError, match=words):
         report.run(config_of(name, files, **changes), "v3:2x2")
+
+
+def test_the_devices_of_this_machine_do_not_count(files):
+    """An odd batch on a pod of one device, and two devices here."""
+    for name in ("linear", "finetune", "segmentation"):
+        kinds.kind_of(name).check(config_of(name, files, batch_size=7), 1)
+
+
+def test_a_network_that_the_checkpoint_lacks_is_refused(files):
+    config = config_of("linear", files, network="nothing")
+    with pytest.raises(UserError, match="network='nothing' must be one of"):
+        kinds.kind_of("linear").step_of(config, 1)
+
+
+def test_a_set_that_is_not_here(files, tmp_path):
+    """Half an epoch of unknown images is no mistake; Table 10 knows the classes of a subset."""
+    absent = {"dataset": f"npz:{tmp_path / 'absent.npz'}", "num_epochs": 0.5}
+    for name in ("linear", "finetune"):
+        step = kinds.kind_of(name).step_of(config_of(name, files, **absent), 2)(8)
+        assert step.num_steps is None
+        assert "1000 classes (assumed to have 1000 classes" in step.data
+    config = semi_page.get_config("subset=published")
+    config.checkpoint, config.dataset = files["checkpoint"], "tfds:imagenet2012"
+    config.data_dir = str(tmp_path)
+    step = kinds.kind_of("finetune").step_of(config, 8)(1024)
+    assert "1000 classes (classes of BYOL Table 10" in step.data
 
 
 def test_a_classifier_that_does_not_fit_is_not_split(files, monkeypatch):

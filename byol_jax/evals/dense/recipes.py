@@ -121,14 +121,18 @@ class Data(NamedTuple):
         )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses a config that no training could use, by the keys of all dense jobs.
+
+    Args:
+      config: config of the job.
+      devices: number of devices; by default those of the run.
 
     Raises:
       UserError: names the key, its value and what is allowed.
     """
     check_keys(config, RULES)
-    spmd.check_batch(config.batch_size, config.accumulate)
+    spmd.check_batch(config.batch_size, config.accumulate, devices)
     check_rates(config)
     seeds = [*config.seeds]
     require(

@@ -161,15 +161,19 @@ class Data(NamedTuple):
         )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
     """Refuses a config that no training could use.
+
+    Args:
+      config: config of the job.
+      devices: number of devices; by default those of the run.
 
     Raises:
       UserError: names the key, its value and what is allowed.
     """
     check_keys(config, RULES)
     check_keys(config.view, dict.fromkeys(compose.PROBABILITIES, PROBABILITY), "config.view")
-    spmd.check_batch(config.batch_size, 1)
+    spmd.check_batch(config.batch_size, 1, devices)
     check_rates(config)
 
 

@@ -40,15 +40,17 @@ def data_of(config: ml_collections.ConfigDict, data: recipes.Data) -> Data:
     """The numbers of the images to learn from, by BYOL Table 10 if it lists their name."""
     row = table10.find(data.dataset, data.benchmark)
     count = table10.table_size(row, config.fit_split) if row else None
-    share = config.get("fraction", 1.0)
+    classes = (row.stored_classes or row.classes) if row else _CLASSES
+    is_multi = row is not None and row.metric == "map_11"
     if row and count and not config.get("train_dataset"):
-        classes = row.stored_classes or row.classes
-        return Data(round(share * count), classes, row.metric == "map_11", "BYOL Table 10")
+        share = config.get("fraction", 1.0)
+        return Data(round(share * count), classes, is_multi, "BYOL Table 10")
     try:
         train_set = finetune.images_to_fit(config, data) if "fraction" in config else None
         train_set = train_set or data.train_set(config.fit_split)
     except UserError as error:
-        return Data(None, _CLASSES, False, f"assumed to have {_CLASSES} classes: {error}")
+        source = "classes of BYOL Table 10" if row else f"assumed to have {_CLASSES} classes"
+        return Data(None, classes, is_multi, f"{source}: {error}")
     return Data(train_set.size, train_set.num_classes, train_set.multi_label, "counted")
 
 
@@ -97,13 +99,14 @@ def arguments(
 
 
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:
-    (linear if config.job == "linear" else finetune).check(config)
-    spmd.check_batch(config.batch_size, 1, devices)
+    (linear if config.job == "linear" else finetune).check(config, devices)
 
 
 def _step_of(config: ml_collections.ConfigDict, devices: int) -> StepOf:
     is_frozen = config.job == "linear"
     trained = checkpoint.load_weights(config, arrays=False) if config.checkpoint else None
+    if trained:
+        checkpoint.check_networks(trained, [config.network])
     spec = trained.network if trained else siamese.make_spec(config.encoder.to_dict(), 0)
     data = recipes.data_of(config, trained)
     counted = data_of(config, data)
@@ -133,8 +136,10 @@ def step(
         epochs = max(cell.num_epochs or 0.0 for cell in cells)
         longest.num_epochs = epochs or config.num_epochs
         longest.learning_rates = config.learning_rates[:1]
+    if not counted.num_examples:
+        longest.num_steps = config.num_steps or 1  # numbers are traced: any will do
     recipe = recipes.recipe_of(longest, data, count)
-    steps = recipe.total_steps if counted.num_examples or config.num_steps else None
+    is_known = counted.num_examples or config.num_steps
     examples = f"{count:,} images" if counted.num_examples else "unknown number of images"
 
     def lower(devices: Devices) -> Any:
@@ -154,7 +159,7 @@ def step(
         + 4 * (2 + (counted.num_classes if counted.multi_label else 1)),
         views=1,
         prefetch=config.prefetch,
-        num_steps=steps,
+        num_steps=recipe.total_steps if is_known else None,
         lower=lower,
         can_split=False,
     )

@@ -13,7 +13,6 @@ from byol_jax.evals import checkpoint, dense_transfer, depth, segmentation
 from byol_jax.evals.dense import recipes, steps, training
 from byol_jax.jobs.preflight.steps import Devices, Kind, PyTree, Step, StepOf, on_all, rows_of
 from byol_jax.networks import dense
-from byol_jax.runtime import spmd
 
 _TASKS = {task.name: task for task in (segmentation.TASK, depth.TASK)}
 # Side of the images with which a network is drawn: its shapes do not depend on it.
@@ -64,8 +63,7 @@ def sizes_of(recipe: recipes.Recipe) -> tuple[tuple[int, int], tuple[int, int], 
 
 
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:
-    dense_transfer.check(_TASKS[config.job], config)
-    spmd.check_batch(config.batch_size, config.accumulate, devices)
+    dense_transfer.check(_TASKS[config.job], config, devices)
 
 
 def data_of(config: ml_collections.ConfigDict, kind: str) -> tuple[DenseSet, str]:
@@ -86,6 +84,8 @@ def _step_of(config: ml_collections.ConfigDict, devices: int) -> StepOf:
     del devices
     task = _TASKS[config.job]
     trained = checkpoint.load_weights(config, arrays=False) if config.checkpoint else None
+    if trained:
+        checkpoint.check_networks(trained, [config.network])
     dense_set, words = data_of(config, task.kind)
     spec = recipes.spec_of(config, trained, task.dilation)
     program = task.program(config, spec, dense_set)
@@ -107,8 +107,10 @@ def step(
 ) -> Step:
     """The step of a config; every training of its sweep, and every seed, has the same one."""
     transform = task.transform(config, program)
-    count = dense_set.size or config.batch_size
-    recipe = recipes.recipe_of(config, program, transform, count, task.colours(config))
+    known = config.copy_and_resolve_references()
+    if not dense_set.size:
+        known.num_steps = config.num_steps or 1  # numbers are traced: any will do
+    recipe = recipes.recipe_of(known, program, transform, dense_set.size, task.colours(config))
     trainings = len(config.learning_rates) * (len(config.learning_rates) > 1) + len(config.seeds)
     image, target, kind = sizes_of(recipe)
     examples = f"{dense_set.size:,} images" if dense_set.size else "unknown number of images"
