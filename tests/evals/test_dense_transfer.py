@@ -307,6 +307,18 @@ def test_a_crop_of_any_size_without_aligned_corners(sets, tmp_path):
     assert read_results(tmp_path / "results.json")[0].settings["align_corners"] is False
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("name", [*JOBS])
+def test_half_precision_micro_batches_and_blocks_computed_again(name, sets, tmp_path):
+    changes = {"precision": "bfloat16", "accumulate": 2, "remat": True, "milestones": ()}
+    JOBS[name].run(page(name, sets, **changes, backbone="finetune"), tmp_path)
+    settings = read_results(tmp_path / "results.json")[0].settings
+    assert (settings["precision"], settings["accumulate"]) == ("bfloat16", 2)
+    # What is saved is computed with in full precision by others.
+    assert all(v.dtype != np.float16 for v in arrays(tmp_path).values())
+
+
 def test_following_keeps_no_network(sets, encoder, refused):
     config = page("segmentation", sets, checkpoint=encoder, network="online", follow=True)
     refused(segmentation.run, config, "config.save_network=True keeps one network")
