@@ -15,6 +15,7 @@ from byol_jax.data import images
 from byol_jax.errors import Diverged, GuardError, require
 from byol_jax.evals import grid
 from byol_jax.optim import schedules
+from byol_jax.results import measures
 from byol_jax.runtime import checkpoints, disk, processes
 
 _logger = logging.getLogger(__name__)
@@ -143,7 +144,6 @@ class Grid(NamedTuple):
       mark: a checksum of everything that decides the score of a cell.
       record: what tells the training of a cell from others, as it is saved with it.
       score: trains a cell, or goes on with it; its validation score. It raises Diverged.
-      is_error: whether a lower score is better.
     """
 
     folder: pathlib.Path
@@ -153,7 +153,6 @@ class Grid(NamedTuple):
     mark: Callable[[Cell], int]
     record: Callable[[Cell], dict[str, Any]]
     score: Callable[[Cell], float]
-    is_error: bool = False
 
 
 def search(of: Grid) -> tuple[Cell, dict[Cell, float | None]]:
@@ -176,7 +175,7 @@ def search(of: Grid) -> tuple[Cell, dict[Cell, float | None]]:
             finished[mark] = _score(of, cell)
             append_score(path, cell, mark, of.metric, finished[mark], of.data)
         values[cell] = finished[mark]
-        before, best = best, best_of(values, of.is_error)
+        before, best = best, best_of(values, measures.of(of.metric).lower_is_better)
         for worse in {cell, before} - {best}:
             if worse:
                 _forget(of, worse)
@@ -188,16 +187,14 @@ def search(of: Grid) -> tuple[Cell, dict[Cell, float | None]]:
     return best, values
 
 
-def best_of(values: Mapping[Cell, float | None], is_error: bool = False) -> Cell | None:
-    """The best cell by its score; None if all diverged."""
+def best_of(values: Mapping[Cell, float | None], lower_is_better: bool = False) -> Cell | None:
+    """The best cell by its score (`grid.choose`); None if all diverged."""
     if all(value is None for value in values.values()):
         return None
     caution = [
         (cell.weight_decay, -cell.learning_rate, -(cell.num_epochs or 0.0)) for cell in values
     ]
-    sign = -1 if is_error else 1
-    scores = [None if value is None else sign * value for value in values.values()]
-    return [*values][grid.choose(scores, caution)]
+    return [*values][grid.choose([*values.values()], caution, lower_is_better)]
 
 
 def _score(of: Grid, cell: Cell) -> float | None:

@@ -52,7 +52,6 @@ class Task(NamedTuple):
       name: that of the job.
       kind: what its images have a target of, `sets.MASKS` or `sets.DEPTH`.
       metric: the measure by which rates are chosen.
-      is_error: whether a lower value of it is better.
       dilation: dilation of the last group of f.
       check: refuses values of the job's own keys; raises UserError.
       protocol: the protocol of the records.
@@ -69,7 +68,6 @@ class Task(NamedTuple):
     name: str
     kind: str
     metric: str
-    is_error: bool
     dilation: int
     check: Callable[[ml_collections.ConfigDict], None]
     protocol: Callable[[ml_collections.ConfigDict], str]
@@ -467,7 +465,6 @@ def _search(job: Job, valid_set: sets.DenseSet) -> tuple[Cell, dict[str, Any]]:
             mark=job.fingerprint,
             record=record,
             score=score,
-            is_error=job.task.is_error,
         )
     )
     rates = recipes.scaled_rates(config)

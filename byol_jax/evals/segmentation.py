@@ -135,7 +135,6 @@ TASK = dense_transfer.Task(
     name="segmentation",
     kind=sets.MASKS,
     metric="mIoU",
-    is_error=False,
     dilation=DILATION,
     check=_check,
     protocol=_protocol,

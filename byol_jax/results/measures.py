@@ -24,7 +24,8 @@ MEASURES: Mapping[str, Measure] = {
     **dict.fromkeys(("top1", "top5", "mean_per_class", "map_11", "top1_difference"), Measure()),
     "std_sqrt_dim": Measure("1"),
     # Segmentation (BYOL Table 4a), and detection, of which there are only printed numbers.
-    **dict.fromkeys(("mIoU", "pixel_accuracy", "mean_accuracy", "ap50", "ap", "ap75"), Measure()),
+    **dict.fromkeys(("mIoU", "pixel_accuracy", "mean_accuracy", "weighted_iou"), Measure()),
+    **dict.fromkeys(("ap50", "ap", "ap75"), Measure()),
     # Depth (BYOL Table 4b; log10 is of FCRN).
     **dict.fromkeys(("pct1.25", "pct1.25^2", "pct1.25^3"), Measure()),
     "rms": Measure("m", lower_is_better=True, decimals=3),
