@@ -219,7 +219,7 @@ def test_what_only_data_and_checkpoint_can_tell_comes_before_any_feature(
 ):
     workdir = tiny_checkpoints.save(tmp_path / "run", "digits", (2,), 10, 2)
     load = weights.load
-    monkeypatch.setattr(weights, "load", lambda path: load(path)._replace(target_params={}))
+    monkeypatch.setattr(weights, "load", lambda *args: load(*args)._replace(target_params={}))
     monkeypatch.setattr(features, "extract", lambda *_, **__: pytest.fail("computed"))
     refused(transfer.run, small_page(workdir, **changes), words)
 

@@ -13,7 +13,7 @@ import tiny_runs
 from byol_jax import method, prepare, train
 from byol_jax.entries import Entry
 from byol_jax.errors import UserError
-from byol_jax.jobs.preflight import report
+from byol_jax.jobs.preflight import pretraining
 from byol_jax.objectives import simsiam
 from byol_jax.program import Passes
 
@@ -161,7 +161,7 @@ def test_supcon_needs_labels(tmp_path: Any) -> None:
         train.pretrain(config, tmp_path / "run")
     # As the pre-flight finds out.
     with pytest.raises(UserError, match="learns from labels"):
-        prepare.check_labels(config, report.data_of(config).num_classes)
+        prepare.check_labels(config, pretraining.data_of(config).num_classes)
     assert not (tmp_path / "run").exists()
 
 
