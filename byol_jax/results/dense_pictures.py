@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import axes, figure, patches
 from PIL import Image
 
+from byol_jax.errors import GuardError
 from byol_jax.runtime import disk
 
 # The index of pixels without a class.
@@ -149,7 +150,14 @@ def write_depth(path: pathlib.Path, metres: np.ndarray) -> int:
 
     Returns:
       The number of pixels that are deeper than 65.535 m, which is what they are written as.
+
+    Raises:
+      GuardError: a depth is not finite.
     """
+    if not np.isfinite(metres).all():
+        raise GuardError(
+            f"{path}: a depth is not finite, and is not written: train the network anew"
+        )
     millimetres = np.rint(1000 * metres.astype(np.float64))
     deep = int(np.sum(millimetres > _DEEPEST))
     image = Image.fromarray(np.clip(millimetres, 0, _DEEPEST).astype(np.uint16))

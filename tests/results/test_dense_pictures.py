@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax.errors import GuardError
 from byol_jax.results import dense_pictures
 from byol_jax.results.dense_pictures import Example
 
@@ -41,6 +42,12 @@ def test_depth_is_read_back_in_millimetres(tmp_path):
     with Image.open(tmp_path / "depth.png") as image:
         assert image.mode.startswith("I")
         np.testing.assert_array_equal(np.asarray(image), [[0, 1234, 65535], [0, 1, 65535]])
+
+
+def test_a_depth_that_is_not_finite_is_not_written(tmp_path):
+    with pytest.raises(GuardError, match="depth is not finite"):
+        dense_pictures.write_depth(tmp_path / "depth.png", np.array([[1.0, np.nan]]))
+    assert not (tmp_path / "depth.png").exists()
 
 
 def pixels(path):
